@@ -1,0 +1,40 @@
+# `make demo` sets up and runs the main job; `make test` sets up and passes the tests.  All else is by hand.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: setup demo test lint format report bench clean
+
+setup: $(STAMP)
+
+# The stamp makes a second `make setup` do nothing until the requirements change.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup
+	$(BIN)/prunebench run -m +experiment=demo
+	$(BIN)/prunebench report --experiment demo
+
+test: lint
+	$(BIN)/pytest
+
+lint: setup
+	$(BIN)/ruff check harness tests
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: setup
+	$(BIN)/ruff check --fix harness tests
+	$(BIN)/ruff format harness tests
+
+report: setup
+	$(BIN)/prunebench report
+
+bench: setup
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf .venv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find harness tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""Calibration: statistics of the inputs of linear layers, taken block by block."""

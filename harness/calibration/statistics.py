@@ -1,0 +1,100 @@
+"""Statistics of a linear layer's input, accumulated in float32 over calibration batches.
+
+`x_TI` holds one row a token; statistics count tokens and sequences, because some methods average over the one and
+some over the other.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar, cast
+
+if TYPE_CHECKING:  # methods import this module to name what they need; planning a job must not load torch
+    import torch
+    from torch import Tensor
+
+
+class Statistic(Protocol):
+    """What a method may need to know of a layer's input."""
+
+    @classmethod
+    def allocate(cls, in_features: int, device: torch.device) -> Self:
+        """An empty statistic of `in_features` inputs on `device`."""
+        ...
+
+    def update(self, x_TI: Tensor, num_sequences: int) -> None:
+        """Add a batch of T tokens that come from `num_sequences` sequences; `x_TI` is left as it is."""
+        ...
+
+
+class FeatureNorm:
+    """Squared L2 norm of every input feature, averaged over sequences (Wanda's `scaler_row`)."""
+
+    def __init__(self, sum_of_squares_I: Tensor) -> None:
+        self.sum_of_squares_I = sum_of_squares_I
+        self.num_tokens = 0
+        self.num_sequences = 0
+
+    @classmethod
+    def allocate(cls, in_features: int, device: torch.device) -> Self:
+        import torch
+
+        return cls(torch.zeros(in_features, dtype=torch.float32, device=device))
+
+    def update(self, x_TI: Tensor, num_sequences: int) -> None:
+        self.sum_of_squares_I += x_TI.float().square().sum(dim=0)
+        self.num_tokens += x_TI.shape[0]
+        self.num_sequences += num_sequences
+
+    @property
+    def l2_I(self) -> Tensor:
+        """sqrt(mean over sequences of the sum of squares over tokens)."""
+        return (self.sum_of_squares_I / self.num_sequences).sqrt()
+
+
+class InputHessian:
+    """H = 2/n X^T X, n = sequences: the Hessian of a layer's squared output error (Frantar & Alistarh 2023).
+
+    Accumulated one sequence after the other as a running mean, in the order and with the rounding of the published
+    code: where two scores tie within rounding, the order of the sums decides which weight goes.
+    """
+
+    def __init__(self, hessian_II: Tensor) -> None:
+        self.hessian_II = hessian_II
+        self.num_tokens = 0
+        self.num_sequences = 0
+
+    @classmethod
+    def allocate(cls, in_features: int, device: torch.device) -> Self:
+        import torch
+
+        return cls(torch.zeros(in_features, in_features, dtype=torch.float32, device=device))
+
+    def update(self, x_TI: Tensor, num_sequences: int) -> None:
+        # An expert of a mixture sees a part of each sequence: its tokens are then added at once.
+        parts = num_sequences if len(x_TI) % num_sequences == 0 else 1
+        for part_TI in x_TI.chunk(parts):
+            before, self.num_sequences = self.num_sequences, self.num_sequences + num_sequences // parts
+            scaled_TI = part_TI.float() * math.sqrt(2.0 / self.num_sequences)
+            self.hessian_II.mul_(before / self.num_sequences).addmm_(scaled_TI.T, scaled_TI)
+        self.num_tokens += len(x_TI)
+
+
+StatisticT = TypeVar("StatisticT", bound=Statistic)
+
+
+class Statistics:
+    """The statistics of one layer input, looked up by their class: `stats[FeatureNorm].l2_I`."""
+
+    def __init__(self, statistics: Iterable[Statistic]) -> None:
+        self._by_kind: dict[type[Statistic], Statistic] = {type(statistic): statistic for statistic in statistics}
+
+    def __getitem__(self, kind: type[StatisticT]) -> StatisticT:
+        assert kind in self._by_kind, f"{kind.__name__} was not collected; name it in the method's `needs`"
+        return cast("StatisticT", self._by_kind[kind])
+
+    def update(self, x_TI: Tensor, num_sequences: int) -> None:
+        """Add a batch to every statistic."""
+        for statistic in self._by_kind.values():
+            statistic.update(x_TI, num_sequences)

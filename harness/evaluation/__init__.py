@@ -1,0 +1,1 @@
+"""What a model is measured with: perplexity, zero-shot tasks, and the protocols that name them."""

@@ -1,0 +1,220 @@
+"""What a causal model allows: its head on chosen rows, and our own mask and positions. Found out by trying.
+
+Nothing here is decided by the name of a family. A short forward pass of the model as it is gives reference
+log-probabilities; a shortcut is used only if it reproduces them, and what was found is said in `Abilities`.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from harness.evaluation.scoring.packing import Layout, Request, fill_batches, grow_trees, lay_out
+
+# Largest difference of a log-probability that is rounding. A wrong mask is told from rounding by WRONG_IS below too.
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 5e-1}
+WRONG_IS = 8.0  # a deliberately wrong mask must be this many times further off than ours, or the trial says nothing
+HEAD_ULPS = 4  # of the largest logit: room for another order of summation in the head, and for nothing else
+PROBE_TOKENS = 96
+HEAD_ROWS = 256  # states that go through the head at a time: bounds the logits in memory to this times the vocabulary
+
+Finish = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class Abilities:
+    """Which shortcuts reproduce the model."""
+
+    head_path: str
+    """How logits come from hidden states: `linear`, `soft-capped`, `scaled`, or `full` (the model's own forward)."""
+    tree: bool
+    """Whether branches can share their beginning under a mask and positions of ours."""
+    tree_reason: str
+    """Why `tree` is what it is."""
+    depth_limit: int | None
+    """Longest sequence for which the attention sees everything before it; None if it always does."""
+
+
+class Scorer:
+    """Log-probabilities of chosen next tokens under `model`, by the shortest way that the model is seen to allow."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model = model
+        self.device = _embedding(model).device
+        self.dtype: torch.dtype = model.dtype
+        self._head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        self._finish: Finish | None = None
+        requests = _probe_requests(model)
+        reference = _reference(model, requests, self.device)
+        head_path = self._find_head(requests[0].inputs)
+        tree, reason = self._try_tree(requests, reference)
+        self.abilities = Abilities(head_path, tree, reason, _depth_limit(model))
+
+    @torch.inference_mode()
+    def score(self, layout: Layout, *, branched: bool) -> tuple[Tensor, Tensor]:
+        """Log-probability (float32) of every prediction of the layout and whether it is the most probable token.
+
+        With `branched` the layout's mask and positions are used, else the model's own causal ones. Both results stay
+        on the device, and nothing here waits for it.
+        """
+        inputs: dict[str, Any] = {"input_ids": self._send(layout.tokens)}
+        if branched:
+            inputs["position_ids"] = self._send(layout.positions)
+            inputs["attention_mask"] = self._mask(self._send(layout.ends))
+        states_NH = self._rows(inputs, layout)
+        sources, targets = self._send(layout.sources), self._send(layout.targets)
+        log_probs, greedy = [], []
+        begin = 0
+        for first in range(0, len(layout.states), HEAD_ROWS):
+            end = begin
+            while end < len(layout.sources) and layout.sources[end] < first + HEAD_ROWS:
+                end += 1
+            logits_NV = self._logits(states_NH[first : first + HEAD_ROWS]).float()
+            rows, wanted = sources[begin:end] - first, targets[begin:end]
+            log_probs.append(logits_NV[rows, wanted] - logits_NV.logsumexp(-1)[rows])
+            greedy.append(logits_NV.argmax(-1)[rows] == wanted)
+            begin = end
+        return torch.cat(log_probs), torch.cat(greedy)
+
+    def _rows(self, inputs: dict[str, Any], layout: Layout) -> Tensor:
+        """The rows that are asked for: hidden states, or finished logits where the head cannot be had apart."""
+        states = self._send(layout.states)
+        if self._finish is None:
+            return _first(self.model(**inputs, use_cache=False)).flatten(0, 1)[states]
+        return _first(self.model.base_model(**inputs, use_cache=False)).flatten(0, 1)[states]
+
+    def _logits(self, rows: Tensor) -> Tensor:
+        if self._finish is None:
+            return rows
+        return self._finish(self._head(rows))
+
+    def _mask(self, ends_BL: Tensor) -> Tensor:
+        """Additive (B, 1, L, L) mask: query i sees key j exactly if j <= i < ends[j]."""
+        index_L = torch.arange(ends_BL.shape[1], device=ends_BL.device)
+        seen_BLL = (index_L[None, :, None] >= index_L[None, None, :]) & (index_L[None, :, None] < ends_BL[:, None, :])
+        mask_BLL = torch.zeros(seen_BLL.shape, dtype=self.dtype, device=ends_BL.device)
+        return mask_BLL.masked_fill_(~seen_BLL, torch.finfo(self.dtype).min)[:, None]
+
+    def _send(self, numbers: list[int] | list[list[int]]) -> Tensor:
+        tensor = torch.tensor(numbers, dtype=torch.long)
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+    @torch.inference_mode()
+    def _find_head(self, tokens: Sequence[int]) -> str:
+        """Set `_finish` to the first way of making logits that gives the model's own, to the last digits.
+
+        Both see the same batch, so that nothing but the way itself can differ, in any type.
+        """
+        inputs = {"input_ids": self._send([list(tokens)]), "use_cache": False}
+        own_BLV = _first(self.model(**inputs)).double()
+        for name, finish in _head_candidates(self.model) if self._head is not None else ():
+            try:
+                ours_BLV = finish(self._head(_first(self.model.base_model(**inputs)))).double()
+            except (TypeError, ValueError, AttributeError, RuntimeError):
+                continue  # this family's head wants something else than hidden states; `full` says so
+            if ours_BLV.shape == own_BLV.shape and bool(
+                (ours_BLV - own_BLV).abs().max() <= HEAD_ULPS * torch.finfo(self.dtype).eps * own_BLV.abs().max()
+            ):
+                self._finish = finish
+                return name
+        return "full"
+
+    def _try_tree(self, requests: list[Request], reference: Tensor) -> tuple[bool, str]:
+        try:
+            ours = self._error(requests, reference, plain_mask=False)
+            wrong = self._error(requests, reference, plain_mask=True)
+        except Exception as error:  # whatever a family raises at a mask that it does not know: it does not take it
+            return False, f"the model refuses a mask of ours: {type(error).__name__}: {error}".splitlines()[0][:200]
+        if not ours <= TOLERANCE[self.dtype]:
+            return False, f"log-probabilities under a tree mask are {ours:.2g} off"
+        if not wrong >= WRONG_IS * ours:
+            return False, f"a trial cannot tell a right mask ({ours:.2g} off) from a wrong one ({wrong:.2g} off)"
+        return True, f"tried: {ours:.2g} off, with a wrong mask {wrong:.2g}"
+
+    def _error(self, requests: list[Request], reference: Tensor, *, plain_mask: bool) -> float:
+        """Largest difference from the reference; NaN if either is not finite."""
+        found = torch.zeros_like(reference)
+        trees = grow_trees(dict(enumerate(requests)), max_nodes=0)
+        for batch in fill_batches(trees, PROBE_TOKENS, pack=True):
+            layout = lay_out(batch)
+            if plain_mask:
+                layout = replace(layout, ends=[[batch.width] * batch.width for _ in layout.ends])
+            log_probs, _ = self.score(layout, branched=True)
+            found.index_add_(0, torch.tensor(layout.requests), log_probs.cpu().double())
+        return float((found - reference).abs().max())
+
+
+def _embedding(model: PreTrainedModel) -> Tensor:
+    """The (V, hidden) input embedding: where inputs have to be, and how many tokens there are."""
+    weight = model.get_input_embeddings().weight
+    assert isinstance(weight, Tensor), f"the embedding of {type(model).__name__} is no tensor"
+    return weight
+
+
+def _probe_requests(model: PreTrainedModel) -> list[Request]:
+    """Two questions of random tokens with branches inside branches, over two rows."""
+    vocabulary = _embedding(model).shape[0]
+    numbers = torch.Generator().manual_seed(0)
+
+    def draw(count: int) -> tuple[int, ...]:
+        return tuple(torch.randint(0, vocabulary, (count,), generator=numbers).tolist())
+
+    requests: list[Request] = []
+    for length in (17, 23, 9):
+        context, stem = draw(length), draw(4)
+        continuations = (draw(3), stem + draw(6), stem + draw(2), draw(5))
+        requests += [Request.of(context, continuation, max_length=1024) for continuation in continuations]
+    return requests
+
+
+@torch.inference_mode()
+def _reference(model: PreTrainedModel, requests: list[Request], device: torch.device) -> Tensor:
+    """Log-likelihood of each request by the model's own forward pass on it alone, float64 on the CPU."""
+    sums = []
+    for request in requests:
+        logits_LV = _first(model(input_ids=torch.tensor([request.inputs], device=device)))[0].float()
+        log_probs_LV = logits_LV[-len(request.targets) :].log_softmax(-1)
+        targets = torch.tensor(request.targets, device=device)
+        sums.append(log_probs_LV.gather(1, targets[:, None]).double().sum().cpu())
+    return torch.stack(sums)
+
+
+def _first(output: Any) -> Tensor:
+    """The tensor of a model's output: logits, or last hidden state."""
+    value = output[0]
+    assert isinstance(value, Tensor), f"the first output of a model is a {type(value).__name__}"
+    return value
+
+
+def _head_candidates(model: PreTrainedModel) -> list[tuple[str, Finish]]:
+    """Known ways from the head's output to logits; the one that the model really uses is found by trying."""
+    config = model.config.get_text_config()
+    found: list[tuple[str, Finish]] = [("linear", lambda logits: logits)]
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma-2 and later
+        found.insert(0, ("soft-capped", lambda logits: torch.tanh(logits / cap) * cap))
+    if scale := getattr(config, "logit_scale", None):  # Cohere
+        found.insert(0, ("scaled", lambda logits: logits * scale))
+    if divisor := getattr(config, "logits_scaling", None):  # Granite
+        found.insert(0, ("scaled", lambda logits: logits / divisor))
+    return found
+
+
+def _depth_limit(model: PreTrainedModel) -> int | None:
+    """Shortest window or rotary range that the configuration names; beyond it a mask of ours would not be the model's.
+
+    A trial on short sequences cannot see a window, so it is read off the configuration.
+    """
+    config = model.config.get_text_config()
+    names = ("sliding_window", "attention_window_size", "window_size", "attention_chunk_size")
+    limits = [value for name in names if isinstance(value := getattr(config, name, None), int) and value > 0]
+    rope = getattr(config, "rope_parameters", None) or {}
+    for part in (rope, *(value for value in rope.values() if isinstance(value, dict))):
+        if part.get("rope_type") in {"dynamic", "longrope"}:  # these depend on the longest sequence of a batch
+            original = part.get("original_max_position_embeddings") or config.max_position_embeddings
+            limits.append(int(original))
+    return min(limits, default=None)

@@ -1,0 +1,212 @@
+"""What a job is: everything that decides its weights and its numbers, and nothing else.
+
+The identity has two parts.  What decides the *weights* makes the `job_id`; each result is keyed by its
+evaluation protocol.  So an existing job that is asked for one more evaluation runs only that.  Devices, paths,
+tracking and verbosity are `RunOptions`: they never make a new job.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from harness.patterns import Pattern
+
+JOB_ID_VERSION = 1
+"""Part of every identity; raise it only together with the frozen ids in tests/test_job.py."""
+
+Scalar = str | int | float | bool | None
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+Propagation = Literal["pruned", "dense"]
+Sampling = Literal["documents", "stream", "given"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """Which weights are pruned.
+
+    Args:
+        name: short name for people, part of the job id.
+        checkpoint: what pins the weights: ``embedded:PACKAGE==VERSION/MEMBER``, ``hub:ORG/NAME@REVISION`` or
+            ``local:FINGERPRINT``.  A folder that moves stays the same model, one whose weights change does not.
+        dtype: the type asked for; `auto` is resolved on the machine and the record says to what.
+    """
+
+    name: str
+    checkpoint: str
+    dtype: DType
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A named choice on one axis (method, allocation, recovery) with all of its hyperparameters."""
+
+    name: str
+    params: Mapping[str, Scalar] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationSpec:
+    """The sequences that the statistics are taken from.
+
+    Args:
+        corpus: name of the corpus, or ``tokens`` for an array of token ids.
+        data: identity of its content (see `harness.data`).
+        num_sequences: how many sequences, >= 1.
+        seq_len: tokens a sequence, >= 2.
+        sampling: ``documents`` (one window a random document that is long enough, the published way for C4),
+            ``stream`` (windows of the joined text, the published way for WikiText-2 and PTB) or ``given``.
+        propagation: inputs of block i+1 come from the ``pruned`` prefix or from the ``dense`` model.
+    """
+
+    corpus: str
+    data: str
+    num_sequences: int
+    seq_len: int
+    sampling: Sampling
+    propagation: Propagation
+
+
+@dataclass(frozen=True, slots=True)
+class PerplexityProtocol:
+    """Token-window perplexity: non-overlapping windows, exp of the mean negative log-likelihood.
+
+    Args:
+        corpus: ``wikitext2``, ``ptb``, ``ptb_unk``, ``c4``, ``wikipedia-sample`` or ``tokens``.
+        data: identity of the text when it is not the published evaluation text, else None.
+        seq_len: tokens a window; each window predicts its last seq_len - 1.
+        max_windows: only the first so many windows, None = all.
+        bos_every_window: the first token of every window is BOS (Gemma needs it).
+        version: raised when the computation changes.
+    """
+
+    corpus: str
+    data: str | None
+    seq_len: int
+    max_windows: int | None = None
+    bos_every_window: bool = False
+    version: int = 1
+
+    @property
+    def key(self) -> str:
+        parts = ["perplexity", self.corpus, f"seq{self.seq_len}"]
+        if self.max_windows is not None:
+            parts.append(f"first{self.max_windows}")
+        if self.bos_every_window:
+            parts.append("bos")
+        parts.append(f"v{self.version}")
+        return ":".join(parts + ([f"data-{_digest(self.data)}"] if self.data else []))
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroShotProtocol:
+    """One lm-eval multiple-choice task, zero-shot, upstream prompt.
+
+    Args:
+        task: lm-eval's task name.
+        version: lm-eval's version of the task.
+        data: identity of the rows when they are not the published ones, else None.
+        limit: only the first so many questions, None = all.
+    """
+
+    task: str
+    version: str
+    data: str | None
+    limit: int | None = None
+
+    @property
+    def key(self) -> str:
+        parts = ["zero_shot", self.task]
+        if self.limit is not None:
+            parts.append(f"first{self.limit}")
+        parts.append(f"v{self.version}")
+        return ":".join(parts + ([f"data-{_digest(self.data)}"] if self.data else []))
+
+
+EvaluationProtocol = PerplexityProtocol | ZeroShotProtocol
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """One job.  `pattern` and `calibration` are None for the dense model, which nothing prunes."""
+
+    model: ModelSpec
+    method: Choice
+    pattern: Pattern | None
+    allocation: Choice
+    calibration: CalibrationSpec | None
+    recovery: Choice
+    seed: int
+    evaluation: tuple[EvaluationProtocol, ...]
+
+    def identity(self) -> dict[str, object]:
+        """What decides the weights, as plain data."""
+        fields = asdict(self)
+        del fields["evaluation"]
+        fields |= {"pattern": self.pattern_label, "sparsity": self.requested_sparsity}
+        return fields | {"job_id_version": JOB_ID_VERSION}
+
+    @property
+    def job_id(self) -> str:
+        """For example ``opt-125m__wanda__nm-2-4__1b6f78fd``: three names for people and a digest that decides."""
+        names = [self.model.name, self.method.name] + ([self.pattern.slug] if self.pattern else [])
+        return "__".join([*names, _digest(self.identity())])
+
+    @property
+    def requested_sparsity(self) -> float:
+        return self.pattern.sparsity if self.pattern else 0.0
+
+    @property
+    def pattern_label(self) -> str:
+        return self.pattern.label if self.pattern else "dense"
+
+
+@dataclass(frozen=True, slots=True)
+class TrackingOptions:
+    """Where the mirror of a record goes.
+
+    Args:
+        name: ``none`` or ``wandb``.
+        mode: ``auto``, ``online``, ``offline`` or ``disabled``.
+        project, entity: of Weights & Biases; entity None = the user's default.
+    """
+
+    name: str
+    mode: str
+    project: str
+    entity: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """How and where a job runs; no field decides a number.
+
+    Args:
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        results_dir: folder of the records.
+        save_model: folder for the pruned model, None = it is not kept.
+        force: run the job although its record is complete.
+        batch_tokens: most tokens in one forward pass of calibration and perplexity, >= 1.
+        zero_shot_batch_size: requests in one forward pass of the zero-shot tasks, >= 1.
+        sweep: name of the sweep that the job belongs to.
+    """
+
+    device: str
+    results_dir: Path
+    save_model: Path | None
+    force: bool
+    batch_tokens: int
+    zero_shot_batch_size: int
+    tracking: TrackingOptions
+    sweep: str
+
+
+def canonical_json(value: object) -> str:
+    """One spelling for equal data: sorted keys, no blanks, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+
+
+def _digest(value: object) -> str:
+    return hashlib.sha256(canonical_json(value).encode()).hexdigest()[:8]

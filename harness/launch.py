@@ -1,0 +1,162 @@
+"""Launching jobs through Hydra: one after the other, or with any launcher that Hydra has (joblib, Slurm, Ray)."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus
+from omegaconf import DictConfig
+from rich.console import Console
+
+from harness.config import CONFIG_NAME, build, conf_dir, expand, plan_jobs, register, user_errors
+from harness.errors import UserError
+from harness.progress import JobReporter
+from harness.record import RunRecord
+from harness.request import JobRequest
+from harness.sweep import PlannedJob, distinct_jobs
+from harness.tracking.store import RecordStore
+from harness.tracking.wandb_mirror import mirror
+
+console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+
+
+class JobsFailedError(Exception):
+    """Some jobs of a sweep failed; each said so when it happened.
+
+    Args:
+        failures: job id and first line of the error.
+        user: every failure was a mistake in the user's input.
+    """
+
+    def __init__(self, failures: Sequence[tuple[str, str]], *, user: bool) -> None:
+        super().__init__(f"{len(failures)} jobs failed")
+        self.failures = tuple(failures)
+        self.user = user
+
+
+def launch(arguments: Sequence[str], *, multirun: bool) -> None:
+    """Run the jobs that these overrides ask for.
+
+    Raises:
+        UserError: nothing was run, an input is wrong.
+        JobsFailedError: some jobs failed; the others are done.
+    """
+    register(arguments)
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print errors and exit by itself otherwise
+    command = sys.argv[0]
+    sys.argv = [command, "--multirun", *arguments]
+    os.environ[_MULTIRUN] = "1" if multirun else "0"
+    with user_errors():
+        hydra.main(config_path=str(conf_dir()), config_name=CONFIG_NAME, version_base="1.3")(run_composed)()
+
+
+_MULTIRUN = "PRUNEBENCH_MULTIRUN"
+"""Hands the command line's -m to the sweeper, which Hydra makes; a single job is a sweep of one."""
+
+
+def run_sweep(
+    arguments: Sequence[str], params: Mapping[str, Any], launcher: Callable[[Sequence[Sequence[str]]], Sequence[JobReturn]]
+) -> None:
+    """Plan a sweep, run what has to run, and end with a list of failures.
+
+    Raises:
+        UserError: a composition is wrong; nothing was run.
+        JobsFailedError: some jobs failed.
+    """
+    jobs = distinct_jobs(plan_jobs(expand(arguments, params, multirun=os.environ[_MULTIRUN] == "1")))
+    to_run = [job for job in jobs if job.needs_run]
+    _say_plan(jobs, to_run)
+    if not to_run:
+        return
+    returns = launcher([_overrides(job, alone=len(to_run) == 1) for job in to_run])
+    failures, user = [], True
+    for job, outcome in zip(to_run, returns, strict=True):
+        if outcome.status != JobStatus.COMPLETED:
+            error = outcome._return_value  # the public property would raise it
+            user = user and isinstance(error, UserError)
+            failures.append((job.request.spec.job_id, (str(error) or type(error).__name__).splitlines()[0]))
+    console.print(f"{len(to_run) - len(failures)} of {len(to_run)} jobs done, {len(failures)} failed")
+    if failures:
+        raise JobsFailedError(failures, user=user)
+
+
+def run_composed(cfg: DictConfig) -> str:
+    """Hydra's task function: run one composed job, leave its record, mirror it; the job id.
+
+    Raises:
+        UserError: the input is wrong; no record is left.
+        Exception: whatever made the job fail; a failed record is left.
+    """
+    planned = build(cfg, tuple(HydraConfig.get().overrides.task))
+    assert planned.request is not None, f"launched although refused: {planned.refusal}"
+    request = planned.request
+    job_id = request.spec.job_id
+    store = RecordStore(request.options.results_dir)
+    with store.claim(job_id) as ours:
+        if not ours:
+            console.print(f"{job_id}: skipped, another process is running it right now")
+            return job_id
+        record = _run_and_save(request, store)
+    _mirror(record, request)
+    return job_id
+
+
+def _run_and_save(request: JobRequest, store: RecordStore) -> RunRecord:
+    from harness.runner import failed_record, run_job
+
+    job_id = request.spec.job_id
+    found = None if request.options.force else store.find(job_id)
+    try:
+        with JobReporter(job_id) as reporter:
+            record = run_job(request, found[0] if found else None, reporter)
+    except UserError as error:
+        console.print(f"{job_id}: refused: {error}")
+        raise
+    except Exception as error:
+        path = store.save(failed_record(request, traceback.format_exc()))
+        console.print(f"{job_id}: FAILED: {type(error).__name__}: {error}; traceback in {path}")
+        raise
+    path = store.save(record)
+    values = ", ".join(f"{result.task} {result.metric} {result.value:.4g}" for result in record.results if result.value)
+    console.print(f"{job_id}: done in {record.timings_s['total']:.0f} s: {values}; record {path}")
+    return record
+
+
+def _mirror(record: RunRecord, request: JobRequest) -> None:
+    tracking = request.options.tracking
+    if tracking.name == "wandb":
+        mirror(
+            record,
+            mode=tracking.mode,
+            project=tracking.project,
+            entity=tracking.entity,
+            group=request.options.sweep,
+            folder=request.options.results_dir / "wandb",
+        )
+
+
+def _overrides(job: PlannedJob, *, alone: bool) -> list[str]:
+    """The job's overrides; in a sweep every job saves its model below the folder that was given."""
+    overrides = list(job.planned.overrides)
+    folder = job.request.options.save_model
+    if folder is not None and not alone:
+        overrides = [text for text in overrides if not text.startswith("save_model=")]
+        overrides.append(f"save_model={folder / job.request.spec.job_id}")
+    return overrides
+
+
+def _say_plan(jobs: Sequence[PlannedJob], to_run: Sequence[PlannedJob]) -> None:
+    for job in jobs:
+        if job.state == "refused":
+            console.print(f"refused: {job.planned.refusal}")
+        elif not job.needs_run:
+            console.print(f"skipped: {job.why_skipped}")
+    twice = sum(job.named - 1 for job in jobs if job.state != "refused")
+    if twice:
+        console.print(f"{twice} compositions name a job of this sweep again (N:M fixes the sparsity; dense has none)")
+    if len(jobs) > 1:
+        console.print(f"{len(to_run)} of {len(jobs)} jobs to run")

@@ -1,0 +1,82 @@
+"""What a long job says while it runs: a bar on a terminal, a line now and then without one."""
+
+import sys
+import time
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINE_INTERVAL_S = 15.0
+
+
+class Reporter(Protocol):
+    """Receives the steps of a job."""
+
+    def start(self, step: str, total: int) -> None:
+        """A step of `total` parts begins; the one before it is over."""
+
+    def advance(self, parts: int = 1) -> None:
+        """`parts` of the step are done."""
+
+    def note(self, text: str) -> None:
+        """A line that the user must see."""
+
+
+class Silent:
+    """A reporter for callers that want none."""
+
+    def start(self, step: str, total: int) -> None: ...
+
+    def advance(self, parts: int = 1) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
+class JobReporter:
+    """Shows one job's steps on stderr, under the job's id."""
+
+    def __init__(self, job_id: str) -> None:
+        self._job_id = job_id
+        self._console = Console(file=sys.stderr, highlight=False)
+        self._bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            transient=True,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._bar.add_task("", total=None)
+        self._step, self._done, self._total = "", 0, 0
+        self._started = self._said = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._bar.stop()
+
+    def start(self, step: str, total: int) -> None:
+        self._step, self._done, self._total = step, 0, total
+        self._started = self._said = time.monotonic()
+        self._bar.reset(self._task, description=step, total=total)
+
+    def advance(self, parts: int = 1) -> None:
+        self._done += parts
+        self._bar.advance(self._task, parts)
+        now = time.monotonic()
+        if self._bar.disable and now - self._said >= LINE_INTERVAL_S and self._done < self._total:
+            self._said = now
+            left_s = (now - self._started) / self._done * (self._total - self._done)
+            self.note(f"{self._job_id}: {self._step} {self._done}/{self._total}, {left_s:.0f} s left")
+
+    def note(self, text: str) -> None:
+        self._console.print(text, soft_wrap=True, markup=False)

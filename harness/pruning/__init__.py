@@ -1,0 +1,1 @@
+"""Pruning: methods, masks, and the walk over a model's blocks."""

@@ -1,0 +1,12 @@
+"""The model as it is: the line that every table is read against."""
+
+from dataclasses import dataclass
+
+from harness.pruning.methods.base import PruningMethod
+from harness.pruning.registry import register
+
+
+@register("dense")
+@dataclass(frozen=True, slots=True)
+class Dense(PruningMethod):
+    """Prunes nothing; takes no pattern and no calibration."""

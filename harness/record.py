@@ -1,0 +1,114 @@
+"""The record of a job: one versioned JSON document, the only truth that tables and dashboards are made from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import JsonValue as JsonValue  # re-exported: the type of every free-form field
+
+from harness.errors import UserError
+
+SCHEMA_VERSION = 1
+Status = Literal["done", "failed"]
+
+
+
+@dataclass(frozen=True, slots=True)
+class EvalResult:
+    """One measured number."""
+
+    protocol: Annotated[str, "key of the protocol, e.g. perplexity:wikitext2:seq2048:v1; two keys are never compared"]
+    kind: Annotated[Literal["perplexity", "zero_shot"], "which evaluation made it"]
+    task: Annotated[str, "corpus or task name"]
+    metric: Annotated[str, "perplexity, acc or acc_norm"]
+    value: Annotated[float | None, "the number; None when it could not be measured, infinity when it overflowed"]
+    stderr: Annotated[float | None, "standard error of the value, None where the metric has none"]
+    num_samples: Annotated[int, "windows (perplexity) or questions (zero-shot) it was measured on"]
+    higher_is_better: Annotated[bool, "direction of the metric"]
+    subset: Annotated[str | None, "which part of the data was used, e.g. 'first 64 of 334 windows'; None = all of it"]
+    data_source: Annotated[str, "where the data came from: a path, a wheel member, a hub repository"]
+    data_fingerprint: Annotated[str, "sha256 of the text or rows"]
+    details: Annotated[Mapping[str, JsonValue], "task version, batching, token counts, ..."] = field(
+        default_factory=dict
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LayerReport:
+    """What pruning did to one linear layer."""
+
+    name: Annotated[str, "module path in the model"]
+    shape: Annotated[tuple[int, int], "(out_features, in_features)"]
+    requested_sparsity: Annotated[float, "fraction of zeros asked for"]
+    achieved_sparsity: Annotated[float, "fraction of zeros counted in the weight that was written"]
+    relative_output_error: Annotated[
+        float | None, "||X W^T - X W'^T|| / ||X W^T|| (Frobenius) on the calibration tokens that `error_tokens` counts"
+    ]
+    error_tokens: Annotated[int, "calibration tokens the error was measured on"]
+    details: Annotated[Mapping[str, JsonValue], "what the method says of the layer, e.g. the damping it used"] = field(
+        default_factory=dict
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a record comes from."""
+
+    created: Annotated[str, "UTC time the job ended, ISO 8601"]
+    prunebench_version: Annotated[str, "version of this package"]
+    commit: Annotated[str | None, "git commit of the checkout, None when it is not one"]
+    dirty: Annotated[bool, "the checkout had uncommitted changes to code or configuration"]
+    packages: Annotated[Mapping[str, str], "versions of the packages that decide numbers"]
+    python: Annotated[str, "version of Python"]
+    platform: Annotated[str, "operating system and machine"]
+    hardware: Annotated[Mapping[str, JsonValue], "processor, cores, memory, accelerator"]
+    device: Annotated[str, "device the job ran on"]
+    dtype: Annotated[str, "type of the weights, after `auto` was resolved"]
+    command: Annotated[tuple[str, ...], "the overrides that made the job"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """One job: what was asked, what came out, from where."""
+
+    schema_version: Annotated[int, "version of this schema"]
+    job_id: Annotated[str, "identity of the job; also the file's name"]
+    job: Annotated[Mapping[str, JsonValue], "the identity in full: model, method, pattern, calibration, seed, ..."]
+    status: Annotated[Status, "done or failed"]
+    results: Annotated[tuple[EvalResult, ...], "measured numbers"]
+    layers: Annotated[tuple[LayerReport, ...], "one report a pruned linear, in model order"]
+    achieved_sparsity: Annotated[float | None, "zeros over all prunable weights, counted"]
+    weights_fingerprint: Annotated[str | None, "sha256 of the pruned weights, to recognise them when they are remade"]
+    timings_s: Annotated[Mapping[str, float], "wall time in seconds: load, calibrate, prune, evaluate, total"]
+    peak_memory_bytes: Annotated[Mapping[str, int], "peak resident memory (cpu) and allocated memory (accelerator)"]
+    provenance: Annotated[Provenance, "versions, commit, hardware"]
+    notes: Annotated[tuple[str, ...], "what a reader must know: subsets, fallbacks, layers a method does not reach"]
+    error: Annotated[str | None, "traceback of a failed job"]
+
+    __pydantic_config__ = ConfigDict(ser_json_inf_nan="strings")
+
+
+_ADAPTER = TypeAdapter(RunRecord)
+
+
+def to_json(record: RunRecord) -> bytes:
+    """The record as indented UTF-8 JSON; non-finite numbers are the strings "Infinity", "-Infinity", "NaN"."""
+    return _ADAPTER.dump_json(record, indent=2) + b"\n"
+
+
+def from_json(data: bytes, origin: str) -> RunRecord:
+    """Read a record; `origin` names the file in errors.
+
+    Raises:
+        UserError: the document is not a record of this schema version.
+    """
+    try:
+        record = _ADAPTER.validate_json(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "document"
+        raise UserError(f"{origin} is not a record: {where}: {first['msg']}") from error
+    if record.schema_version != SCHEMA_VERSION:
+        raise UserError(f"{origin} has schema_version {record.schema_version}; this version reads {SCHEMA_VERSION}")
+    return record

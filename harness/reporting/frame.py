@@ -1,0 +1,213 @@
+"""Records as rows: one a job, or one a (job, metric) as a pandas frame.  Pure; reads nothing from disk."""
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError
+from harness.record import EvalResult, JsonValue, RunRecord
+from harness.reporting.published import Setting
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NO_RECOVERY = "none"
+UNIFORM = "uniform"
+DENSE = "dense"
+
+
+@dataclass(frozen=True, slots=True)
+class JobRow:
+    """What a table says of one job.  Empty text and None mean that it does not apply (a dense job's calibration).
+
+    Args:
+        sparsity: fraction of zeros asked for; achieved_sparsity: counted over all prunable weights.
+        params, allocation, recovery: name and hyperparameters as ``name (key=value, ...)``.
+        calibration: corpus, sequences × tokens; calibration_data: identity of its content.
+        dtype: type of the weights, resolved; device: where it ran.
+    """
+
+    job_id: str
+    model: str
+    checkpoint: str
+    method: str
+    params: str
+    pattern: str
+    sparsity: float
+    achieved_sparsity: float | None
+    allocation: str
+    recovery: str
+    calibration: str
+    calibration_data: str
+    sampling: str
+    propagation: str
+    seed: int | None
+    dtype: str
+    device: str
+    status: str
+    dirty: bool
+
+    @property
+    def is_dense(self) -> bool:
+        return self.method == DENSE
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A job and all its results."""
+
+    job: JobRow
+    results: tuple[EvalResult, ...]
+    timings_s: Mapping[str, float]
+    error: str | None
+
+    def setting(self, result: EvalResult, paper_names: Mapping[str, str]) -> Setting | None:
+        """The published setting this result may be compared with; None when there cannot be one.
+
+        Only results on all of the official data compare: a subset, other data or an option such as a BOS in
+        every window is part of the protocol key, which then equals no published one.
+        """
+        job = self.job
+        if job.model not in paper_names or job.recovery != NO_RECOVERY or result.subset is not None:
+            return None
+        protocol = re.sub(r":v[^:]+$", "", result.protocol)
+        return Setting(paper_names[job.model], paper_method(job), job.pattern, job.sparsity, protocol, result.metric)
+
+
+def paper_method(job: JobRow) -> str:
+    """The method as papers name it: an allocation is written before it, ``owl w. wanda``."""
+    allocation = job.allocation.split(" (")[0]
+    return job.method if allocation in ("", UNIFORM) else f"{allocation} w. {job.method}"
+
+
+def measured(records: Sequence[RunRecord]) -> list[Measured]:
+    """One entry a record, in the given order.
+
+    Raises:
+        UserError: a record's job lacks a field of its identity.
+    """
+    return [
+        Measured(
+            describe(record), record.results, record.timings_s, record.error if record.status == "failed" else None
+        )
+        for record in records
+    ]
+
+
+def describe(record: RunRecord) -> JobRow:
+    """The job of a record, flat.
+
+    Raises:
+        UserError: the job lacks a field of its identity.
+    """
+    job = _Fields(record.job_id, record.job)
+    model, method = job.group("model"), job.group("method")
+    calibration = job.group("calibration") if record.job.get("calibration") is not None else None
+    return JobRow(
+        job_id=record.job_id,
+        model=model.text("name"),
+        checkpoint=model.text("checkpoint"),
+        method=method.text("name"),
+        params=_params(method),
+        pattern=job.text("pattern"),
+        sparsity=job.number("sparsity"),
+        achieved_sparsity=record.achieved_sparsity,
+        allocation=_choice(job.group("allocation")),
+        recovery=_choice(job.group("recovery")),
+        calibration=_calibration(calibration) if calibration else "",
+        calibration_data=calibration.text("data") if calibration else "",
+        sampling=calibration.text("sampling") if calibration else "",
+        propagation=calibration.text("propagation") if calibration else "",
+        seed=None if method.text("name") == DENSE else int(job.number("seed")),
+        dtype=record.provenance.dtype,
+        device=record.provenance.device,
+        status=record.status,
+        dirty=record.provenance.dirty,
+    )
+
+
+def to_frame(records: Sequence[RunRecord]) -> "pd.DataFrame":
+    """One row a (job, metric), tidy; a job without results has one row whose metric is missing.
+
+    Columns: those of `JobRow`, then protocol, task, metric, value (perplexity, or accuracy as a fraction), stderr,
+    num_samples, subset, higher_is_better, data_source, data_fingerprint, then seconds (total) and
+    seconds_load / _calibrate / _prune / _evaluate.
+    """
+    import pandas as pd  # here, because `list` and `plan` must not wait for it
+
+    rows = [row for entry in measured(records) for row in _frame_rows(entry)]
+    return pd.DataFrame(rows, columns=_frame_columns(rows))
+
+
+def _frame_rows(entry: Measured) -> Iterator[dict[str, object]]:
+    seconds = {"seconds" if name == "total" else f"seconds_{name}": spent for name, spent in entry.timings_s.items()}
+    for result in entry.results or (None,):
+        outcome: dict[str, object] = {name: getattr(result, name, None) for name in RESULT_COLUMNS}
+        yield asdict(entry.job) | outcome | seconds
+
+
+RESULT_COLUMNS = (
+    "protocol",
+    "task",
+    "metric",
+    "value",
+    "stderr",
+    "num_samples",
+    "subset",
+    "higher_is_better",
+    "data_source",
+    "data_fingerprint",
+)
+
+
+def _frame_columns(rows: Sequence[Mapping[str, object]]) -> list[str]:
+    """The fixed columns, then whatever else was timed, so that an empty frame still has its columns."""
+    fixed = [*JobRow.__slots__, *RESULT_COLUMNS, "seconds"]
+    fixed += [f"seconds_{step}" for step in ("load", "calibrate", "prune", "evaluate")]
+    return fixed + sorted({name for row in rows for name in row} - set(fixed))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """Reads the free-form `job` of a record and names the record and the field when something is not there."""
+
+    origin: str
+    fields: Mapping[str, JsonValue]
+
+    def group(self, name: str) -> "_Fields":
+        value = self._get(name)
+        if not isinstance(value, dict):
+            raise UserError(f"record {self.origin}: job field {name!r} is {value!r}; expected a group of fields")
+        return _Fields(self.origin, value)
+
+    def text(self, name: str) -> str:
+        value = self._get(name)
+        if not isinstance(value, str):
+            raise UserError(f"record {self.origin}: job field {name!r} is {value!r}; expected text")
+        return value
+
+    def number(self, name: str) -> float:
+        value = self._get(name)
+        if not isinstance(value, int | float):
+            raise UserError(f"record {self.origin}: job field {name!r} is {value!r}; expected a number")
+        return value
+
+    def _get(self, name: str) -> JsonValue:
+        if name not in self.fields:
+            raise UserError(f"record {self.origin}: its job has no field {name!r}; it has: {', '.join(self.fields)}")
+        return self.fields[name]
+
+
+def _params(choice: _Fields) -> str:
+    params = choice.group("params").fields
+    return ", ".join(f"{name}={params[name]}" for name in sorted(params))
+
+
+def _choice(choice: _Fields) -> str:
+    name, params = choice.text("name"), _params(choice)
+    return f"{name} ({params})" if params else name
+
+
+def _calibration(spec: _Fields) -> str:
+    return f"{spec.text('corpus')} {spec.number('num_sequences'):g}×{spec.number('seq_len'):g}"

@@ -1,0 +1,139 @@
+"""A table before it is rendered: cells keep the numbers and where the published ones come from."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from harness.reporting.published import PublishedRow
+from harness.reporting.text import DASH
+
+Order = Literal["measured first", "published first"]
+
+METRIC_NAMES = {
+    "perplexity": "ppl",
+    "word_perplexity": "word ppl",
+    "acc_mixed": "acc/acc_norm mixed",
+    "retained_performance": "retained",
+}
+"""Short names of metrics where the field's own is long; a mean over mixed metrics says so."""
+
+UNITS = {"perplexity": "ppl", "word_perplexity": "word_ppl", "acc": "%", "acc_norm": "%"}
+LOWER_IS_BETTER = frozenset({"perplexity", "word_perplexity", "latency", "prune_time"})
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A label (`text`), or a number that was measured, published, or both.
+
+    Args:
+        measured, stderr: in the column's unit; None when nothing was measured.
+        published: the published number with its source.
+        marks: footnote signs of the label or of the measured number.
+    """
+
+    text: str = ""
+    measured: float | None = None
+    stderr: float | None = None
+    published: PublishedRow | None = None
+    marks: str = ""
+
+    @property
+    def difference(self) -> float | None:
+        """Measured minus published, in the column's unit."""
+        if self.measured is None or self.published is None:
+            return None
+        return self.measured - self.published.value
+
+    def written(self, order: Order) -> str:
+        """The cell as people read it: `36.91`, `36.91 (36.85, +0.06)`, `36.85 / 36.91 / +0.06`, or a dash."""
+        if self.text or (self.measured is None and self.published is None):
+            return (self.text or DASH) + self.marks
+        measured = DASH if self.measured is None else number(self.measured)
+        if self.published is None:
+            return measured + self.marks
+        published = self.published.text + ("?" if self.published.status == "unverified" else "")
+        difference = DASH if self.difference is None else signed(self.difference)
+        if order == "measured first":
+            return f"{measured}{self.marks} ({published}, {difference})"
+        return f"{published} / {measured}{self.marks} / {difference}"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """One column.
+
+    Args:
+        header: corpus or task, metric, window length, subset: everything that tells two protocols apart.
+        key: protocol key and metric for machines; empty for a label column.
+        unit: of the numbers, empty for a label column.
+        higher_is_better: direction, None for a label column.
+    """
+
+    header: str
+    key: str = ""
+    unit: str = ""
+    higher_is_better: bool | None = None
+
+    @property
+    def is_label(self) -> bool:
+        return not self.unit
+
+    @property
+    def title(self) -> str:
+        """The header with its direction."""
+        arrows = {True: " ↑", False: " ↓", None: ""}
+        return self.header + arrows[self.higher_is_better]
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Title, columns, rows of as many cells, footnotes; `order` says which number of a pair is written first."""
+
+    title: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    footnotes: tuple[str, ...] = ()
+    order: Order = "measured first"
+
+    def __post_init__(self) -> None:
+        for row in self.rows:
+            assert len(row) == len(self.columns), f"a row of {len(row)} cells under {len(self.columns)} columns"
+
+    @property
+    def has_published(self) -> bool:
+        return any(cell.published for row in self.rows for cell in row)
+
+
+def number(value: float) -> str:
+    """A number as the papers print it: two decimals, from 1e4 on scientific as in `1.23e4`."""
+    if not math.isfinite(value):
+        return f"{value:g}"
+    if abs(value) < 1e4:
+        return f"{value:.2f}"
+    mantissa, exponent = f"{value:.2e}".split("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def signed(value: float) -> str:
+    """A difference with its sign; exactly nothing is +0.00."""
+    text = number(value)
+    return text if text.startswith("-") else f"+{text}"
+
+
+def percent(fraction: float) -> str:
+    """0.5 -> 50%, 0.176542 -> 17.65%."""
+    return f"{round(100 * fraction, 2):g}%"
+
+
+def metric_header(task: str, metric: str, unit: str, seq_len: int | None) -> str:
+    """For example ``wikitext2 ppl @2048`` or ``boolq acc %``."""
+    parts = [task, METRIC_NAMES.get(metric, metric)]
+    parts += [f"@{seq_len}"] if seq_len else []
+    parts += [unit] if unit not in ("ppl", "word_ppl") else []
+    return " ".join(parts)
+
+
+def unique(items: Sequence[str]) -> list[str]:
+    """Each item once, in the order of first appearance."""
+    return list(dict.fromkeys(items))

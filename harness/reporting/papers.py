@@ -1,0 +1,164 @@
+"""A paper's own table by its id: published, measured, difference in each cell."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.record import EvalResult, RunRecord
+from harness.reporting.footnotes import Footnotes
+from harness.reporting.frame import DENSE, JobRow, Measured, measured
+from harness.reporting.layout import LOWER_IS_BETTER, Cell, Column, Table, metric_header, percent, unique
+from harness.reporting.published import PLAIN_VARIANTS, Published, PublishedRow
+from harness.reporting.tables import in_unit, unit_of
+
+Found = tuple[Measured, EvalResult]
+LEGEND = "each cell: published / measured / measured minus published; a dash where nothing was measured"
+PUBLISHED_CALIBRATION = "c4 128×2048"
+"""What SparseGPT, Wanda and their successors calibrate on: preferred where several jobs fit one cell."""
+
+
+def paper_table(
+    table_id: str, records: Sequence[RunRecord], published: Published, paper_names: Mapping[str, str]
+) -> Table:
+    """The table `table_id` in the layout of its paper, with what was measured beside it.
+
+    Columns are the models where the table holds one metric, else the metrics; rows are the methods with their
+    pattern and sparsity, in the paper's order.  A measured value stands beside a published one only where model,
+    method, pattern, sparsity, protocol and metric agree and the job has no recovery.
+
+    Args:
+        table_id: one of `published.table_ids()`.
+        records: any records; those that fit no cell are left out.
+        published: see `harness.reporting.published.load`.
+        paper_names: a model's name here -> its name in the papers.
+
+    Raises:
+        UserError: no table has this id, or a record's job lacks a field of its identity.
+    """
+    rows = published.table(table_id)
+    layout = _Layout.of(rows)
+    notes = Footnotes()
+    notes.add(LEGEND)
+    found = _index(measured(records), paper_names)
+    shown: list[JobRow] = []
+    lines: dict[tuple[str, ...], dict[str, Cell]] = {}
+    for row in rows:
+        matches = found.get(row.setting.key, []) if row.protocol and row.variant in PLAIN_VARIANTS else []
+        lines.setdefault(layout.labels(row), {})[layout.key(row)] = _cell(row, matches, notes)
+        shown += [matches[0][0].job] if matches else []
+    for line in (*_conditions(shown), *_common_notes(rows)):
+        notes.add(line)
+    return Table(
+        title=layout.title,
+        columns=(*map(Column, layout.label_headers), *layout.columns.values()),
+        rows=tuple(
+            (*map(Cell, labels), *(cells.get(key, Cell()) for key in layout.columns)) for labels, cells in lines.items()
+        ),
+        footnotes=tuple(notes.lines()),
+        order="published first",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Which fields make the rows and which the columns."""
+
+    title: str
+    label_headers: tuple[str, ...]
+    columns: Mapping[str, Column]
+    by_model: bool
+
+    @classmethod
+    def of(cls, rows: Sequence[PublishedRow]) -> "_Layout":
+        models = unique([row.model for row in rows])
+        by_model = len(models) > 1 and len({(row.task, row.metric, row.unit) for row in rows}) == 1
+        headers = ["model"] if len(models) > 1 and not by_model else []
+        headers += ["method"] + (["variant"] if any(row.variant for row in rows) else [])
+        captions = "; ".join(unique([row.table_caption for row in rows]))
+        subject = "" if len(models) > 1 else f" [{models[0]}]"
+        if by_model:
+            lengths = {row.seq_len for row in rows}
+            subject = f" [{_quantity(rows[0], rows[0].seq_len if len(lengths) == 1 else None)}]"
+        columns = {_column_key(row, by_model): _column(row, by_model, rows) for row in rows}
+        return cls(f"{rows[0].table_id}: {captions}{subject}", (*headers, "pattern", "sparsity"), columns, by_model)
+
+    def labels(self, row: PublishedRow) -> tuple[str, ...]:
+        fields = {
+            "model": row.model,
+            "method": row.method,
+            "variant": row.variant,
+            "pattern": "" if row.pattern == DENSE else row.pattern,
+            "sparsity": percent(row.sparsity),
+        }
+        return tuple(fields[header] for header in self.label_headers)
+
+    def key(self, row: PublishedRow) -> str:
+        return _column_key(row, self.by_model)
+
+
+def _column_key(row: PublishedRow, by_model: bool) -> str:
+    """Window length and unit are part of it: two protocols never share a column."""
+    return "/".join([*([row.model] if by_model else []), row.task, row.metric, row.unit, str(row.seq_len or "")])
+
+
+def _column(row: PublishedRow, by_model: bool, rows: Sequence[PublishedRow]) -> Column:
+    header = _quantity(row, row.seq_len)
+    if by_model:
+        varies = len({other.seq_len for other in rows}) > 1
+        header = row.model + (f" @{row.seq_len}" if varies and row.seq_len else "")
+    return Column(header, _column_key(row, by_model), row.unit, row.metric not in LOWER_IS_BETTER)
+
+
+def _quantity(row: PublishedRow, seq_len: int | None) -> str:
+    """Header of a metric; the protocol's corpus, not the table's word for it (`ptb-validation` is not `ptb`)."""
+    corpus = row.protocol.split(":")[1] if row.protocol else row.task
+    return metric_header(corpus, row.metric, row.unit, seq_len)
+
+
+def _index(entries: Sequence[Measured], paper_names: Mapping[str, str]) -> dict[tuple[object, ...], list[Found]]:
+    """Results by the key of the setting they were measured in, the one to show first."""
+    found: dict[tuple[object, ...], list[Found]] = {}
+    for entry in sorted(entries, key=lambda entry: _preference(entry.job)):
+        for result in entry.results:
+            setting = entry.setting(result, paper_names)
+            if setting is not None and result.value is not None:
+                found.setdefault(setting.key, []).append((entry, result))
+    return found
+
+
+def _preference(job: JobRow) -> tuple[object, ...]:
+    """Clean before dirty, the published calibration before others, then the lowest seed."""
+    return (job.dirty, job.calibration != PUBLISHED_CALIBRATION, job.seed or 0, job.job_id)
+
+
+def _cell(row: PublishedRow, matches: Sequence[Found], notes: Footnotes) -> Cell:
+    notes.published(row)
+    if not matches:
+        return Cell(published=row)
+    entry, result = matches[0]
+    if len(matches) > 1:
+        others = ", ".join(other.job.job_id for other, _ in matches[1:])
+        notes.add(f"{row.model}, {row.method}: shown is {entry.job.job_id}; also measured by {others}")
+    unit = unit_of(result.metric)
+    return Cell(
+        measured=in_unit(result.value, unit),
+        stderr=in_unit(result.stderr, unit),
+        published=row,
+        marks=notes.dirty(entry),
+    )
+
+
+def _conditions(jobs: Sequence[JobRow]) -> Iterable[str]:
+    """How the measured numbers were made: the reader must see a calibration that is not the paper's."""
+    for name, values in (
+        ("calibrated on", [job.calibration for job in jobs]),
+        ("weights in", [job.dtype for job in jobs]),
+        ("seed", ["" if job.seed is None else str(job.seed) for job in jobs]),
+    ):
+        if any(values):
+            yield f"measured values: {name} {', '.join(sorted(set(values) - {''}))}"
+
+
+def _common_notes(rows: Sequence[PublishedRow]) -> list[str]:
+    """The remarks that hold for every row of the table."""
+    split = [row.note.split("; ") for row in rows]
+    return [note for note in split[0] if note and all(note in notes for notes in split)]

