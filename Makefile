@@ -21,13 +21,13 @@ test: lint
 	$(BIN)/pytest
 
 lint: setup
-	$(BIN)/ruff check harness tests
+	$(BIN)/ruff check harness hydra_plugins tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 format: setup
-	$(BIN)/ruff check --fix harness tests
-	$(BIN)/ruff format harness tests
+	$(BIN)/ruff check --fix harness hydra_plugins tests
+	$(BIN)/ruff format harness hydra_plugins tests
 
 report: setup
 	$(BIN)/prunebench report

@@ -184,7 +184,7 @@ def _report(options: argparse.Namespace, _: Sequence[str]) -> int:
         table = comparison(records, load(), paper_names())
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(write(table, options.format))
+        options.output.write_text(write(table, options.format), encoding="utf-8")
         return 0
     sys.stdout.write(write(table, options.format, _width()))
     return 0

@@ -82,12 +82,11 @@ def _evaluate(
     fingerprint = rows_identity(rows)
     if ref.source != "hub" and fingerprint != ref.identity:
         raise UserError(f"{ref.location} has changed since the job was planned; start it again")
-    task = _load_task(protocol, rows)
+    task = _load_task(protocol, rows[: protocol.limit])
     lm.set_cache_hook(_AnswerCounter(protocol.task, task, on_progress))
     outcome = evaluate(
         lm=lm,
         task_dict={"tasks": {protocol.task: task}, "groups": {}, "group_map": {}},
-        limit=protocol.limit,
         cache_requests=False,
         log_samples=False,
     )

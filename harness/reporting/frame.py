@@ -127,6 +127,15 @@ def describe(record: RunRecord) -> JobRow:
     )
 
 
+def model_name(record: RunRecord) -> str:
+    """Name of the model that a record is of.
+
+    Raises:
+        UserError: the job does not say it.
+    """
+    return _Fields(record.job_id, record.job).group("model").text("name")
+
+
 def to_frame(records: Sequence[RunRecord]) -> "pd.DataFrame":
     """One row a (job, metric), tidy; a job without results has one row whose metric is missing.
 

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 from harness.record import EvalResult, RunRecord
 from harness.reporting.footnotes import Footnotes
-from harness.reporting.frame import DENSE, JobRow, Measured, measured
+from harness.reporting.frame import DENSE, JobRow, Measured, measured, model_name
 from harness.reporting.layout import LOWER_IS_BETTER, Cell, Column, Table, metric_header, percent, unique
-from harness.reporting.published import PLAIN_VARIANTS, Published, PublishedRow
+from harness.reporting.published import PLAIN_VARIANTS, Published, PublishedRow, normal_name
 from harness.reporting.tables import in_unit, unit_of
 
 Found = tuple[Measured, EvalResult]
@@ -38,7 +38,7 @@ def paper_table(
     layout = _Layout.of(rows)
     notes = Footnotes()
     notes.add(LEGEND)
-    found = _index(measured(records), paper_names)
+    found = _index(measured(_of_models(records, rows, paper_names)), paper_names)
     shown: list[JobRow] = []
     lines: dict[tuple[str, ...], dict[str, Cell]] = {}
     for row in rows:
@@ -112,6 +112,14 @@ def _quantity(row: PublishedRow, seq_len: int | None) -> str:
     """Header of a metric; the protocol's corpus, not the table's word for it (`ptb-validation` is not `ptb`)."""
     corpus = row.protocol.split(":")[1] if row.protocol else row.task
     return metric_header(corpus, row.metric, row.unit, seq_len)
+
+
+def _of_models(
+    records: Sequence[RunRecord], rows: Sequence[PublishedRow], paper_names: Mapping[str, str]
+) -> list[RunRecord]:
+    """The records of models that the table prints a comparable number for; the others need not be looked at."""
+    wanted = {normal_name(row.model) for row in rows if row.protocol}
+    return [record for record in records if normal_name(paper_names.get(model_name(record), "")) in wanted]
 
 
 def _index(entries: Sequence[Measured], paper_names: Mapping[str, str]) -> dict[tuple[object, ...], list[Found]]:

@@ -4,7 +4,7 @@ import csv
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from harness.errors import UserError, unknown
@@ -148,6 +148,7 @@ def experiments_folder() -> Path:
     return checkout if any(checkout.glob("*/published.csv")) else package / "_experiments"
 
 
+@lru_cache(maxsize=4096)
 def normal_name(name: str) -> str:
     """One spelling for a name: lower case, only letters, digits, dots (OPT-1.3B) and pluses (Wanda++)."""
     return re.sub(r"[^a-z0-9.+]", "", name.casefold())

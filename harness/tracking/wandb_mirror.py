@@ -88,7 +88,7 @@ def sync(
     Raises:
         UserError: nobody is logged in.
     """
-    waiting = [run for run in sorted(folder.glob("offline-run-*")) if run.is_dir() and not _is_uploaded(run)]
+    waiting = [run for run in sorted(folder.resolve().glob("offline-run-*")) if run.is_dir() and not _is_uploaded(run)]
     if not waiting:
         return []
     with _environment(WANDB_MODE=None):
@@ -118,6 +118,7 @@ def _write_offline(record: RunRecord, *, project: str, entity: str | None, group
     import wandb
 
     identity = content.run_id(record.job_id)
+    folder = folder.resolve()  # the log keeps the path of the table's file
     folder.mkdir(parents=True, exist_ok=True)
     for earlier in _runs_of(identity, folder):
         shutil.rmtree(earlier)

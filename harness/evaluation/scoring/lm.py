@@ -62,14 +62,14 @@ class PackedLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         self._device = self._scorer.device
         self._token_budget = token_budget
         self._progress = progress
-        self._tokens = {"requested": 0, "computed": 0, "padded": 0, "head_rows": 0}
+        self._counts = dict.fromkeys(("requests", "cut", "requested", "computed", "padded", "head_rows"), 0)
 
     @property
     def details(self) -> dict[str, JsonValue]:
-        """How requests were scored, for the record: ways taken and why, and tokens so far.
+        """How requests were scored, for the record: ways taken and why, and the counts of the last call.
 
-        `requested` tokens are what one forward pass a request would read, `computed` what was read, `padded` the same
-        with padding, `head_rows` the states that went through the head.
+        Of its `requests`, `cut` were longer than the model can hold. One forward pass a request would read `requested`
+        tokens; `computed` were read, `padded` with padding, and `head_rows` states went through the head.
         """
         abilities = self._scorer.abilities
         return {
@@ -80,7 +80,7 @@ class PackedLM(LM):  # type: ignore[misc]  # lm-eval ships no types
             "tree_reason": abilities.tree_reason,
             "tree_depth_limit": abilities.depth_limit,
             "head_rows_at_a_time": HEAD_ROWS,
-            "tokens": dict(self._tokens),
+            "counts": dict(self._counts),
         }
 
     @property
@@ -137,7 +137,11 @@ class PackedLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         if longest > self.max_length:
             raise UserError(f"a continuation has {longest} tokens; the model holds {self.max_length}")
         requests = [Request.of(context, continuation, self.max_length) for context, continuation in encoded]
-        self._tokens["requested"] += sum(len(request.inputs) for request in requests)
+        self._counts = dict.fromkeys(self._counts, 0) | {
+            "requests": len(requests),
+            "cut": sum(len(context) + len(continuation) > self.max_length + 1 for context, continuation in encoded),
+            "requested": sum(len(request.inputs) for request in requests),
+        }
         left = [len(request.targets) for request in requests]
         done = 0
         owners: list[int] = []
@@ -170,9 +174,9 @@ class PackedLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         return batches
 
     def _count(self, batch: Batch, head_rows: int) -> None:
-        self._tokens["computed"] += sum(len(tree) for row in batch.rows for tree in row)
-        self._tokens["padded"] += batch.width * len(batch.rows)
-        self._tokens["head_rows"] += head_rows
+        self._counts["computed"] += sum(len(tree) for row in batch.rows for tree in row)
+        self._counts["padded"] += batch.width * len(batch.rows)
+        self._counts["head_rows"] += head_rows
 
 
 def _gather(results: Sequence[tuple[Tensor, Tensor]], owners: Sequence[int], count: int) -> list[tuple[float, bool]]:
