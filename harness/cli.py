@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     options, rest = _parser().parse_known_args(arguments)
     if rest and not options.takes_overrides:
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         sys.exit(options.command(options, rest))
     except UserError as error:
@@ -129,7 +131,9 @@ def _listing(kind: str) -> dict[str, str]:
         case "models":
             return descriptions("model")
         case "patterns":
-            n_of_m = {name: "{} of every {} consecutive weights are kept".format(*name.split(":")) for name in COMMON_N_OF_M}
+            n_of_m = {
+                name: "{} of every {} consecutive weights are kept".format(*name.split(":")) for name in COMMON_N_OF_M
+            }
             return descriptions("pattern") | n_of_m | {"N:M": "any other N kept of every M"}
         case "evaluations":
             from harness.evaluation.protocols import CORPORA, TASKS
@@ -195,7 +199,8 @@ def _sync(options: argparse.Namespace, _: Sequence[str]) -> int:
 
     outcomes = sync(options.results_dir / "wandb", project=options.project, entity=options.entity)
     for outcome in outcomes:
-        print(f"{outcome.folder.name}: {'uploaded' if outcome.uploaded else 'NOT uploaded'}{outcome.message and f': {outcome.message}'}")
+        state = "uploaded" if outcome.uploaded else "NOT uploaded"
+        print(": ".join(part for part in (outcome.folder.name, state, outcome.message) if part))
     return EXIT_FAILED if any(not outcome.uploaded for outcome in outcomes) else 0
 
 
@@ -203,7 +208,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="prunebench", description=DESCRIPTION)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def command(name: str, run: Callable[[argparse.Namespace, Sequence[str]], int], text: str) -> argparse.ArgumentParser:
+    def command(
+        name: str, run: Callable[[argparse.Namespace, Sequence[str]], int], text: str
+    ) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
             help=text,
@@ -220,7 +227,9 @@ def _parser() -> argparse.ArgumentParser:
         ("plan", _plan, "say which jobs would run, their state and cost; runs nothing"),
     ):
         sub = command(name, run, text)
-        sub.add_argument("-m", "--multirun", action="store_true", help="run every combination of comma-separated values")
+        sub.add_argument(
+            "-m", "--multirun", action="store_true", help="run every combination of comma-separated values"
+        )
         sub.usage = f"prunebench {name} [-m] [OVERRIDE ...]"
         if name == "plan":
             sub.add_argument("--json", action="store_true", help="print JSON")

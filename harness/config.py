@@ -3,6 +3,7 @@
 Hydra and OmegaConf are imported here, in `launch.py` and in the sweeper plugin only.
 """
 
+import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,8 +16,8 @@ import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig, OmegaConf
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import harness
@@ -24,7 +25,7 @@ from harness.data.catalogue import DataRef
 from harness.data.corpora import read_array
 from harness.data.sources import default_sampling, resolve
 from harness.errors import UserError, unknown
-from harness.evaluation.protocols import perplexity_protocol, zero_shot_protocol
+from harness.evaluation.protocols import CORPORA, TASKS, perplexity_protocol, zero_shot_protocol
 from harness.job import (
     CalibrationSpec,
     Choice,
@@ -57,7 +58,8 @@ FIELD_ROLES: dict[str, FieldRole] = {
     ),
     "calibration.propagation": "identity",
     **dict.fromkeys(
-        ("evaluation.corpora", "evaluation.seq_len", "evaluation.max_windows", "evaluation.bos_every_window"), "identity"
+        ("evaluation.corpora", "evaluation.seq_len", "evaluation.max_windows", "evaluation.bos_every_window"),
+        "identity",
     ),
     **dict.fromkeys(("evaluation.tasks", "evaluation.limit"), "identity"),
     # Paths and sources of data and local models are runtime: the content that they lead to is identity.
@@ -93,7 +95,7 @@ def register(overrides: Sequence[str]) -> None:
     """
     store = ConfigStore.instance()
     for name, method in load_methods().items():
-        defaults = {field.name: field.default for field in fields(method)}  # type: ignore[arg-type]  # all are dataclasses
+        defaults = {field.name: field.default for field in fields(method)}
         assert MISSING not in defaults.values(), f"every hyperparameter of {name} needs a default"
         store.store(group="method", name=name, node={"name": name, **defaults})
     asked = [text for override in overrides if override.startswith("pattern=") for text in override[8:].split(",")]
@@ -136,7 +138,9 @@ def expand(arguments: Sequence[str], params: Mapping[str, Any], *, multirun: boo
     Raises:
         UserError: several values without `multirun`.
     """
-    parsed = OverridesParser.create().parse_overrides([f"{key}={value}" for key, value in params.items()] + [*arguments])
+    parsed = OverridesParser.create().parse_overrides(
+        [f"{key}={value}" for key, value in params.items()] + [*arguments]
+    )
     swept = next((override for override in parsed if override.is_sweep_override()), None)
     if swept is not None and not multirun:
         raise UserError(f"{swept.get_key_element()} has several values; add -m to run a sweep")
@@ -157,7 +161,46 @@ def plan(arguments: Sequence[str], *, multirun: bool) -> list[Planned]:
 
 def plan_jobs(jobs: Iterable[Sequence[str]]) -> list[Planned]:
     """Compose and build the job of every list of overrides."""
-    return [build(hydra.compose(CONFIG_NAME, overrides=list(overrides)), tuple(overrides)) for overrides in jobs]
+    composer = _Composer()
+    return [build(composer.compose(overrides), tuple(overrides)) for overrides in jobs]
+
+
+class _Composer:
+    """Composes the jobs of one sweep, which differ in few overrides, with few of Hydra's slow compositions.
+
+    A choice of a group decides that group's node and nothing else (no file of a group has a package of its own), so
+    the node is composed once a choice and put in place; plain values are set on top, as Hydra does.
+    """
+
+    def __init__(self) -> None:
+        self._composed: dict[tuple[str, ...], DictConfig] = {}
+        self._parser = OverridesParser.create()
+        self._groups = {path.name for path in conf_dir().iterdir() if path.is_dir()} | {"method"}
+
+    def compose(self, overrides: Sequence[str]) -> DictConfig:
+        """What `hydra.compose` gives for these overrides."""
+        shared, choices, values = [], [], []
+        for text in overrides:
+            override = self._parser.parse_override(text)
+            if override.is_add() or override.is_force_add() or override.is_delete() or text.startswith("hydra"):
+                shared.append(text)
+            elif override.get_key_element() in self._groups:
+                choices.append((override.get_key_element(), text))
+            else:
+                values.append(override)
+        cfg = copy.deepcopy(self._compose(shared))
+        for group, text in choices:
+            with open_dict(cfg):
+                cfg[group] = copy.deepcopy(self._compose([*shared, text])[group])
+        for override in values:
+            OmegaConf.update(cfg, override.get_key_element(), override.value(), merge=True, force_add=False)
+        return cfg
+
+    def _compose(self, overrides: Sequence[str]) -> DictConfig:
+        key = tuple(overrides)
+        if key not in self._composed:
+            self._composed[key] = hydra.compose(CONFIG_NAME, overrides=list(overrides))
+        return self._composed[key]
 
 
 def build(cfg: DictConfig, overrides: tuple[str, ...]) -> Planned:
@@ -171,13 +214,11 @@ def build(cfg: DictConfig, overrides: tuple[str, ...]) -> Planned:
         raise UserError(f"{', '.join(sorted(missing))} must be given, for example {min(missing)}=VALUE")
     method = _choice(cfg.method)
     built = build_method(method)
-    pattern = _pattern(cfg)
-    if not built.patterns:
-        pattern = None
-    elif (refusal := built.refuses(pattern)) is not None:
+    pattern: Pattern | None = _pattern(cfg) if built.patterns else None
+    if pattern is not None and (refusal := built.refuses(pattern)) is not None:
         return Planned(overrides, None, f"method {method.name} with pattern {pattern.label}: {refusal}")
     checkpoint = _checkpoint(cfg.model)
-    calibration, calibration_data = _calibration(cfg) if pattern else (None, None)
+    calibration, calibration_data = _calibration(cfg) if pattern is not None else (None, None)
     evaluation, evaluation_data = _evaluation(cfg)
     spec = JobSpec(
         model=ModelSpec(checkpoint.name, checkpoint.identity, _one_of("dtype", cfg.dtype, get_args(DType))),
@@ -186,10 +227,11 @@ def build(cfg: DictConfig, overrides: tuple[str, ...]) -> Planned:
         allocation=_choice(cfg.allocation),
         calibration=calibration,
         recovery=_choice(cfg.recovery),
-        seed=_integer("seed", cfg.seed, least=0) if pattern else 0,
+        seed=_integer("seed", cfg.seed, least=0) if pattern is not None else 0,
         evaluation=evaluation,
     )
-    request = JobRequest(spec, _options(cfg, overrides), checkpoint, calibration_data, evaluation_data, overrides)
+    command = tuple(text.replace("\\:", ":") for text in overrides)  # Hydra escapes what it hands on
+    request = JobRequest(spec, _options(cfg, overrides), checkpoint, calibration_data, evaluation_data, command)
     return Planned(overrides, request, None)
 
 
@@ -212,7 +254,7 @@ def paper_names() -> dict[str, str]:
     """How the published tables spell our models, by our name."""
     names = {}
     for path in (conf_dir() / "model").glob("*.yaml"):
-        spelling = OmegaConf.load(path).get("paper_name")
+        spelling = cast("DictConfig", OmegaConf.load(path)).get("paper_name")
         if spelling:
             names[path.stem] = str(spelling)
     return names
@@ -231,7 +273,9 @@ def _checkpoint(model: DictConfig) -> Checkpoint:
     location = {"embedded": None, "local": model.path, "hub": model.repository or model.name}[source]
     name = model.name or Path(str(location)).absolute().name
     revision = None if model.revision is None else str(model.revision)
-    return Checkpoint(source, _slug(name), None if location is None else str(location), revision, bool(model.trust_remote_code))
+    return Checkpoint(
+        source, _slug(name), None if location is None else str(location), revision, bool(model.trust_remote_code)
+    )
 
 
 def _calibration(cfg: DictConfig) -> tuple[CalibrationSpec, DataRef]:
@@ -257,7 +301,7 @@ def _evaluation(cfg: DictConfig) -> tuple[tuple[EvaluationProtocol, ...], dict[s
     protocols: list[EvaluationProtocol] = []
     data: dict[str, DataRef] = {}
     max_windows = _optional("evaluation.max_windows", wanted.max_windows, 1)
-    for corpus in _names("evaluation.corpora", wanted.corpora):
+    for corpus in _names("evaluation.corpora", wanted.corpora, CORPORA):
         path = wanted.tokens_path if corpus == "tokens" else cfg.data.get(corpus)
         found = resolve(corpus, "evaluation", path=_path(path), source=wanted.source if path is None else "auto")
         seq_len = _integer("evaluation.seq_len", wanted.seq_len, least=2)
@@ -267,7 +311,7 @@ def _evaluation(cfg: DictConfig) -> tuple[tuple[EvaluationProtocol, ...], dict[s
         protocols.append(protocol)
         data[protocol.key] = found
     limit = _optional("evaluation.limit", wanted.limit, 1)
-    for task in _names("evaluation.tasks", wanted.tasks):
+    for task in _names("evaluation.tasks", wanted.tasks, TASKS):
         path = cfg.data.get(task)
         found = resolve(task, "evaluation", path=_path(path), source=wanted.source if path is None else "auto")
         protocol = zero_shot_protocol(task, found, limit)
@@ -280,7 +324,7 @@ def _options(cfg: DictConfig, overrides: Sequence[str]) -> RunOptions:
     tracking = cfg.tracking
     experiment = next((text.partition("=")[2] for text in overrides if text.startswith("+experiment=")), None)
     return RunOptions(
-        device=str(cfg.device),
+        device=_device(cfg.device),
         results_dir=Path(cfg.results_dir),
         save_model=_path(cfg.save_model),
         force=bool(cfg.force),
@@ -294,6 +338,12 @@ def _options(cfg: DictConfig, overrides: Sequence[str]) -> RunOptions:
         ),
         sweep=experiment or "runs",
     )
+
+
+def _device(value: object) -> str:
+    if not re.fullmatch(r"auto|cpu|cuda|cuda:\d+", str(value)):
+        raise unknown("device", value, ("auto", "cpu", "cuda", "cuda:N"))
+    return str(value)
 
 
 def _choice(node: DictConfig) -> Choice:
@@ -310,10 +360,12 @@ def _path(value: object) -> Path | None:
     return None if value is None else Path(str(value)).expanduser()
 
 
-def _names(field: str, value: object) -> list[str]:
+def _names(field: str, value: object, allowed: Iterable[str]) -> list[str]:
+    """A list of distinct known names."""
     if not OmegaConf.is_list(value):
         raise UserError(f"{field}={value!r} is not a list; write {field}=[{value}]")
-    return list(dict.fromkeys(str(name) for name in cast("Iterable[object]", value)))
+    names = dict.fromkeys(str(name) for name in cast("Iterable[object]", value))
+    return [_one_of(field, name, allowed) for name in names]
 
 
 def _one_of(field: str, value: Any, allowed: Iterable[Any]) -> Any:
@@ -349,7 +401,12 @@ def _extent(field: str, value: object, least: int, most: int | None) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    """The first paragraph of a library's message."""
-    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip()]
-    lines = [line for line in lines if not line.startswith(("full_key:", "object_type="))]
-    return "; ".join(lines[:2])
+    """A library's message about an override as one line."""
+    unknown_field = re.search(r"Could not override '([^']*)'|Key '([^']*)' is not in struct", str(error))
+    if unknown_field:
+        field = unknown_field[1] or unknown_field[2]
+        return f"unknown field {field!r}; `prunebench run --help` lists the axes, conf/config.yaml the fields"
+    lines = [line.strip() for line in str(error).strip().splitlines() if line.strip(" ^")]
+    lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "See https"))]
+    text = "; ".join(lines[:2])
+    return f"cannot read the override: {text}" if isinstance(error, OverrideParseException) else text

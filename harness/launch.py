@@ -5,6 +5,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+from unittest.mock import patch
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -18,6 +19,7 @@ from harness.progress import JobReporter
 from harness.record import RunRecord
 from harness.request import JobRequest
 from harness.sweep import PlannedJob, distinct_jobs
+from harness.tracking.provenance import checkout_state
 from harness.tracking.store import RecordStore
 from harness.tracking.wandb_mirror import mirror
 
@@ -45,21 +47,30 @@ def launch(arguments: Sequence[str], *, multirun: bool) -> None:
         UserError: nothing was run, an input is wrong.
         JobsFailedError: some jobs failed; the others are done.
     """
+    checkout_state()  # read now: an edit made while jobs run is not what they ran with
     register(arguments)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra would print errors and exit by itself otherwise
-    command = sys.argv[0]
-    sys.argv = [command, "--multirun", *arguments]
-    os.environ[_MULTIRUN] = "1" if multirun else "0"
-    with user_errors():
-        hydra.main(config_path=str(conf_dir()), config_name=CONFIG_NAME, version_base="1.3")(run_composed)()
+    environment = {
+        "HYDRA_FULL_ERROR": "1",  # Hydra would print errors and exit by itself otherwise
+        _MULTIRUN: "1" if multirun else "0",
+    }
+    with patch.dict(os.environ, environment), patch.object(sys, "argv", [sys.argv[0], "--multirun", *arguments]):
+        task = hydra.main(config_path=str(conf_dir()), config_name=CONFIG_NAME, version_base="1.3")(run_composed)
+        with user_errors():
+            task()
 
 
 _MULTIRUN = "PRUNEBENCH_MULTIRUN"
 """Hands the command line's -m to the sweeper, which Hydra makes; a single job is a sweep of one."""
 
 
+def _in_multirun() -> bool:
+    return os.environ.get(_MULTIRUN) != "0"
+
+
 def run_sweep(
-    arguments: Sequence[str], params: Mapping[str, Any], launcher: Callable[[Sequence[Sequence[str]]], Sequence[JobReturn]]
+    arguments: Sequence[str],
+    params: Mapping[str, Any],
+    launcher: Callable[[Sequence[Sequence[str]]], Sequence[JobReturn]],
 ) -> None:
     """Plan a sweep, run what has to run, and end with a list of failures.
 
@@ -67,19 +78,23 @@ def run_sweep(
         UserError: a composition is wrong; nothing was run.
         JobsFailedError: some jobs failed.
     """
-    jobs = distinct_jobs(plan_jobs(expand(arguments, params, multirun=os.environ[_MULTIRUN] == "1")))
+    jobs = distinct_jobs(plan_jobs(expand(arguments, params, multirun=_in_multirun())))
     to_run = [job for job in jobs if job.needs_run]
     _say_plan(jobs, to_run)
     if not to_run:
         return
     returns = launcher([_overrides(job, alone=len(to_run) == 1) for job in to_run])
+    errors = [outcome._return_value for outcome in returns if outcome.status != JobStatus.COMPLETED]
+    if not _in_multirun() and errors and isinstance(errors[0], UserError):
+        raise errors[0]
     failures, user = [], True
     for job, outcome in zip(to_run, returns, strict=True):
         if outcome.status != JobStatus.COMPLETED:
             error = outcome._return_value  # the public property would raise it
             user = user and isinstance(error, UserError)
             failures.append((job.request.spec.job_id, (str(error) or type(error).__name__).splitlines()[0]))
-    console.print(f"{len(to_run) - len(failures)} of {len(to_run)} jobs done, {len(failures)} failed")
+    if _in_multirun():
+        console.print(f"{len(to_run) - len(failures)} of {len(to_run)} jobs done, {len(failures)} failed")
     if failures:
         raise JobsFailedError(failures, user=user)
 
@@ -114,10 +129,13 @@ def _run_and_save(request: JobRequest, store: RecordStore) -> RunRecord:
         with JobReporter(job_id) as reporter:
             record = run_job(request, found[0] if found else None, reporter)
     except UserError as error:
-        console.print(f"{job_id}: refused: {error}")
+        if _in_multirun():  # a single job's mistake is told once, by the command line
+            console.print(f"{job_id}: refused: {error}")
         raise
     except Exception as error:
         path = store.save(failed_record(request, traceback.format_exc()))
+        if not _in_multirun():
+            console.print(traceback.format_exc().rstrip())
         console.print(f"{job_id}: FAILED: {type(error).__name__}: {error}; traceback in {path}")
         raise
     path = store.save(record)

@@ -13,7 +13,6 @@ SCHEMA_VERSION = 1
 Status = Literal["done", "failed"]
 
 
-
 @dataclass(frozen=True, slots=True)
 class EvalResult:
     """One measured number."""

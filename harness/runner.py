@@ -91,8 +91,8 @@ def run_job(request: JobRequest, previous: RunRecord | None, reporter: Reporter)
         loaded = load_model(request.checkpoint, resolve_dtype(spec.model.dtype, device))
         measured = () if previous is None else previous.results
         missing = request.missing({result.protocol for result in measured})
+        _check_tokenizer(request, loaded)
         token_windows = _prepare_windows(request, loaded, spec.evaluation if previous is None else missing)
-        _check_tasks(spec.evaluation, loaded)
     layers: tuple[LayerReport, ...] = ()
     if spec.pattern is not None:
         note = unreached_note(loaded.model)
@@ -154,7 +154,8 @@ def _prune(
     request: JobRequest, loaded: LoadedModel, device: torch.device, clock: Clock, reporter: Reporter
 ) -> tuple[LayerReport, ...]:
     spec = request.spec
-    assert spec.pattern is not None and spec.calibration is not None, "a job that prunes has both"
+    assert spec.pattern is not None, "a job that prunes has a pattern"
+    assert spec.calibration is not None, "a job that prunes has calibration"
     method = build_method(spec.method)
     assert isinstance(method, LayerwiseMethod), f"{spec.method.name} takes a pattern, so it prunes layers"
     shapes = prunable_shapes(loaded.model)
@@ -171,7 +172,8 @@ def _prune(
 
 def _calibration_tokens(request: JobRequest, loaded: LoadedModel) -> Tensor:
     calibration, data = request.spec.calibration, request.calibration
-    assert calibration is not None and data is not None, "a job that prunes has calibration data"
+    assert calibration is not None, "a job that prunes has calibration"
+    assert data is not None, "calibration has data"
     _check_length("calibration.seq_len", calibration.seq_len, loaded)
     if calibration.sampling == "given":
         ids = load_tokens(data.path, loaded.vocab_size)[: calibration.num_sequences, : calibration.seq_len]
@@ -233,7 +235,9 @@ def _evaluate(
         if isinstance(protocol, ZeroShotProtocol):
             tasks.append((protocol, request.evaluation[protocol.key]))
         else:
-            results.append(_measure_perplexity(request, protocol, loaded, token_windows[protocol.key], device, reporter))
+            results.append(
+                _measure_perplexity(request, protocol, loaded, token_windows[protocol.key], device, reporter)
+            )
     if tasks:
         results += _measure_zero_shot(request, loaded, tasks, reporter)
     return results
@@ -302,15 +306,24 @@ def _measure_zero_shot(
     return [replace(result, details={**result.details, "seconds_of_all_tasks": seconds}) for result in results]
 
 
-def _check_tasks(protocols: Sequence[EvaluationProtocol], loaded: LoadedModel) -> None:
-    tasks = [protocol.task for protocol in protocols if isinstance(protocol, ZeroShotProtocol)]
-    if tasks and loaded.tokenizer is None:
-        raise UserError(f"task {tasks[0]} needs a tokenizer, and the model has none; allowed: corpora=[tokens]")
+def _check_tokenizer(request: JobRequest, loaded: LoadedModel) -> None:
+    """A model without a tokenizer takes token arrays only; said before any text is fetched."""
+    if loaded.tokenizer is not None:
+        return
+    spec = request.spec
+    texts = [f"calibration={spec.calibration.corpus}"] if spec.calibration and spec.calibration.corpus != "tokens" else []
+    for protocol in spec.evaluation:
+        name = protocol.task if isinstance(protocol, ZeroShotProtocol) else protocol.corpus
+        texts += [f"evaluation of {name}"] if name != "tokens" else []
+    if texts:
+        raise UserError(f"{texts[0]} needs a tokenizer, and the model has none; allowed: token arrays (tokens)")
 
 
 def _check_length(field: str, seq_len: int, loaded: LoadedModel) -> None:
     if loaded.max_length is not None and seq_len > loaded.max_length:
-        raise UserError(f"{field}={seq_len} is more than the model's {loaded.max_length} positions; allowed: up to that")
+        raise UserError(
+            f"{field}={seq_len} is more than the model's {loaded.max_length} positions; allowed: up to that"
+        )
 
 
 def _in_order(protocols: Sequence[EvaluationProtocol], results: Sequence[EvalResult]) -> tuple[EvalResult, ...]:
@@ -334,5 +347,3 @@ def _provenance(request: JobRequest, loaded: LoadedModel, device: torch.device) 
         properties = torch.cuda.get_device_properties(device)
         accelerator = {"name": properties.name, "memory_bytes": properties.total_memory}
     return collect(str(device), dtype, request.command, accelerator)
-
-

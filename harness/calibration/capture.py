@@ -35,8 +35,13 @@ class BlockCall:
     def replay(self, block: nn.Module, hidden_BLH: Tensor) -> Tensor:
         """Run `block` on `hidden_BLH` with the recorded arguments, moved to where the hidden state is."""
         args, kwargs = _to_device((self.args, self.kwargs), hidden_BLH.device)
-        output = block(hidden_BLH, *args, **kwargs) if self.in_args else block(hidden_states=hidden_BLH, *args, **kwargs)
-        return output[0] if isinstance(output, tuple) else output
+        if self.in_args:
+            output = block(hidden_BLH, *args, **kwargs)
+        else:
+            output = block(*args, hidden_states=hidden_BLH, **kwargs)
+        hidden = output[0] if isinstance(output, tuple) else output
+        assert isinstance(hidden, Tensor), f"{type(block).__name__} returned {type(hidden).__name__}"
+        return hidden
 
 
 @dataclass(slots=True)
@@ -205,9 +210,7 @@ class InputObserver:
         """Replay one call under observation; None when the forward pass was ended early."""
         self._num_sequences = hidden_BLH.shape[0]
         self._called.clear()
-        handles = [
-            linear.register_forward_pre_hook(self._hook(name)) for name, linear in self._linears.items()
-        ]
+        handles = [linear.register_forward_pre_hook(self._hook(name)) for name, linear in self._linears.items()]
         try:
             return call.replay(block, hidden_BLH)
         except _StopForwardError:

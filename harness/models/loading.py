@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 from filelock import FileLock
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
@@ -38,7 +39,9 @@ class LoadedModel:
 
     @property
     def vocab_size(self) -> int:
-        return int(self.model.get_input_embeddings().weight.shape[0])
+        embedding = self.model.get_input_embeddings()
+        assert isinstance(embedding, nn.Embedding), "token ids go through an embedding"
+        return embedding.num_embeddings
 
     @property
     def max_length(self) -> int | None:
@@ -51,7 +54,8 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype | None) -> LoadedModel
     """Load the model in `dtype` (None = the checkpoint's own type).
 
     Raises:
-        UserError: the checkpoint cannot be had, is no causal language model, or holds weights that are not finite.
+        UserError: the checkpoint cannot be had, is no causal language model, lacks weights, or holds weights that are
+            not finite.
     """
     folder, revision = _source_of(checkpoint)
     options: dict[str, Any] = {"trust_remote_code": checkpoint.trust_remote_code, "revision": revision}
@@ -60,13 +64,24 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype | None) -> LoadedModel
     with _quiet():
         try:
             config = AutoConfig.from_pretrained(folder, **options)
-            model = AutoModelForCausalLM.from_pretrained(
-                folder, config=config, dtype=dtype or "auto", use_safetensors=True, **options
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype or "auto",
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
             )
             tokenizer = _tokenizer(folder, checkpoint, options)
-        except (OSError, ValueError, ImportError, KeyError) as error:
+        except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
             first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise UserError(f"model {checkpoint.name} cannot be loaded from {folder}: {first_line}") from error
+    if report["missing_keys"]:  # transformers draws them at random, and only logs it
+        lacking = sorted(report["missing_keys"])
+        raise UserError(
+            f"model {checkpoint.name} in {folder} lacks {len(lacking)} tensors, first {lacking[0]}; "
+            "allowed: a complete checkpoint"
+        )
     _check_finite(model, checkpoint.name)
     commit = getattr(config, "_commit_hash", None)
     return LoadedModel(model.eval(), tokenizer, commit if checkpoint.source == "hub" else None)
@@ -154,7 +169,7 @@ def _converted(name: str) -> Path:
                 tokenizer = AutoTokenizer.from_pretrained(**place)
             # The weights are plain float32 now; these two still say GGUF, and would refuse to save.
             del model.config.quantization_config
-            model.hf_quantizer = None
+            model.hf_quantizer = None  # type: ignore[assignment]  # an attribute that only quantised models have
             save_model(LoadedModel(model, tokenizer, None), folder)
     return folder
 

@@ -71,7 +71,7 @@ def unreached_note(model: nn.Module) -> str | None:
     if not missed:
         return None
     weights = sum(size for _, size in missed)
-    return f"not pruned, as they are no linear layers: {len(missed)} tensors with {weights:,} weights, first {missed[0][0]}"
+    return f"not pruned, being no linear layers: {len(missed)} tensors of {weights:,} weights, first {missed[0][0]}"
 
 
 @torch.no_grad()
@@ -118,7 +118,13 @@ def prune_model(
 
 
 def _observe(
-    block: nn.Module, calls: Sequence[BlockCall], hidden: list[Tensor], method: LayerwiseMethod, walk: Walk, *, is_last: bool
+    block: nn.Module,
+    calls: Sequence[BlockCall],
+    hidden: list[Tensor],
+    method: LayerwiseMethod,
+    walk: Walk,
+    *,
+    is_last: bool,
 ) -> list[InputGroup]:
     """Statistics of the block's inputs; with dense propagation `hidden` becomes the block's outputs on the way."""
     passes_on = walk.propagation == "dense" and not is_last

@@ -32,9 +32,11 @@ def keep_mask(scores_OI: Tensor, pattern: Pattern, comparison_group: ComparisonG
 
 def _keep_largest(scores_GN: Tensor, sparsity: float) -> Tensor:
     """Keep all but the `int(N * sparsity)` smallest of every row G."""
+    import torch
+
     removed = int(scores_GN.shape[1] * sparsity)
     if removed == 0:
-        return scores_GN.new_ones(scores_GN.shape, dtype=bool)
+        return torch.ones_like(scores_GN, dtype=torch.bool)
     threshold_G1 = scores_GN.kthvalue(removed, dim=1, keepdim=True).values
     below_GN = scores_GN < threshold_G1
     ties_GN = scores_GN == threshold_G1

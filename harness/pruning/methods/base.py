@@ -36,14 +36,14 @@ class PrunedWeight:
     details: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
-class PruningMethod(ABC):
+@dataclass(frozen=True, slots=True)
+class PruningMethod(ABC):  # noqa: B024  # what every method must have is said by the two kinds below
     """Base of all methods.
 
     Attributes:
         patterns: the kinds of pattern it takes; none for the dense model, which is one job whatever the pattern.
     """
 
-    __slots__ = ()
     patterns: ClassVar[tuple[type[Pattern], ...]] = ()
 
     def refuses(self, pattern: Pattern) -> str | None:

@@ -104,17 +104,15 @@ def _blocks(num_columns: int, patterns: Sequence[Pattern], block_size: int) -> l
     return [(start, min(start + block_size, num_columns)) for start in range(0, num_columns, block_size)]
 
 
-def _sweep_block(
-    block_CO: Tensor, factor_CC: Tensor, row_counts: list[int], patterns: Sequence[Pattern]
-) -> Tensor:
+def _sweep_block(block_CO: Tensor, factor_CC: Tensor, row_counts: list[int], patterns: Sequence[Pattern]) -> Tensor:
     """Prune the columns of one block in place; the errors that the columns to its right must make up for."""
+    import torch
+
     diagonal_C1 = factor_CC.diagonal()[:, None]
-    keep_CO = block_CO.new_ones(block_CO.shape, dtype=bool)
-    error_CO = block_CO.new_empty(block_CO.shape)
+    keep_CO = torch.ones_like(block_CO, dtype=torch.bool)
+    error_CO = torch.empty_like(block_CO)
     # Tensors that hold each linear's columns of the same storage: masks are chosen within one linear.
-    parts = list(
-        zip(block_CO.split(row_counts, dim=1), keep_CO.split(row_counts, dim=1), patterns, strict=True)
-    )
+    parts = list(zip(block_CO.split(row_counts, dim=1), keep_CO.split(row_counts, dim=1), patterns, strict=True))
     for column in range(len(block_CO)):
         for part_CO, part_keep_CO, pattern in parts:
             width = pattern.group if isinstance(pattern, SemiStructured) else len(block_CO)

@@ -1,0 +1,177 @@
+"""Zero-shot scoring: the packed scorer against stock lm-eval, in one process, on the same requests and weights.
+
+    python -m benchmarks.zero_shot --questions 100 --batch-sizes 16 1 4 --repeats 5
+
+Prints one line a competitor: median wall time, ratio to the packed scorer, peak memory above the weights, and how far
+log-likelihoods and greedy flags are from stock at the first batch size. In half precision it also prints how many
+questions are answered otherwise than by the packed scorer in float32. Needs the data folder (PRUNEBENCH_DATA).
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from harness.data.questions import load_rows
+from harness.data.sources import resolve
+from harness.evaluation import zero_shot
+from harness.evaluation.protocols import zero_shot_protocol
+from harness.evaluation.scoring import PackedLM
+from harness.models.checkpoint import Checkpoint
+from harness.models.loading import DTYPES, LoadedModel, load_model
+
+TASKS = ("boolq", "piqa", "arc_easy", "arc_challenge", "hellaswag")
+Answers = list[tuple[float, bool]]
+
+
+@dataclass(slots=True)
+class Competitor:
+    """One way to score, and what was measured of it."""
+
+    name: str
+    score: Callable[[list[Any]], Answers]
+    seconds: list[float] = field(default_factory=list)
+    peak_bytes: int = 0
+    answers: Answers = field(default_factory=list)
+
+    def run(self, requests: list[Any], device: torch.device) -> None:
+        """Score once and note time and peak memory."""
+        before = _reset_peak(device)
+        begin = time.perf_counter()
+        self.answers = self.score(requests)  # both ways hand back Python numbers: the device is done
+        self.seconds.append(time.perf_counter() - begin)
+        self.peak_bytes = max(self.peak_bytes, _peak(device) - before)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure and print."""
+    options = _options(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    requests = {task: _requests(task, options.questions) for task in options.tasks}
+    loaded = _load(options.dtype, options.device)
+    if options.each:
+        for task, items in requests.items():
+            _measure(task, items, loaded, options)
+    _measure(" + ".join(requests), [item for items in requests.values() for item in items], loaded, options)
+
+
+def _measure(title: str, requests: list[Any], loaded: LoadedModel, options: argparse.Namespace) -> None:
+    """Let the competitors take turns, and print their medians."""
+    device = loaded.model.device
+    competitors = [Competitor("packed", _packed(loaded, options.token_budget))]
+    competitors += [Competitor(f"stock, batch size {size}", _stock(loaded, size)) for size in options.batch_sizes]
+    for competitor in competitors:  # warm up: allocators, thread pools
+        competitor.score(requests[:8])
+    for _ in range(options.repeats):
+        for competitor in competitors:
+            competitor.run(requests, device)
+    packed, stock = competitors[0], competitors[1]
+    print(f"\n{title}: {len(requests)} requests, {options.dtype}, {device}, {torch.get_num_threads()} threads")
+    for competitor in competitors:
+        median = statistics.median(competitor.seconds)
+        ratio = median / statistics.median(packed.seconds)
+        print(
+            f"  {competitor.name:22} {median:9.2f} s  {ratio:5.2f} x  peak {competitor.peak_bytes / 2**20:8.0f} MiB "
+            f"({competitor.peak_bytes / max(1, packed.peak_bytes):4.1f} x)  runs {_list(competitor.seconds)}",
+            flush=True,
+        )
+    apart = [abs(one - other) for (one, _), (other, _) in zip(packed.answers, stock.answers, strict=True)]
+    flags = sum(one != other for (_, one), (_, other) in zip(packed.answers, stock.answers, strict=True))
+    print(f"  log-likelihoods: at most {max(apart):.2g} from {stock.name}; greedy flags that differ: {flags}")
+    if options.dtype != "float32":
+        oracle = _choices(requests, _packed(_load("float32", options.device), options.token_budget)(requests))
+        for competitor in competitors:
+            changed = sum(a != b for a, b in zip(_choices(requests, competitor.answers), oracle, strict=True))
+            print(f"  {competitor.name:22} {changed} of {len(oracle)} questions answered otherwise than in float32")
+
+
+def _packed(loaded: LoadedModel, token_budget: int) -> Callable[[list[Any]], Answers]:
+    """A new scorer every time, so that its trials and its tokenising count."""
+    tokenizer = loaded.tokenizer
+    assert tokenizer is not None
+
+    def score(requests: list[Any]) -> Answers:
+        return PackedLM(loaded.model, tokenizer, token_budget=token_budget).loglikelihood(requests)
+
+    return score
+
+
+def _stock(loaded: LoadedModel, batch_size: int) -> Callable[[list[Any]], Answers]:
+    from lm_eval.models.huggingface import HFLM
+
+    def score(requests: list[Any]) -> Answers:
+        tokenizer = copy.deepcopy(loaded.tokenizer)
+        lm = HFLM(pretrained=loaded.model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
+        answers: Answers = lm.loglikelihood(requests, disable_tqdm=True)
+        return answers
+
+    return score
+
+
+def _choices(requests: list[Any], answers: Answers) -> list[int]:
+    """The most probable option of each question, over neighbouring requests of one task and document."""
+    questions = groupby(zip(requests, answers, strict=True), key=lambda pair: (pair[0].task_name, pair[0].doc_id))
+    options = [[value for _, (value, _) in pairs] for _, pairs in questions]
+    return [max(range(len(values)), key=values.__getitem__) for values in options]
+
+
+def _requests(task: str, questions: int) -> list[Any]:
+    ref = resolve(task, "evaluation")
+    with zero_shot._quiet():
+        loaded = zero_shot._load_task(zero_shot_protocol(task, ref, questions), load_rows(ref)[:questions])
+        loaded.build_all_requests()
+    return list(loaded.instances)
+
+
+def _load(dtype: str, device: str) -> LoadedModel:
+    loaded = load_model(Checkpoint("embedded", "smollm2-135m", None, None, False), DTYPES[dtype])
+    loaded.model.to(device)  # type: ignore[arg-type]
+    return loaded
+
+
+def _reset_peak(device: torch.device) -> int:
+    """Forget the peak so far; bytes in use now."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return torch.cuda.memory_allocated(device)
+    Path("/proc/self/clear_refs").write_text("5")  # Linux: the high-water mark becomes what is resident now
+    return _status("VmRSS")
+
+
+def _peak(device: torch.device) -> int:
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _status("VmHWM")
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def _list(seconds: Sequence[float]) -> str:
+    return " ".join(f"{value:.1f}" for value in seconds)
+
+
+def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Packed zero-shot scoring against stock lm-eval.")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS))
+    parser.add_argument("--questions", type=int, default=100, help="first questions of each task")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[16, 1, 4], help="of stock lm-eval")
+    parser.add_argument("--token-budget", type=int, default=2048)
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=0, help="0: as torch likes")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--each", action="store_true", help="every task on its own as well")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,78 @@
+"""A tiny LLaMA on disk, token arrays, and the command line called in this process."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from harness.cli import main
+
+VOCAB = 64
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one call of the command line did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-block LLaMA without a tokenizer."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=32,
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny-llama"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight sequences of sixteen token ids."""
+    path = tmp_path_factory.mktemp("tokens") / "tokens.npy"
+    np.save(path, np.random.default_rng(0).integers(0, VOCAB, (8, 16)))
+    return path
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Call the command line."""
+
+    def call(*arguments: str) -> Outcome:
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        captured = capsys.readouterr()
+        return Outcome(int(ended.value.code or 0), captured.out, captured.err)
+
+    return call
+
+
+@pytest.fixture
+def job(tiny_model: Path, tokens: Path, tmp_path: Path) -> tuple[str, ...]:
+    """Overrides of a job that runs in a moment."""
+    return (
+        "model=local",
+        f"model.path={tiny_model}",
+        "calibration=tokens",
+        f"calibration.path={tokens}",
+        "evaluation.corpora=[tokens]",
+        f"evaluation.tokens_path={tokens}",
+        "evaluation.seq_len=16",
+        "dtype=float32",
+        f"results_dir={tmp_path / 'results'}",
+    )

@@ -1,0 +1,132 @@
+"""Planning, listing and starting quickly."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+
+import hydra
+import pytest
+from omegaconf import OmegaConf
+
+from harness import config
+from harness.errors import UserError
+from tests.e2e.conftest import Outcome
+
+pytestmark = pytest.mark.e2e
+Cli = Callable[..., Outcome]
+HEAVY = ("torch", "transformers", "lm_eval", "datasets", "wandb", "pandas")
+
+
+def test_plan_names_every_distinct_job_once(cli: Cli, job: tuple[str, ...]) -> None:
+    """As JSON: objects with job_id, method, pattern, sparsity, model and state."""
+    outcome = cli(
+        "plan", "-m", *job, "method=dense,wanda", "pattern=unstructured,2:4,3:4", "sparsity=0.5,0.7", "--json"
+    )
+    assert outcome.code == 0
+    rows = json.loads(outcome.out)
+    assert [(row["method"], row["pattern"], row["sparsity"]) for row in rows] == [
+        ("dense", "dense", 0.0),
+        ("wanda", "unstructured", 0.5),
+        ("wanda", "unstructured", 0.7),
+        ("wanda", "2:4", 0.5),
+        ("wanda", "3:4", 0.25),
+    ]
+    assert len({row["job_id"] for row in rows}) == len(rows)
+    assert {row["state"] for row in rows} == {"new"}
+
+
+def test_plan_runs_nothing(cli: Cli, job: tuple[str, ...], tmp_path: object) -> None:
+    """Not even the results folder is made."""
+    assert cli("plan", *job).code == 0
+    results = next(text.partition("=")[2] for text in job if text.startswith("results_dir="))
+    assert subprocess.run(["ls", results], capture_output=True, check=False).returncode != 0
+
+
+@pytest.mark.parametrize("kind", ["methods", "models", "patterns", "evaluations", "experiments"])
+def test_list_says_what_there_is(cli: Cli, kind: str) -> None:
+    """Every entry has a name and one line."""
+    rows = json.loads(cli("list", kind, "--json").out)
+    assert rows
+    assert all(row["name"] and row["description"] for row in rows)
+
+
+@pytest.mark.parametrize("command", [["--help"], ["list", "models"], ["plan", "-m", "+experiment=demo"], ["report"]])
+def test_light_commands_import_nothing_heavy(command: list[str]) -> None:
+    """Start-up time is what is imported: torch alone takes over a second."""
+    code = (
+        "import sys\nfrom harness.cli import main\n"
+        f"try:\n    main({command!r})\nexcept SystemExit:\n    pass\n"
+        f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stderr.strip().splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("name", sorted(config.experiments()))
+def test_every_experiment_composes(name: str) -> None:
+    """All of its jobs, with distinct ids."""
+    arguments = [f"+experiment={name}"]
+    config.register(arguments)
+    with config.hydra_session():
+        planned = config.plan(arguments, multirun=True)
+    assert planned
+    assert all(entry.request or entry.refusal for entry in planned)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("method=sparsegpt", "method.damping=0.1", "pattern=2:4", "sparsity=0.7"),
+        ("+experiment=demo", "method=wanda", "pattern=4:8", "calibration=wikitext2", "calibration.source=hub"),
+        ("evaluation=zero_shot", "evaluation.tasks=[boolq, piqa]", "data.boolq=here", "seed=3"),
+        ("tracking=wandb", "tracking.mode=online", "save_model='a b'", "model=opt-125m"),
+    ],
+)
+def test_quick_composition_is_hydras_own(overrides: tuple[str, ...]) -> None:
+    """A sweep composes a choice once and puts it in place; the outcome is what Hydra composes for the whole."""
+    config.register(overrides)
+    with config.hydra_session():
+        whole = hydra.compose(config.CONFIG_NAME, overrides=list(overrides))
+        quick = config._Composer().compose(overrides)
+    assert OmegaConf.to_container(quick) == OmegaConf.to_container(whole)
+
+
+def test_every_field_is_identity_or_runtime() -> None:
+    """A new field must be declared as one or the other, or this fails."""
+    config.register([])
+    with config.hydra_session():
+        composed = hydra.compose(config.CONFIG_NAME, overrides=["method=sparsegpt", "pattern=2:4"])
+    undeclared = [path for path in leaves(OmegaConf.to_container(composed)) if role_of(path) is None]
+    assert not undeclared
+
+
+@pytest.mark.parametrize("field", sorted(config.FIELD_ROLES))
+def test_declared_fields_exist(field: str) -> None:
+    """A field that is gone must lose its declaration."""
+    config.register([])
+    with config.hydra_session():
+        composed = hydra.compose(config.CONFIG_NAME, overrides=["method=sparsegpt", "pattern=2:4"])
+    assert OmegaConf.select(composed, field, default="missing") != "missing"
+
+
+def test_several_values_need_multirun() -> None:
+    """A sweep is asked for with -m."""
+    with pytest.raises(UserError, match="add -m"):
+        config.expand(["seed=1,2"], {}, multirun=False)
+
+
+def leaves(node: object, path: str = "") -> list[str]:
+    """Dotted paths of all fields."""
+    if not isinstance(node, dict) or not node:
+        return [path]
+    return [leaf for name, child in node.items() for leaf in leaves(child, f"{path}.{name}" if path else str(name))]
+
+
+def role_of(path: str) -> str | None:
+    """The role of a field, or of the group that it lies in."""
+    while path:
+        if path in config.FIELD_ROLES:
+            return config.FIELD_ROLES[path]
+        path = path.rpartition(".")[0]
+    return None

@@ -1,0 +1,206 @@
+"""Running jobs through the command line on a tiny model."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from tests.e2e.conftest import Outcome
+
+pytestmark = pytest.mark.e2e
+Cli = Callable[..., Outcome]
+
+
+def records(root: Path) -> dict[str, dict[str, object]]:
+    """Done records below a results folder, clean or dirty, by job id."""
+    found = [path for path in root.rglob("*__*.json") if "failed" not in path.parts]
+    return {path.stem: json.loads(path.read_text()) for path in found}
+
+
+def test_a_sweep_leaves_one_record_a_distinct_job(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
+    """N:M jobs that differ only in sparsity are one job, and so is dense whatever the pattern."""
+    outcome = cli(
+        "run", "-m", *job, "method=dense,magnitude,wanda,sparsegpt", "pattern=unstructured,2:4", "sparsity=0.5,0.7"
+    )
+    assert outcome.code == 0, outcome.err
+    done = records(tmp_path / "results")
+    assert len(done) == 1 + 3 * 3
+    assert "6 compositions name a job of this sweep again" in outcome.err
+    for record in done.values():
+        zeros = [layer["achieved_sparsity"] for layer in record["layers"]]
+        assert zeros == pytest.approx([record["job"]["sparsity"]] * len(zeros), abs=0.03)
+        assert record["results"][0]["value"] > 1
+        assert set(record["timings_s"]) >= {"load", "evaluate", "total"}
+
+
+def test_a_finished_job_is_not_run_twice(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
+    """The line says why it is skipped and where its record is; force=true runs it again."""
+    assert cli("run", *job, "pattern=2:4").code == 0
+    (path,) = (tmp_path / "results").rglob("*__*.json")
+    before = path.stat().st_mtime_ns
+    skipped = cli("run", *job, "pattern=2:4")
+    assert skipped.code == 0
+    assert "skipped" in skipped.err
+    assert str(path) in skipped.err
+    assert path.stat().st_mtime_ns == before
+    assert cli("run", *job, "pattern=2:4", "force=true").code == 0
+    assert path.stat().st_mtime_ns > before
+
+
+def test_a_job_that_lacks_an_evaluation_runs_just_that(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
+    """What was measured before stays to the last digit, and the new protocol joins it."""
+    assert cli("run", *job, "pattern=2:4").code == 0
+    (first,) = records(tmp_path / "results").values()
+    plan = json.loads(cli("plan", *job, "pattern=2:4", "evaluation.seq_len=8", "--json").out)
+    assert [entry["state"] for entry in plan] == ["missing evaluations"]
+    assert cli("run", *job, "pattern=2:4", "evaluation.seq_len=8").code == 0
+    (second,) = records(tmp_path / "results").values()
+    assert len(second["results"]) == 2
+    assert first["results"][0] in second["results"]
+    assert first["weights_fingerprint"] == second["weights_fingerprint"]
+
+
+def test_the_saved_model_is_a_plain_folder_with_real_zeros(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
+    """Transformers reloads it, and every group of four has two zeros."""
+    folder = tmp_path / "pruned"
+    assert cli("run", *job, "method=sparsegpt", "pattern=2:4", f"save_model={folder}").code == 0
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    weight = model.model.layers[1].mlp.down_proj.weight
+    assert ((weight.reshape(-1, 4) == 0).sum(dim=1) == 2).all()
+    again = cli("run", *job, "method=sparsegpt", "pattern=2:4", f"save_model={folder}")
+    assert again.code == 2
+    assert "exists and is not empty" in again.err
+
+
+def test_a_failing_job_leaves_a_failed_record_and_the_others_go_on(
+    cli: Cli, job: tuple[str, ...], tiny_model: Path, tmp_path: Path
+) -> None:
+    """Weights so large that activations overflow break SparseGPT's factorisation, not magnitude."""
+    broken = tmp_path / "broken"
+    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"] *= 1e38
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    outcome = cli("run", "-m", *job, f"model.path={broken}", "method=sparsegpt,magnitude", "pattern=2:4")
+    assert outcome.code == 1
+    assert "FAILED: ArithmeticError" in outcome.err
+    assert "1 of 2 jobs done, 1 failed" in outcome.err
+    assert outcome.err.strip().splitlines()[-1].startswith("failed: broken__sparsegpt")
+    (failed,) = (tmp_path / "results" / "scratch" / "failed").glob("*.json")
+    record = json.loads(failed.read_text())
+    assert record["status"] == "failed"
+    assert "Traceback" in record["error"]
+    assert [name for name in records(tmp_path / "results") if "magnitude" in name]
+
+
+def test_runtime_fields_make_no_new_job(cli: Cli, job: tuple[str, ...]) -> None:
+    """Batching, device and tracking do not change what a job is."""
+    plain = json.loads(cli("plan", *job, "--json").out)
+    changed = json.loads(cli("plan", *job, "batch_tokens=64", "device=cpu", "tracking=wandb", "--json").out)
+    assert [entry["job_id"] for entry in plain] == [entry["job_id"] for entry in changed]
+
+
+def test_batching_does_not_change_the_outcome(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
+    """One sequence a pass and all in one pass prune the same weights."""
+    assert cli("run", *job, "pattern=2:4", "batch_tokens=16", "results_dir=" + str(tmp_path / "one")).code == 0
+    assert cli("run", *job, "pattern=2:4", "batch_tokens=4096", "results_dir=" + str(tmp_path / "all")).code == 0
+    (one,), (all_at_once,) = records(tmp_path / "one").values(), records(tmp_path / "all").values()
+    assert one["weights_fingerprint"] == all_at_once["weights_fingerprint"]
+    assert one["results"][0]["value"] == pytest.approx(all_at_once["results"][0]["value"], rel=1e-6)
+
+
+def test_the_offline_wandb_run_mirrors_the_record(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
+    """Tracking is one word, and its files lie below the results folder."""
+    assert cli("run", *job, "pattern=2:4", "tracking=wandb", "tracking.mode=offline").code == 0
+    (run,) = (tmp_path / "results" / "wandb").glob("offline-run-*/*.wandb")
+    assert run.stat().st_size > 0
+
+
+def test_show_and_report_print_the_record(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
+    """Both read records only."""
+    assert cli("run", *job, "pattern=2:4").code == 0
+    results = ("--results-dir", str(tmp_path / "results"))
+    (record,) = records(tmp_path / "results").values()
+    shown = cli("show", str(record["job_id"]), *results)
+    assert shown.code == 0
+    assert str(record["job_id"]) in shown.out
+    assert json.loads(cli("show", str(record["job_id"]), "--json", *results).out) == record
+    value = record["results"][0]["value"]
+    assert f"{value:.2f}" in cli("report", *results).out
+    for text_format in ("md", "csv", "latex", "json"):
+        assert cli("report", "--format", text_format, *results).code == 0
+
+
+def test_nan_weights_are_refused(cli: Cli, job: tuple[str, ...], tiny_model: Path, tmp_path: Path) -> None:
+    """One line, exit code 2, nothing written."""
+    broken = tmp_path / "nan"
+    AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(broken)
+    weights = load_file(broken / "model.safetensors")
+    weights["lm_head.weight"][0, 0] = torch.nan
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    refused(cli, job, tmp_path, f"model.path={broken}", says="not finite")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (("method=foo",), "unknown method 'foo'; choose from: dense, magnitude, sparsegpt, wanda"),
+        (("pattern=5:4",), "pattern=5:4"),
+        (("pattern=4:4",), "pattern=4:4"),
+        (("pattern=3:7",), "needs in_features divisible by 7"),
+        (("sparsity=1.2",), "allowed: 0 < sparsity < 1"),
+        (("sparsity=half",), "sparsity='half' is not a number"),
+        (("seed=-1",), "seed=-1"),
+        (("nonsense=1",), "unknown field 'nonsense'"),
+        (("method=wanda,magnitude",), "add -m"),
+        (("model.path=missing-folder",), "model.path=missing-folder is not a folder"),
+        (("calibration=c4", "calibration.path=null", "calibration.source=embedded"), "tokenizer"),
+        (("evaluation=zero_shot", "evaluation.source=embedded"), "tokenizer"),
+        (("evaluation.corpora=[nonsense]",), "unknown evaluation.corpora 'nonsense'"),
+        (("evaluation.seq_len=64",), "evaluation.seq_len=64"),
+        (("calibration.num_sequences=9",), "allowed: 1 to 8"),
+        (("method=sparsegpt", "method.damping=-1"), "damping > 0"),
+        (("method=sparsegpt", "method.damping=much"), "method.damping='much'"),
+        (("device=tpu",), "unknown device 'tpu'"),
+        (("dtype=int8",), "unknown dtype 'int8'"),
+        (("tracking=wandb", "tracking.mode=loud"), "unknown tracking.mode 'loud'"),
+    ],
+)
+def test_bad_input_is_one_clear_line(
+    cli: Cli, job: tuple[str, ...], tmp_path: Path, overrides: tuple[str, ...], says: str
+) -> None:
+    """The line holds the value and what is allowed; exit code 2, no traceback, nothing half-written."""
+    refused(cli, job, tmp_path, *overrides, says=says)
+
+
+@pytest.mark.parametrize(("ids", "says"), [([[99] * 16], "99"), ([[-1] * 16], "-1"), ([[0.5] * 16], "float64")])
+def test_bad_token_arrays_are_refused(
+    cli: Cli, job: tuple[str, ...], tmp_path: Path, ids: list[list[float]], says: str
+) -> None:
+    """Ids outside the vocabulary and arrays that hold no ids."""
+    path = tmp_path / "bad.npy"
+    np.save(path, np.array(ids))
+    refused(cli, job, tmp_path, f"calibration.path={path}", says=says)
+
+
+def test_a_corpus_shorter_than_a_window_is_refused(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
+    """The line says how many tokens there are."""
+    path = tmp_path / "short.npy"
+    np.save(path, np.zeros((1, 7), dtype=np.int64))
+    refused(cli, job, tmp_path, f"evaluation.tokens_path={path}", says="7 tokens")
+
+
+def refused(cli: Cli, job: tuple[str, ...], tmp_path: Path, *overrides: str, says: str) -> None:
+    """The job with these overrides ends in one line on stderr and leaves no file but its claim."""
+    outcome = cli("run", *job, *overrides)
+    assert outcome.code == 2, outcome.err
+    lines = outcome.err.strip().splitlines()
+    assert len(lines) == 1, outcome.err
+    assert says in lines[0]
+    assert not records(tmp_path / "results")
+    assert not list((tmp_path / "results").rglob("failed/*"))

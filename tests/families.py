@@ -1,0 +1,96 @@
+"""Tiny random models of every family that the engine must take; their weights are the same on every call."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    BloomConfig,
+    FalconConfig,
+    Gemma2Config,
+    Gemma3TextConfig,
+    GPT2Config,
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    OPTConfig,
+    PhiConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    Qwen3Config,
+)
+
+VOCAB = 64
+HIDDEN = 32
+INNER = 48
+SLIDING = {"sliding_window": 5}
+"""A window shorter than the test sequences, so that sliding and full attention differ."""
+
+
+def _modern(config: Callable[..., PreTrainedConfig], **options: Any) -> PreTrainedConfig:
+    """A config of the LLaMA school: gated MLP, rotary positions, grouped-query attention unless told otherwise."""
+    return config(
+        **{
+            "vocab_size": VOCAB,
+            "hidden_size": HIDDEN,
+            "intermediate_size": INNER,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 32,
+            "head_dim": 8,
+        }
+        | options
+    )
+
+
+def _classic(config: Callable[..., PreTrainedConfig], **options: Any) -> PreTrainedConfig:
+    return config(vocab_size=VOCAB, hidden_size=HIDDEN, num_attention_heads=4, max_position_embeddings=32, **options)
+
+
+FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
+    "opt": lambda: _classic(OPTConfig, ffn_dim=INNER, num_hidden_layers=2, word_embed_proj_dim=HIDDEN),
+    "llama": lambda: _modern(LlamaConfig, num_key_value_heads=4),
+    "llama-gqa": lambda: _modern(LlamaConfig),
+    "qwen3": lambda: _modern(Qwen3Config),
+    "gemma-2": lambda: _modern(Gemma2Config, num_hidden_layers=4, **SLIDING),
+    "gemma-3": lambda: _modern(
+        Gemma3TextConfig,
+        num_hidden_layers=4,
+        layer_types=["sliding_attention", "full_attention"] * 2,
+        **SLIDING,
+    ),
+    "mistral": lambda: _modern(MistralConfig, **SLIDING),
+    "gpt-neox": lambda: _classic(GPTNeoXConfig, intermediate_size=INNER, num_hidden_layers=2),
+    "gpt2": lambda: GPT2Config(
+        vocab_size=VOCAB, n_embd=HIDDEN, n_inner=INNER, n_layer=2, n_head=4, n_positions=32, bos_token_id=1, eos_token_id=2
+    ),
+    "phi": lambda: _classic(PhiConfig, intermediate_size=INNER, num_hidden_layers=2),
+    "bloom": lambda: BloomConfig(vocab_size=VOCAB, hidden_size=HIDDEN, n_layer=2, n_head=4),
+    "falcon": lambda: FalconConfig(vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=4),
+    "mixtral": lambda: _modern(MixtralConfig, num_local_experts=4, num_experts_per_tok=2),
+}
+
+
+def tiny_model(family: str, **changes: Any) -> PreTrainedModel:
+    """A float32 model of `family` in evaluation mode; `changes` are set on its config.
+
+    Weights are normal with a deviation of 0.1, larger than the families' own: blocks then change what they are given,
+    and a mistake in a block shows in the logits.
+    """
+    config = FAMILIES[family]()
+    for name, value in changes.items():
+        setattr(config, name, value)
+    # Token ids of the defaults (2, 50256, ...) lie outside the tiny vocabulary, which transformers warns about.
+    config.pad_token_id, config.bos_token_id, config.eos_token_id = None, 1, 2
+    generator = torch.Generator().manual_seed(7)
+    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() >= 2:
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
+            else:
+                weight.add_(torch.randn(weight.shape, generator=generator) * 0.05)
+    return model
