@@ -15,6 +15,7 @@ $(STAMP): pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/prunebench run -m +experiment=demo
+	$(BIN)/prunebench report --experiment demo --format md --output results/demo.md
 	$(BIN)/prunebench report --experiment demo
 
 test: lint

@@ -6,9 +6,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from torch import Tensor
 
 from tests.families import FAMILIES, VOCAB
+
+# A time limit for one example says more about the machine than about the code, and examples are the same every run.
+settings.register_profile("prunebench", deadline=None, derandomize=True)
+settings.load_profile("prunebench")
 
 
 @pytest.fixture(params=list(FAMILIES))

@@ -28,6 +28,14 @@ class Statistic(Protocol):
         ...
 
 
+CACHED_ROWS = 256
+"""Rows squared at a time: few enough to stay in a processor's cache, which is several times faster than all at once."""
+
+
+PANELS_FROM, PANELS = 512, 3
+"""A Hessian of so many features is made in so many panels of rows, each from its diagonal on: two thirds of the work."""
+
+
 class FeatureNorm:
     """Squared L2 norm of every input feature, averaged over sequences (Wanda's `scaler_row`)."""
 
@@ -43,7 +51,8 @@ class FeatureNorm:
         return cls(torch.zeros(in_features, dtype=torch.float32, device=device))
 
     def update(self, x_TI: Tensor, num_sequences: int) -> None:
-        self.sum_of_squares_I += x_TI.float().square().sum(dim=0)
+        for part_TI in x_TI.split(CACHED_ROWS):
+            self.sum_of_squares_I += part_TI.float().square().sum(dim=0)
         self.num_tokens += x_TI.shape[0]
         self.num_sequences += num_sequences
 
@@ -57,11 +66,14 @@ class InputHessian:
     """H = 2/n X^T X, n = sequences: the Hessian of a layer's squared output error (Frantar & Alistarh 2023).
 
     Accumulated one sequence after the other as a running mean, in the order and with the rounding of the published
-    code: where two scores tie within rounding, the order of the sums decides which weight goes.
+    code: where two scores tie within rounding, the order of the sums decides which weight goes.  H is symmetric, so
+    of a large one only the blocks on and above the diagonal are computed.
     """
 
-    def __init__(self, hessian_II: Tensor) -> None:
-        self.hessian_II = hessian_II
+    def __init__(self, upper_II: Tensor) -> None:
+        self._upper_II = upper_II
+        features = len(upper_II)
+        self._panel = features if features < PANELS_FROM else math.ceil(features / PANELS)
         self.num_tokens = 0
         self.num_sequences = 0
 
@@ -71,13 +83,23 @@ class InputHessian:
 
         return cls(torch.zeros(in_features, in_features, dtype=torch.float32, device=device))
 
+    @property
+    def hessian_II(self) -> Tensor:
+        """H as a new tensor."""
+        if self._panel == len(self._upper_II):
+            return self._upper_II.clone()
+        return self._upper_II.triu() + self._upper_II.triu(1).T
+
     def update(self, x_TI: Tensor, num_sequences: int) -> None:
         # An expert of a mixture sees a part of each sequence: its tokens are then added at once.
         parts = num_sequences if len(x_TI) % num_sequences == 0 else 1
         for part_TI in x_TI.chunk(parts):
             before, self.num_sequences = self.num_sequences, self.num_sequences + num_sequences // parts
             scaled_TI = part_TI.float() * math.sqrt(2.0 / self.num_sequences)
-            self.hessian_II.mul_(before / self.num_sequences).addmm_(scaled_TI.T, scaled_TI)
+            self._upper_II.mul_(before / self.num_sequences)
+            for start in range(0, len(self._upper_II), self._panel):
+                stop = start + self._panel
+                self._upper_II[start:stop, start:].addmm_(scaled_TI[:, start:stop].T, scaled_TI[:, start:])
         self.num_tokens += len(x_TI)
 
 

@@ -131,7 +131,7 @@ def observe(block: nn.Module, inputs: list[Tensor], *, sample_tokens: int = 100,
 
 @torch.no_grad()
 def test_only_the_very_same_input_is_shared() -> None:
-    """q and k see one tensor and share a statistic; o sees another of equal shape and has its own."""
+    """Linears q and k see one tensor and share a statistic; o sees another of equal shape and has its own."""
     torch.manual_seed(0)
     block = Shared()
     inputs = [torch.randn(2, 3, 4), torch.randn(1, 3, 4)]

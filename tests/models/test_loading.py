@@ -35,7 +35,7 @@ def saved(tmp_path: Path) -> Path:
 def test_a_saved_model_reloads_with_its_zeros_and_its_logits(
     family: str, tmp_path: Path, random_tokens: Callable[..., Tensor]
 ) -> None:
-    """transformers alone reloads the folder: the same logits to the bit, the same zeros, safetensors only."""
+    """The folder reloads with transformers alone: the same logits to the bit, the same zeros, safetensors only."""
     model = tiny_model(family)
     _, blocks = decoder_blocks(model)
     for block in blocks:

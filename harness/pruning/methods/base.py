@@ -91,8 +91,10 @@ class ScoreMethod(LayerwiseMethod):
 
     @abstractmethod
     def score(self, weight_OI: Tensor, stats: Statistics) -> Tensor:
-        """Importance [O, I] of every weight, higher = keep."""
+        """Importance [O, I] of every weight, finite, higher = keep."""
 
     def prune(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> PrunedWeight:
-        keep_OI = keep_mask(self.score(weight_OI, stats), pattern, self.comparison_group)
-        return PrunedWeight(weight_OI * keep_OI)
+        scores_OI = self.score(weight_OI, stats)
+        if not scores_OI.isfinite().all():  # activations overflowed; NaN has no rank, and masks would be silently wrong
+            raise ArithmeticError("scores are not finite: the calibration activations overflowed")
+        return PrunedWeight(weight_OI * keep_mask(scores_OI, pattern, self.comparison_group))

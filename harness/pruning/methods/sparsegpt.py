@@ -7,6 +7,7 @@ error e = W_j / U_jj, and every column k > j is changed by -e U_jk.  All rows sh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
@@ -38,8 +39,8 @@ class SparseGPT(LayerwiseMethod):
     needs: ClassVar[tuple[type[Statistic], ...]] = (InputHessian,)
 
     def __post_init__(self) -> None:
-        if not self.damping > 0:
-            raise UserError(f"method.damping={self.damping:g} is not allowed; allowed: damping > 0")
+        if not 0 < self.damping < math.inf:
+            raise UserError(f"method.damping={self.damping:g} is not allowed; allowed: a finite number > 0")
         if self.block_size < 1:
             raise UserError(f"method.block_size={self.block_size} is not allowed; allowed: block_size >= 1")
 
@@ -52,7 +53,7 @@ class SparseGPT(LayerwiseMethod):
         """All linears with one input go through the columns together; masks are chosen for each alone."""
         import torch
 
-        hessian_II = stats[InputHessian].hessian_II.clone()
+        hessian_II = stats[InputHessian].hessian_II
         dead_I = hessian_II.diagonal() == 0
         hessian_II.diagonal()[dead_I] = 1.0
         # Columns are rows here: the loop below reads and writes them one at a time, contiguous in memory.
@@ -98,9 +99,8 @@ def _sweep(
 
 def _blocks(num_columns: int, patterns: Sequence[Pattern], block_size: int) -> list[tuple[int, int]]:
     """Column ranges of at most `block_size` columns that cut no N:M group."""
-    for pattern in patterns:
-        if isinstance(pattern, SemiStructured):
-            block_size = max(block_size // pattern.group, 1) * pattern.group
+    group = math.lcm(*(pattern.group for pattern in patterns if isinstance(pattern, SemiStructured)))
+    block_size = max(block_size // group, 1) * group
     return [(start, min(start + block_size, num_columns)) for start in range(0, num_columns, block_size)]
 
 
@@ -111,8 +111,9 @@ def _sweep_block(block_CO: Tensor, factor_CC: Tensor, row_counts: list[int], pat
     diagonal_C1 = factor_CC.diagonal()[:, None]
     keep_CO = torch.ones_like(block_CO, dtype=torch.bool)
     error_CO = torch.empty_like(block_CO)
-    # Tensors that hold each linear's columns of the same storage: masks are chosen within one linear.
-    parts = list(zip(block_CO.split(row_counts, dim=1), keep_CO.split(row_counts, dim=1), patterns, strict=True))
+    # Tensors that hold the parts' columns of the same storage: masks are chosen within one part.
+    part_rows, part_patterns = _parts(row_counts, patterns)
+    parts = list(zip(block_CO.split(part_rows, dim=1), keep_CO.split(part_rows, dim=1), part_patterns, strict=True))
     for column in range(len(block_CO)):
         for part_CO, part_keep_CO, pattern in parts:
             width = pattern.group if isinstance(pattern, SemiStructured) else len(block_CO)
@@ -121,8 +122,20 @@ def _sweep_block(block_CO: Tensor, factor_CC: Tensor, row_counts: list[int], pat
                 scores_CO = part_CO[span].square() / diagonal_C1[span].square()
                 part_keep_CO[span] = keep_mask(scores_CO.T, pattern, "matrix").T
         weight_O, keep_O = block_CO[column], keep_CO[column]
-        error_O = (weight_O * ~keep_O) / diagonal_C1[column]
-        error_CO[column] = error_O
+        error_O = torch.div(weight_O.masked_fill(keep_O, 0.0), diagonal_C1[column], out=error_CO[column])
         weight_O *= keep_O
         block_CO[column + 1 :].addr_(factor_CC[column, column + 1 :], error_O, alpha=-1)
     return error_CO
+
+
+def _parts(row_counts: list[int], patterns: Sequence[Pattern]) -> tuple[list[int], list[Pattern]]:
+    """Rows that choose their masks together: of one linear, or of neighbours with one N:M, which ranks row by row."""
+    rows: list[int] = []
+    kinds: list[Pattern] = []
+    for count, pattern in zip(row_counts, patterns, strict=True):
+        if kinds and kinds[-1] == pattern and isinstance(pattern, SemiStructured):
+            rows[-1] += count
+        else:
+            rows.append(count)
+            kinds.append(pattern)
+    return rows, kinds

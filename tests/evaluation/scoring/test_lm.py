@@ -39,6 +39,8 @@ from harness.evaluation.scoring.packing import Layout, lay_out
 SIZES: dict[str, Any] = {"vocab_size": 350, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 LLAMA = SIZES | {"intermediate_size": 48, "max_position_embeddings": 128}
 GROUPED = LLAMA | {"num_key_value_heads": 2}
+NEO: dict[str, Any] = {"vocab_size": 350, "hidden_size": 32, "num_layers": 2, "num_heads": 4}
+NEO |= {"attention_types": [[["global", "local"], 1]], "max_position_embeddings": 128}
 FAMILIES: dict[str, tuple[PretrainedConfig, str, bool]] = {
     "llama": (LlamaConfig(**GROUPED), "linear", True),
     "llama-tied": (LlamaConfig(**GROUPED, tie_word_embeddings=True), "linear", True),
@@ -53,19 +55,8 @@ FAMILIES: dict[str, tuple[PretrainedConfig, str, bool]] = {
     "gpt-neox": (GPTNeoXConfig(**LLAMA), "linear", True),
     "phi": (PhiConfig(**LLAMA), "linear", True),
     "bloom": (BloomConfig(vocab_size=350, hidden_size=32, n_layer=2, n_head=4), "linear", False),
-    "gpt-neo": (
-        GPTNeoConfig(
-            vocab_size=350,
-            hidden_size=32,
-            num_layers=2,
-            num_heads=4,
-            attention_types=[[["global", "local"], 1]],
-            window_size=16,
-            max_position_embeddings=128,
-        ),
-        "linear",
-        False,
-    ),
+    "gpt-neo": (GPTNeoConfig(**NEO, window_size=48), "linear", True),  # a window over places in the row
+    "gpt-neo-narrow": (GPTNeoConfig(**NEO, window_size=16), "linear", False),
     "mamba": (MambaConfig(vocab_size=350, hidden_size=32, num_hidden_layers=2), "linear", False),
 }
 

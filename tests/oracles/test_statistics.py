@@ -1,0 +1,78 @@
+"""Statistics against their formulas, in float64 and one number at a time."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from harness.calibration.statistics import FeatureNorm, InputHessian
+
+LENGTH, IN = 7, 5
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def sequences() -> list[Tensor]:
+    """Five sequences of activations of uneven scale."""
+    stream = torch.Generator().manual_seed(3)
+    return [torch.randn(LENGTH, IN, generator=stream) * (n + 1) for n in range(5)]
+
+
+@pytest.mark.parametrize("batches", [[1, 1, 1, 1, 1], [5], [2, 3]])
+def test_feature_norm(sequences: list[Tensor], batches: list[int]) -> None:
+    """sqrt of the mean over sequences of the sum over tokens of x², for any batching (CONTRACTS C4)."""
+    statistic = FeatureNorm.allocate(IN, CPU)
+    start = 0
+    for size in batches:
+        statistic.update(torch.cat(sequences[start : start + size]), size)
+        start += size
+    for feature in range(IN):
+        total = sum(float(x[token, feature]) ** 2 for x in sequences for token in range(LENGTH))
+        assert float(statistic.l2_I[feature]) == pytest.approx(math.sqrt(total / len(sequences)), rel=1e-6)
+
+
+def test_feature_norm_is_the_published_running_mean(sequences: list[Tensor]) -> None:
+    """Wanda's own recurrence, `s = s (n-1)/n + ||X_n||² / n`, has the same outcome."""
+    statistic = FeatureNorm.allocate(IN, CPU)
+    scaler_I = np.zeros(IN)
+    for n, x in enumerate(sequences, start=1):
+        statistic.update(x, 1)
+        scaler_I = scaler_I * (n - 1) / n + np.linalg.norm(x.double().numpy(), axis=0) ** 2 / n
+    np.testing.assert_allclose(statistic.l2_I.numpy(), np.sqrt(scaler_I), rtol=1e-6)
+
+
+@pytest.mark.parametrize("batches", [[1, 1, 1, 1, 1], [5], [2, 3]])
+def test_input_hessian(sequences: list[Tensor], batches: list[int]) -> None:
+    """H = 2/n Σ_sequences Σ_tokens x xᵀ, n = sequences, for any batching (CONTRACTS C5)."""
+    statistic = InputHessian.allocate(IN, CPU)
+    start = 0
+    for size in batches:
+        statistic.update(torch.cat(sequences[start : start + size]), size)
+        start += size
+    expected_II = np.zeros((IN, IN))
+    for x in sequences:
+        for token in x.double().numpy():
+            for i in range(IN):
+                for j in range(IN):
+                    expected_II[i, j] += 2.0 / len(sequences) * token[i] * token[j]
+    np.testing.assert_allclose(statistic.hessian_II.numpy(), expected_II, rtol=1e-5, atol=1e-4)
+
+
+def test_batching_changes_no_bit_of_the_hessian(sequences: list[Tensor]) -> None:
+    """Sequences are added one after the other however they are batched: ties break the same way."""
+    one, many = InputHessian.allocate(IN, CPU), InputHessian.allocate(IN, CPU)
+    for x in sequences:
+        one.update(x, 1)
+    many.update(torch.cat(sequences), len(sequences))
+    assert torch.equal(one.hessian_II, many.hessian_II)
+
+
+def test_hessian_of_tokens_that_are_no_whole_sequences() -> None:
+    """An expert sees 7 tokens of 2 sequences: they are added at once, with n = 2."""
+    x_TI = torch.randn(7, IN, generator=torch.Generator().manual_seed(0))
+    statistic = InputHessian.allocate(IN, CPU)
+    statistic.update(x_TI, 2)
+    torch.testing.assert_close(statistic.hessian_II, x_TI.T @ x_TI)
+    assert (statistic.num_tokens, statistic.num_sequences) == (7, 2)
