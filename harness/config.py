@@ -33,6 +33,7 @@ from harness.job import (
     EvaluationProtocol,
     JobSpec,
     ModelSpec,
+    Offload,
     Propagation,
     RunOptions,
     Sampling,
@@ -66,7 +67,7 @@ FIELD_ROLES: dict[str, FieldRole] = {
     **dict.fromkeys(("model.path", "model.trust_remote_code", "model.size_b", "model.paper_name"), "runtime"),
     **dict.fromkeys(("calibration.path", "calibration.source"), "runtime"),
     **dict.fromkeys(("evaluation.tokens_path", "evaluation.source", "evaluation.batch_size", "data"), "runtime"),
-    **dict.fromkeys(("device", "batch_tokens", "results_dir", "save_model", "force", "tracking"), "runtime"),
+    **dict.fromkeys(("device", "batch_tokens", "results_dir", "save_model", "force", "tracking", "offload"), "runtime"),
 }
 """Every field of the configuration, or the group it lies in: does it decide weights or numbers, or not?"""
 
@@ -337,7 +338,17 @@ def _options(cfg: DictConfig, overrides: Sequence[str]) -> RunOptions:
             tracking.entity,
         ),
         sweep=experiment or "runs",
+        offload=_offload(cfg),
     )
+
+
+def _offload(cfg: DictConfig) -> Offload:
+    """Zero-shot tasks need the whole model: said now, and not after hours of pruning."""
+    offload: Offload = _one_of("offload", cfg.offload, get_args(Offload))
+    if offload != "none" and cfg.evaluation.tasks:
+        tasks = ",".join(cfg.evaluation.tasks)
+        raise UserError(f"offload={offload} cannot run zero-shot tasks ({tasks}); allowed: offload=none")
+    return offload
 
 
 def _device(value: object) -> str:

@@ -21,6 +21,7 @@ Scalar = str | int | float | bool | None
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Propagation = Literal["pruned", "dense"]
 Sampling = Literal["documents", "stream", "given"]
+Offload = Literal["none", "cpu", "disk"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +192,9 @@ class RunOptions:
         batch_tokens: most tokens in one forward pass of calibration and perplexity, >= 1.
         zero_shot_batch_size: requests in one forward pass of the zero-shot tasks, >= 1.
         sweep: name of the sweep that the job belongs to.
+        offload: where the model's blocks are while they are not computed: ``none`` = they are pruned one by one, and
+            the whole model is on the device when it is measured; ``cpu`` = in main memory, one at a time on the device;
+            ``disk`` = in the checkpoint's shards, one at a time in memory.
     """
 
     device: str
@@ -201,6 +205,7 @@ class RunOptions:
     zero_shot_batch_size: int
     tracking: TrackingOptions
     sweep: str
+    offload: Offload = "none"
 
 
 def canonical_json(value: object) -> str:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import cast
 
@@ -14,11 +14,19 @@ from harness.data.catalogue import DataRef
 from harness.data.corpora import calibration_sequences, evaluation_ids, load_tokens, windows
 from harness.data.texts import evaluation_text, load_documents, text_identity
 from harness.errors import UserError
-from harness.evaluation.perplexity import perplexity
+from harness.evaluation.perplexity import perplexity, perplexity_by_blocks
 from harness.evaluation.zero_shot import evaluate_zero_shot
 from harness.job import EvaluationProtocol, PerplexityProtocol, ZeroShotProtocol
 from harness.models.layers import prunable_shapes
-from harness.models.loading import LoadedModel, load_model, resolve_device, resolve_dtype, save_model
+from harness.models.loading import (
+    LoadedModel,
+    check_save_folder,
+    load_from_disk,
+    load_model,
+    resolve_device,
+    resolve_dtype,
+    save_model,
+)
 from harness.progress import Reporter
 from harness.pruning.allocation import allocate
 from harness.pruning.engine import (
@@ -81,14 +89,39 @@ def run_job(request: JobRequest, previous: RunRecord | None, reporter: Reporter)
         UserError: the request cannot be met; nothing was written.
     """
     spec, options = request.spec, request.options
-    clock, notes = Clock(), []
+    clock = Clock()
     torch.manual_seed(spec.seed)
     device = resolve_device(options.device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     reporter.start("load the model", 1)
+    if options.save_model is not None:
+        check_save_folder(options.save_model)
+    with ExitStack() as stack:
+        with clock("load"):
+            loaded = stack.enter_context(_loaded(request, device))
+        return _run_loaded(request, previous, reporter, loaded, clock)
+
+
+@contextmanager
+def _loaded(request: JobRequest, device: torch.device) -> Iterator[LoadedModel]:
+    dtype, options = resolve_dtype(request.spec.model.dtype, device), request.options
+    if options.offload != "disk":
+        yield load_model(request.checkpoint, dtype)
+        return
+    # Blocks that will be saved are written beside the folder that they will be moved to.
+    scratch = options.results_dir / "scratch" if options.save_model is None else options.save_model.absolute().parent
+    with load_from_disk(request.checkpoint, dtype, scratch) as loaded:
+        yield loaded
+
+
+def _run_loaded(
+    request: JobRequest, previous: RunRecord | None, reporter: Reporter, loaded: LoadedModel, clock: Clock
+) -> RunRecord:
+    spec, options = request.spec, request.options
+    device = resolve_device(options.device)
+    notes = []
     with clock("load"):
-        loaded = load_model(request.checkpoint, resolve_dtype(spec.model.dtype, device))
         measured = () if previous is None else previous.results
         missing = request.missing({result.protocol for result in measured})
         _check_tokenizer(request, loaded)
@@ -101,8 +134,9 @@ def run_job(request: JobRequest, previous: RunRecord | None, reporter: Reporter)
             reporter.note(note)
         layers = _prune(request, loaded, device, clock, reporter)
     with clock("evaluate"):
-        loaded.model.to(device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
-        fingerprint = weights_fingerprint(loaded.model)
+        if options.offload == "none":
+            loaded.model.to(device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
+        fingerprint = weights_fingerprint(loaded.model, loaded.residency)
         if previous is not None and previous.weights_fingerprint != fingerprint:
             notes.append("the weights came out otherwise than before on this machine: everything was measured again")
             reporter.note(notes[-1])
@@ -164,7 +198,7 @@ def _prune(
     with clock("calibrate"):
         tokens_BL = _calibration_tokens(request, loaded)
     walk = Walk(patterns, spec.calibration.propagation, device, request.options.batch_tokens)
-    outcome = prune_model(loaded.model, method, tokens_BL, walk, reporter)
+    outcome = prune_model(loaded.model, method, tokens_BL, walk, reporter, loaded.residency)
     clock.add("calibrate", outcome.calibrate_s)
     clock.add("prune", outcome.prune_s)
     return tuple(outcome.layers)
@@ -252,15 +286,16 @@ def _measure_perplexity(
     reporter: Reporter,
 ) -> EvalResult:
     start = time.perf_counter()
-    count = len(prepared.tokens_NL)
-    reporter.start(f"evaluate: perplexity on {protocol.corpus}", count)
-    measured = perplexity(
-        loaded.model,
-        prepared.tokens_NL,
-        batch_tokens=request.options.batch_tokens,
-        device=device,
-        reporter=reporter,
-    )
+    count, windows_NL, batch_tokens = len(prepared.tokens_NL), prepared.tokens_NL, request.options.batch_tokens
+    step = f"evaluate: perplexity on {protocol.corpus}"
+    if request.options.offload == "none":
+        reporter.start(step, count)
+        measured = perplexity(loaded.model, windows_NL, batch_tokens=batch_tokens, device=device, reporter=reporter)
+    else:
+        reporter.start(f"{step}, block by block", loaded.num_blocks)
+        measured = perplexity_by_blocks(
+            loaded.model, loaded.residency, windows_NL, batch_tokens=batch_tokens, device=device, reporter=reporter
+        )
     return EvalResult(
         protocol=protocol.key,
         kind="perplexity",
@@ -311,7 +346,9 @@ def _check_tokenizer(request: JobRequest, loaded: LoadedModel) -> None:
     if loaded.tokenizer is not None:
         return
     spec = request.spec
-    texts = [f"calibration={spec.calibration.corpus}"] if spec.calibration and spec.calibration.corpus != "tokens" else []
+    texts = (
+        [f"calibration={spec.calibration.corpus}"] if spec.calibration and spec.calibration.corpus != "tokens" else []
+    )
     for protocol in spec.evaluation:
         name = protocol.task if isinstance(protocol, ZeroShotProtocol) else protocol.corpus
         texts += [f"evaluation of {name}"] if name != "tokens" else []

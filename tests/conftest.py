@@ -44,15 +44,6 @@ def random_tokens() -> Callable[..., Tensor]:
     return make
 
 
-@pytest.fixture
-def two_threads() -> object:
-    """Compute with two threads, as the golden outcomes' ties were resolved with; restored afterwards."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
 def _folder(variable: str) -> Path:
     folder = os.environ.get(variable)
     if not folder:

@@ -65,7 +65,14 @@ FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
     "mistral": lambda: _modern(MistralConfig, **SLIDING),
     "gpt-neox": lambda: _classic(GPTNeoXConfig, intermediate_size=INNER, num_hidden_layers=2),
     "gpt2": lambda: GPT2Config(
-        vocab_size=VOCAB, n_embd=HIDDEN, n_inner=INNER, n_layer=2, n_head=4, n_positions=32, bos_token_id=1, eos_token_id=2
+        vocab_size=VOCAB,
+        n_embd=HIDDEN,
+        n_inner=INNER,
+        n_layer=2,
+        n_head=4,
+        n_positions=32,
+        bos_token_id=1,
+        eos_token_id=2,
     ),
     "phi": lambda: _classic(PhiConfig, intermediate_size=INNER, num_hidden_layers=2),
     "bloom": lambda: BloomConfig(vocab_size=VOCAB, hidden_size=HIDDEN, n_layer=2, n_head=4),

@@ -6,21 +6,37 @@ over windows of the mean negative log-likelihood, which equals the mean over all
 """
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
+from harness.calibration.activations import overwrite, record_into_buffer
+from harness.evaluation.head import Head, find_head
+from harness.models.layers import decoder_blocks
+from harness.models.residency import Residency, outside_on
 from harness.progress import Reporter
+
+HEAD_ROWS = 256
+"""Hidden states that go through the head at a time: bounds the logits in memory."""
+PROBE_TOKENS = 16
+"""Positions on which the head is tried."""
 
 
 @dataclass(frozen=True, slots=True)
 class Perplexity:
-    """A perplexity and its standard error over windows (delta method: value x error of the mean NLL)."""
+    """A perplexity and its standard error over windows (delta method: value x error of the mean NLL).
 
-    value: float
+    The value is infinite where the loss overflows exp, and None where the model's logits are no numbers; neither has
+    an error.
+    """
+
+    value: float | None
     stderr: float | None
     num_windows: int
 
@@ -35,15 +51,116 @@ def perplexity(
         batch_tokens: most tokens in one forward pass; at least one window is run at a time.
     """
     losses = []
-    for batch_BL in windows_NL.split(max(1, batch_tokens // windows_NL.shape[1])):
+    for batch_BL in _batches(windows_NL, batch_tokens):
         batch_BL = batch_BL.to(device)
         logits_BLV = model(input_ids=batch_BL, use_cache=False).logits
         losses.append(_window_nll(logits_BLV, batch_BL))
         reporter.advance(len(batch_BL))
-    nll_N = torch.cat(losses).double().cpu()
+    return _summary(torch.cat(losses))
+
+
+@torch.no_grad()
+def perplexity_by_blocks(
+    model: PreTrainedModel,
+    residency: Residency,
+    windows_NL: Tensor,
+    *,
+    batch_tokens: int,
+    device: torch.device,
+    reporter: Reporter,
+) -> Perplexity:
+    """The same perplexity with one block at a time on `device`: each is applied to all windows before the next.
+
+    Advances `reporter` by one for every block.
+
+    Args:
+        model: everything but its blocks on the CPU.
+        residency: gives out the blocks of `model`.
+    """
+    batches = _batches(windows_NL, batch_tokens)
+    recorded = record_into_buffer(model, batches, residency)
+    _, blocks = decoder_blocks(model)
+    beside: tuple[Any, ...] | None = None
+
+    def look(_: nn.Module, args: object, output: Any) -> None:
+        nonlocal beside
+        beside = output[1:] if isinstance(output, tuple) else None
+
+    for index in range(len(blocks)):
+        with residency.block(index, device) as block:
+            handle = block.register_forward_hook(look)
+            try:
+                for call, hidden_BLH in zip(recorded.calls[index], recorded.hidden, strict=True):
+                    overwrite(hidden_BLH, call.replay(block, hidden_BLH.to(device)))
+            finally:
+                handle.remove()
+        recorded.calls[index].clear()
+        reporter.advance()
+    with outside_on(model, device):
+        tail = _Tail(model, blocks, beside)
+        tail.find_head(batches[0][:1, :PROBE_TOKENS].to(device), recorded.hidden[0][:1, :PROBE_TOKENS].to(device))
+        losses = [
+            tail.nll(batch_BL.to(device), hidden_BLH.to(device))
+            for batch_BL, hidden_BLH in zip(batches, recorded.hidden, strict=True)
+        ]
+    return _summary(torch.cat(losses))
+
+
+class _Tail:
+    """What a model computes after its last block, of hidden states that are given.
+
+    Args:
+        beside: what a block returns beside the hidden state; None if it returns no tuple.
+    """
+
+    def __init__(self, model: PreTrainedModel, blocks: nn.ModuleList, beside: tuple[Any, ...] | None) -> None:
+        self._model = model
+        self._blocks = blocks
+        self._beside = beside
+        self._head: Head | None = None
+
+    def find_head(self, tokens_BL: Tensor, hidden_BLH: Tensor) -> None:
+        """Find the head by trying it on a few positions."""
+        with self._returning(hidden_BLH):
+            _, self._head = find_head(self._model, {"input_ids": tokens_BL, "use_cache": False})
+
+    def nll(self, tokens_BL: Tensor, hidden_BLH: Tensor) -> Tensor:
+        """Mean negative log-likelihood [B], float32, of each window's tokens after the first."""
+        with self._returning(hidden_BLH):
+            if self._head is None:
+                return _window_nll(self._model(input_ids=tokens_BL, use_cache=False).logits, tokens_BL)
+            states_BLH = self._model.base_model(input_ids=tokens_BL, use_cache=False)[0]
+        rows = states_BLH[:, :-1].flatten(0, 1).split(HEAD_ROWS)
+        targets = tokens_BL[:, 1:].flatten().split(HEAD_ROWS)
+        losses = [
+            functional.cross_entropy(self._head(rows_NH).float(), targets_N, reduction="none")
+            for rows_NH, targets_N in zip(rows, targets, strict=True)
+        ]
+        return torch.cat(losses).view(len(tokens_BL), -1).mean(dim=1)
+
+    @contextmanager
+    def _returning(self, hidden_BLH: Tensor) -> Iterator[None]:
+        """Blocks that compute nothing and return `hidden_BLH`, in the form that they return outputs in."""
+        output = hidden_BLH if self._beside is None else (hidden_BLH, *self._beside)
+        try:
+            for block in self._blocks:
+                block.forward = lambda *_, **__: output
+            yield
+        finally:
+            for block in self._blocks:
+                vars(block).pop("forward", None)
+
+
+def _batches(windows_NL: Tensor, batch_tokens: int) -> list[Tensor]:
+    return list(windows_NL.split(max(1, batch_tokens // windows_NL.shape[1])))
+
+
+def _summary(nll_N: Tensor) -> Perplexity:
+    nll_N = nll_N.double().cpu()
     value = _exp(float(nll_N.mean()))
-    spread = float(nll_N.std()) / math.sqrt(len(nll_N)) if len(nll_N) > 1 else None
-    return Perplexity(value, None if spread is None else value * spread, len(nll_N))
+    if value is None or math.isinf(value) or len(nll_N) < 2:
+        return Perplexity(value, None, len(nll_N))
+    return Perplexity(value, value * float(nll_N.std()) / math.sqrt(len(nll_N)), len(nll_N))
 
 
 def _window_nll(logits_BLV: Tensor, tokens_BL: Tensor) -> Tensor:
@@ -55,6 +172,8 @@ def _window_nll(logits_BLV: Tensor, tokens_BL: Tensor) -> Tensor:
     return torch.stack(losses)
 
 
-def _exp(mean_nll: float) -> float:
-    """exp, infinite where a destroyed model's loss overflows it."""
+def _exp(mean_nll: float) -> float | None:
+    """exp, infinite where a destroyed model's loss overflows it, None of NaN."""
+    if math.isnan(mean_nll):
+        return None
     return math.exp(mean_nll) if mean_nll < 709 else math.inf

@@ -5,21 +5,33 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from filelock import FileLock
 from safetensors import SafetensorError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from harness.data.assets import cache_dir, extract_member
 from harness.errors import UserError, unknown
 from harness.models.checkpoint import EMBEDDED, Checkpoint, folder_fingerprint
+from harness.models.layers import decoder_blocks
+from harness.models.residency import InMemory, OnDisk, Residency, materialise_outside
+from harness.models.shards import Shards, shard_files, stored_dtype
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
@@ -27,15 +39,25 @@ TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model on the CPU, in evaluation mode, with its tokenizer where it has one.
+    """A model on the CPU or its blocks on disk, in evaluation mode, with its tokenizer where it has one.
 
     Args:
         revision: the commit that a hub repository was at, else None.
+        on_disk: gives out the blocks, where they are not in memory with the rest of the model.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     revision: str | None
+    on_disk: OnDisk | None = None
+
+    @property
+    def residency(self) -> Residency:
+        return self.on_disk or InMemory(self.model)
+
+    @property
+    def num_blocks(self) -> int:
+        return len(decoder_blocks(self.model)[1])
 
     @property
     def vocab_size(self) -> int:
@@ -57,25 +79,19 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype | None) -> LoadedModel
         UserError: the checkpoint cannot be had, is no causal language model, lacks weights, or holds weights that are
             not finite.
     """
-    folder, revision = _source_of(checkpoint)
-    options: dict[str, Any] = {"trust_remote_code": checkpoint.trust_remote_code, "revision": revision}
-    if checkpoint.source != "hub":
-        options["local_files_only"] = True
-    with _quiet():
-        try:
-            config = AutoConfig.from_pretrained(folder, **options)
-            model, report = AutoModelForCausalLM.from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype or "auto",
-                use_safetensors=True,
-                output_loading_info=True,
-                **options,
-            )
-            tokenizer = _tokenizer(folder, checkpoint, options)
-        except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
-            first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise UserError(f"model {checkpoint.name} cannot be loaded from {folder}: {first_line}") from error
+    folder, options = _source_of(checkpoint)
+    with _quiet(), _one_line_errors(checkpoint.name, folder):
+        config = AutoConfig.from_pretrained(folder, **options)
+        found: Any = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype or "auto",
+            use_safetensors=True,
+            output_loading_info=True,
+            **options,
+        )
+        tokenizer = _tokenizer(folder, checkpoint, options)
+    model, report = found
     if report["missing_keys"]:  # transformers draws them at random, and only logs it
         lacking = sorted(report["missing_keys"])
         raise UserError(
@@ -83,8 +99,58 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype | None) -> LoadedModel
             "allowed: a complete checkpoint"
         )
     _check_finite(model, checkpoint.name)
-    commit = getattr(config, "_commit_hash", None)
-    return LoadedModel(model.eval(), tokenizer, commit if checkpoint.source == "hub" else None)
+    return LoadedModel(model.eval(), tokenizer, _commit(config, checkpoint))
+
+
+@contextmanager
+def load_from_disk(checkpoint: Checkpoint, dtype: torch.dtype | None, scratch: Path) -> Iterator[LoadedModel]:
+    """The model with its blocks on disk, each read from the checkpoint's shards when it is needed.
+
+    Changed blocks and activations lie in a new folder below `scratch` until the body ends.
+
+    Raises:
+        UserError: as `load_model` does, or the checkpoint stores a tensor in another form than the model has it.
+    """
+    folder, options = _source_of(checkpoint)
+    with _quiet():
+        with _one_line_errors(checkpoint.name, folder):
+            config = AutoConfig.from_pretrained(folder, **options)
+            files = shard_files(folder, options)
+            model = _skeleton(config, dtype or config.dtype or stored_dtype(files), checkpoint.trust_remote_code)
+            with suppress(OSError):  # no file of its own: what the model's configuration says
+                model.generation_config = GenerationConfig.from_pretrained(folder, **options)
+            shards = Shards(files, model)
+            tokenizer = _tokenizer(folder, checkpoint, options)
+        materialise_outside(model, shards)
+    scratch.mkdir(parents=True, exist_ok=True)
+    own = Path(tempfile.mkdtemp(prefix=".blocks-", dir=scratch))
+    try:
+        yield LoadedModel(model.eval(), tokenizer, _commit(config, checkpoint), OnDisk(model, shards, own))
+    finally:
+        shutil.rmtree(own, ignore_errors=True)
+
+
+def _skeleton(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
+    """The model with parameters on the meta device; buffers are real, since some are in no checkpoint.
+
+    Raises:
+        UserError: weights that are not plain tensors of one type.
+    """
+    if getattr(config, "quantization_config", None) is not None:
+        raise UserError("offload=disk cannot map quantised weights; allowed: offload=none")
+    with init_empty_weights(include_buffers=False):
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            config, dtype=dtype, trust_remote_code=trust_remote_code
+        )
+    if plan := model._get_dtype_plan(dtype):
+        raise UserError(f"offload=disk cannot map {min(plan)}, which stays float32; allowed: dtype=float32")
+    return model
+
+
+def check_save_folder(folder: Path) -> None:
+    """Raise `UserError` when a model cannot be saved to `folder`, being in use."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UserError(f"save_model={folder.absolute()} exists and is not empty; allowed: a new or empty folder")
 
 
 def save_model(loaded: LoadedModel, folder: Path) -> None:
@@ -93,13 +159,12 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
     Raises:
         UserError: `folder` exists and is not empty.
     """
+    check_save_folder(folder)
     folder = folder.absolute()
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"save_model={folder} exists and is not empty; allowed: a new or empty folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        loaded.model.save_pretrained(partial)
+        loaded.residency.save(partial)
         if loaded.tokenizer is not None:
             loaded.tokenizer.save_pretrained(partial)
         partial.chmod(0o755)
@@ -144,15 +209,33 @@ def _multiplies_bfloat16() -> bool:
     return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
 
 
-def _source_of(checkpoint: Checkpoint) -> tuple[str, str | None]:
+def _source_of(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
+    """The folder or repository to load from, and how."""
+    options: dict[str, Any] = {"trust_remote_code": checkpoint.trust_remote_code, "revision": None}
     match checkpoint.source:
         case "embedded":
-            return str(_converted(checkpoint.name)), None
+            return str(_converted(checkpoint.name)), options | {"local_files_only": True}
         case "local":
             folder_fingerprint(Path(str(checkpoint.location)))  # raises when the folder is no checkpoint
-            return str(checkpoint.location), None
+            return str(checkpoint.location), options | {"local_files_only": True}
         case "hub":
-            return str(checkpoint.location), checkpoint.revision
+            return str(checkpoint.location), options | {"revision": checkpoint.revision}
+
+
+def _commit(config: PreTrainedConfig, checkpoint: Checkpoint) -> str | None:
+    return getattr(config, "_commit_hash", None) if checkpoint.source == "hub" else None
+
+
+@contextmanager
+def _one_line_errors(name: str, folder: str) -> Iterator[None]:
+    """What transformers and safetensors say of a bad checkpoint, as one line."""
+    try:
+        yield
+    except UserError:
+        raise
+    except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
+        first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"model {name} cannot be loaded from {folder}: {first_line}") from error
 
 
 def _converted(name: str) -> Path:

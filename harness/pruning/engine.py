@@ -14,10 +14,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from harness.calibration.capture import BlockCall, InputGroup, InputObserver, record_calls
+from harness.calibration.activations import overwrite, record_into_buffer
+from harness.calibration.capture import BlockCall, InputGroup, InputObserver
 from harness.errors import UserError
 from harness.job import Propagation
 from harness.models.layers import PrunableLinear, decoder_blocks, prunable_linears, unreached_weights, weight_view
+from harness.models.residency import InMemory, Residency
 from harness.patterns import Pattern, SemiStructured
 from harness.progress import Reporter
 from harness.pruning.methods.base import LayerwiseMethod
@@ -76,43 +78,47 @@ def unreached_note(model: nn.Module) -> str | None:
 
 @torch.no_grad()
 def prune_model(
-    model: nn.Module, method: LayerwiseMethod, tokens_BL: Tensor, walk: Walk, reporter: Reporter
+    model: nn.Module,
+    method: LayerwiseMethod,
+    tokens_BL: Tensor,
+    walk: Walk,
+    reporter: Reporter,
+    residency: Residency | None = None,
 ) -> PruningOutcome:
     """Prune every linear of every decoder block of `model`, in place.
 
     Args:
         tokens_BL: calibration token ids, all of one length.
+        residency: gives out the blocks of `model`; None = they are in memory.
 
     Raises:
         UserError: a layer that no calibration token reaches.
     """
+    residency = residency or InMemory(model)
     outcome = PruningOutcome()
     prefix, blocks = decoder_blocks(model)
     batches = _batches(tokens_BL if method.needs else _error_sample(tokens_BL), walk.batch_tokens)
     reporter.start("prune: record the model's calls", 1)
     with _timed(outcome, "calibrate_s"):
-        recorded = record_calls(model, batches)
-    hidden = recorded.hidden
+        recorded = record_into_buffer(model, batches, residency)
     reporter.start("prune: blocks", len(blocks))
-    for index, block in enumerate(blocks):
-        home = next(block.parameters()).device
-        block.to(walk.device)
-        is_last = index == len(blocks) - 1
-        with _timed(outcome, "calibrate_s"):
-            groups = _observe(block, recorded.calls[index], hidden, method, walk, is_last=is_last)
-        linears = prunable_linears(block)
-        with _timed(outcome, "prune_s"):
-            reports: dict[str, LayerReport] = {}
-            for group in groups:
-                reports |= _prune_group(group, linears, method, f"{prefix}.{index}", walk.patterns)
-        _check_all_reached(linears, reports, f"{prefix}.{index}")
-        outcome.layers += [reports[name] for name in linears]
-        if walk.propagation == "pruned" and not is_last:
+    for index in range(len(blocks)):
+        with residency.block(index, walk.device, writes=True) as block:
+            is_last = index == len(blocks) - 1
             with _timed(outcome, "calibrate_s"):
-                for place, call in enumerate(recorded.calls[index]):
-                    hidden[place] = call.replay(block, hidden[place].to(walk.device)).to(hidden[place].device)
+                groups = _observe(block, recorded.calls[index], recorded.hidden, method, walk, is_last=is_last)
+            linears = prunable_linears(block)
+            with _timed(outcome, "prune_s"):
+                reports: dict[str, LayerReport] = {}
+                for group in groups:
+                    reports |= _prune_group(group, linears, method, f"{prefix}.{index}", walk.patterns)
+            _check_all_reached(linears, reports, f"{prefix}.{index}")
+            outcome.layers += [reports[name] for name in linears]
+            if walk.propagation == "pruned" and not is_last:
+                with _timed(outcome, "calibrate_s"):
+                    for call, hidden_BLH in zip(recorded.calls[index], recorded.hidden, strict=True):
+                        overwrite(hidden_BLH, call.replay(block, hidden_BLH.to(walk.device)))
         recorded.calls[index].clear()
-        block.to(home)
         reporter.advance()
     return outcome
 
@@ -131,11 +137,11 @@ def _observe(
     observer = InputObserver(
         prunable_linears(block), method.needs, sample_tokens=ERROR_TOKENS, stop_early=not passes_on
     )
-    for place, call in enumerate(calls):
-        output = observer.forward(block, call, hidden[place].to(walk.device))
+    for call, hidden_BLH in zip(calls, hidden, strict=True):
+        output = observer.forward(block, call, hidden_BLH.to(walk.device))
         if passes_on:
             assert output is not None, "a pass that was not told to stop early has an output"
-            hidden[place] = output.to(hidden[place].device)
+            overwrite(hidden_BLH, output)
     return observer.groups
 
 
@@ -205,12 +211,12 @@ def achieved_sparsity(layers: Sequence[LayerReport]) -> float:
     return zeros / sum(math.prod(report.shape) for report in layers)
 
 
-def weights_fingerprint(model: nn.Module) -> str:
+def weights_fingerprint(model: nn.Module, residency: Residency | None = None) -> str:
     """sha256 over the weights of the prunable linears, to recognise them when a job is made again."""
+    residency = residency or InMemory(model)
     digest = hashlib.sha256()
-    _, blocks = decoder_blocks(model)
-    for block in blocks:
-        for linear in prunable_linears(block).values():
-            weight = linear.weight.data.contiguous().cpu().view(torch.uint8)
-            digest.update(weight.numpy().data)
+    for index in range(len(decoder_blocks(model)[1])):
+        with residency.block(index, torch.device("cpu")) as block:
+            for linear in prunable_linears(block).values():
+                digest.update(linear.weight.data.contiguous().view(torch.uint8).numpy().data)
     return f"sha256:{digest.hexdigest()}"

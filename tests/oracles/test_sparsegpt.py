@@ -91,7 +91,7 @@ def test_the_update_is_worth_it(pattern: Pattern) -> None:
     new_OI = SparseGPT().prune(weight_OI, statistics_of(x_TI), pattern).weight_OI
     masked_OI = weight_OI * (new_OI != 0)
     wanted_TO = x_TI @ weight_OI.T
-    assert (x_TI @ new_OI.T - wanted_TO).norm() < 0.9 * (x_TI @ masked_OI.T - wanted_TO).norm()
+    assert (x_TI @ new_OI.T - wanted_TO).norm() < 0.95 * (x_TI @ masked_OI.T - wanted_TO).norm()
 
 
 @pytest.mark.parametrize("pattern", [SemiStructured(2, 4), SemiStructured(1, 2)], ids=str)

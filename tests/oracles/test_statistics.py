@@ -22,7 +22,7 @@ def sequences() -> list[Tensor]:
 
 @pytest.mark.parametrize("batches", [[1, 1, 1, 1, 1], [5], [2, 3]])
 def test_feature_norm(sequences: list[Tensor], batches: list[int]) -> None:
-    """sqrt of the mean over sequences of the sum over tokens of x², for any batching (CONTRACTS C4)."""
+    """The square root of the mean over sequences of the sum over tokens of x², for any batching (CONTRACTS C4)."""
     statistic = FeatureNorm.allocate(IN, CPU)
     start = 0
     for size in batches:
@@ -67,6 +67,28 @@ def test_batching_changes_no_bit_of_the_hessian(sequences: list[Tensor]) -> None
         one.update(x, 1)
     many.update(torch.cat(sequences), len(sequences))
     assert torch.equal(one.hessian_II, many.hessian_II)
+
+
+@pytest.mark.parametrize("features", [511, 512, 514])
+def test_hessians_of_wide_layers(features: int) -> None:
+    """Wide or narrow, the whole symmetric matrix is there; every entry is the sum over all sequences."""
+    stream = torch.Generator().manual_seed(0)
+    sequences = [torch.randn(4, features, generator=stream) for _ in range(3)]
+    statistic = InputHessian.allocate(features, CPU)
+    statistic.update(torch.cat(sequences[:2]), 2)
+    statistic.update(sequences[2], 1)
+    x_TI = torch.cat(sequences).double().numpy()
+    hessian_II = statistic.hessian_II
+    assert torch.equal(hessian_II, hessian_II.T)
+    np.testing.assert_allclose(hessian_II.numpy(), 2.0 / 3.0 * x_TI.T @ x_TI, rtol=1e-4, atol=1e-5)
+
+
+def test_many_tokens_are_all_counted() -> None:
+    """Features of thousands of tokens in one update: none is left out."""
+    x_TI = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0))
+    statistic = FeatureNorm.allocate(3, CPU)
+    statistic.update(x_TI, 4)
+    np.testing.assert_allclose(statistic.l2_I.numpy(), (x_TI.double() ** 2).sum(0).div(4).sqrt().numpy(), rtol=1e-6)
 
 
 def test_hessian_of_tokens_that_are_no_whole_sequences() -> None:

@@ -27,7 +27,12 @@ from tests.families import tiny_model
 
 
 def prune(
-    model: nn.Module, tokens_BL: Tensor, *, method: str = "wanda", pattern: Pattern | None = None, batch_tokens: int = 24
+    model: nn.Module,
+    tokens_BL: Tensor,
+    *,
+    method: str = "wanda",
+    pattern: Pattern | None = None,
+    batch_tokens: int = 24,
 ) -> PruningOutcome:
     """Prune every layer alike, on the CPU, from the pruned prefix."""
     pattern = pattern or SemiStructured(2, 4)

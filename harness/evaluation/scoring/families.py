@@ -14,9 +14,8 @@ from transformers import PreTrainedModel
 
 from harness.evaluation.scoring.packing import Layout, Request, fill_batches, grow_trees, lay_out
 
-# Largest difference of a log-probability that is rounding. A wrong mask is told from rounding by WRONG_IS below too.
-TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 5e-2, torch.bfloat16: 5e-1}
-WRONG_IS = 8.0  # a deliberately wrong mask must be this many times further off than ours, or the trial says nothing
+ROUNDING = 1e-4  # a trial may be this far off (root mean square of log-likelihoods), or one ulp of them if that is more
+WRONG_IS = 4.0  # and deliberate faults must each be this many times further off, or the trial says nothing
 HEAD_ULPS = 4  # of the largest logit: room for another order of summation in the head, and for nothing else
 PROBE_TOKENS = 48  # two rows
 HEAD_ROWS = 128  # states through the head at a time, measured: as fast as more, and the logits in memory stay small
@@ -131,27 +130,39 @@ class Scorer:
 
     def _try_tree(self, requests: list[Request], reference: Tensor) -> tuple[bool, str]:
         try:
-            ours = self._error(requests, reference, plain_mask=False)
-            wrong = self._error(requests, reference, plain_mask=True)
+            ours = self._error(requests, reference, lambda layout: layout)
+            wrong = min(self._error(requests, reference, fault) for fault in (_see_everything, _stand_still))
         except Exception as error:  # whatever a family raises at a mask that it does not know: it does not take it
             return False, f"the model refuses a mask of ours: {type(error).__name__}: {error}".splitlines()[0][:200]
-        if not ours <= TOLERANCE[self.dtype]:
+        ulp = torch.finfo(self.dtype).eps * float(reference.square().mean().sqrt())
+        if not ours <= max(ROUNDING, ulp):
             return False, f"log-probabilities under a tree mask are {ours:.2g} off"
         if not wrong >= WRONG_IS * ours:
-            return False, f"a trial cannot tell a right mask ({ours:.2g} off) from a wrong one ({wrong:.2g} off)"
-        return True, f"tried: {ours:.2g} off, with a wrong mask {wrong:.2g}"
+            return (
+                False,
+                f"a trial cannot tell our mask and positions ({ours:.2g} off) from wrong ones ({wrong:.2g} off)",
+            )
+        return True, f"tried: {ours:.2g} off, {wrong:.2g} with a wrong mask or positions"
 
-    def _error(self, requests: list[Request], reference: Tensor, *, plain_mask: bool) -> float:
-        """Largest difference from the reference; NaN if either is not finite."""
+    def _error(self, requests: list[Request], reference: Tensor, change: Callable[[Layout], Layout]) -> float:
+        """Root mean square of the differences from the reference; NaN if any is not finite."""
         found = torch.zeros_like(reference)
-        trees = grow_trees(dict(enumerate(requests)), max_nodes=0)
+        trees = grow_trees(dict(enumerate(requests)), 0, PROBE_TOKENS)
         for batch in fill_batches(trees, PROBE_TOKENS, pack=True):
-            layout = lay_out(batch)
-            if plain_mask:
-                layout = replace(layout, ends=[[batch.width] * batch.width for _ in layout.ends])
+            layout = change(lay_out(batch))
             log_probs, _ = self.score(layout, branched=True)
             found.index_add_(0, torch.tensor(layout.requests), log_probs.cpu().double())
-        return float((found - reference).abs().max())
+        return float((found - reference).square().mean().sqrt())
+
+
+def _see_everything(layout: Layout) -> Layout:
+    """The fault of a mask that is only causal: branches see their neighbours."""
+    return replace(layout, ends=[[len(row)] * len(row) for row in layout.ends])
+
+
+def _stand_still(layout: Layout) -> Layout:
+    """The fault of positions that are all the same: a model that takes no notice makes its own, wrong for a tree."""
+    return replace(layout, positions=[[0] * len(row) for row in layout.positions])
 
 
 def _embedding(model: PreTrainedModel) -> Tensor:

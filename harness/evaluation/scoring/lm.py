@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from harness.errors import UserError
 from harness.evaluation.scoring.encoding import EncodedPair, PairEncoder
 from harness.evaluation.scoring.families import HEAD_ROWS, Scorer
-from harness.evaluation.scoring.packing import Batch, Request, Tree, chains, fill_batches, grow_trees, lay_out
+from harness.evaluation.scoring.packing import Batch, Request, chains, fill_batches, grow_trees, lay_out
 from harness.record import JsonValue
 
 TREE_NODES = 128  # questions that share little are merged up to here: measured, wider trees cost more than they save
@@ -163,14 +163,13 @@ class PackedLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         abilities = self._scorer.abilities
         limit = abilities.depth_limit or self.max_length
         near = {number: request for number, request in enumerate(requests) if len(request.inputs) <= limit}
-        trees: list[Tree] = []
         if abilities.tree:
             # A window may count places in the row instead of positions, so a tree stays within it like a sequence.
-            trees = [tree for tree in grow_trees(near, min(TREE_NODES, limit)) if len(tree) <= limit or tree.is_chain]
-        batches = list(fill_batches(trees, self._token_budget, pack=True))
-        planned = {pick.request for tree in trees for pick in tree.picks}
-        plain = chains({number: request for number, request in near.items() if number not in planned})
-        batches += fill_batches(plain, self._token_budget, pack=False)
+            largest = min(limit, self._token_budget)
+            trees = grow_trees(near, min(TREE_NODES, largest), largest)
+        else:
+            trees = chains(near)
+        batches = list(fill_batches(trees, self._token_budget, pack=abilities.tree))
         # Rotary scaling may depend on the longest sequence of the batch, so what is beyond the limit is never padded.
         beyond = sorted(chains({n: request for n, request in enumerate(requests) if n not in near}), key=len)
         for _, equals in groupby(beyond, key=len):

@@ -86,11 +86,12 @@ class Layout:
     requests: list[int]
 
 
-def grow_trees(requests: Mapping[int, Request], max_nodes: int) -> list[Tree]:
+def grow_trees(requests: Mapping[int, Request], small: int, largest: int) -> list[Tree]:
     """Merge the (numbered) requests into trees of shared beginnings.
 
-    A sequence joins the tree of its neighbour in lexicographic order if at least half of it is already there, or if
-    anything is and the tree stays within `max_nodes` tokens (a wide tree costs attention, which is quadratic).
+    A sequence joins the tree of its neighbour in lexicographic order if at least half of it is already there and the
+    tree stays within `largest` tokens, or if anything is and the tree stays within `small` (attention is quadratic in
+    the width of a tree). A sequence alone may be longer than either.
     """
     order = sorted(requests, key=lambda number: requests[number].inputs)
     trees: list[Tree] = []
@@ -99,8 +100,8 @@ def grow_trees(requests: Mapping[int, Request], max_nodes: int) -> list[Tree]:
     for number in order:
         inputs = requests[number].inputs
         shared = _common_prefix(before, inputs)
-        small = bool(trees) and len(trees[-1]) + len(inputs) - shared <= max_nodes
-        if not shared or not (2 * shared >= len(inputs) or small):
+        room = largest if 2 * shared >= len(inputs) else small
+        if not shared or len(trees[-1]) + len(inputs) - shared > room:
             shared = 0
             path = []
             trees.append(Tree())

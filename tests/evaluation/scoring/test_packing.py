@@ -49,10 +49,14 @@ def check(requests: list[Request], trees: list[Tree], budget: int, pack: bool) -
     assert found == wanted
 
 
-@given(REQUESTS, st.integers(0, 30), st.integers(1, 60))
-def test_trees_hold_every_request_as_if_it_were_alone(requests: list[Request], max_nodes: int, budget: int) -> None:
+@given(REQUESTS, st.integers(0, 30), st.integers(0, 30), st.integers(1, 60))
+def test_trees_hold_every_request_as_if_it_were_alone(
+    requests: list[Request], small: int, largest: int, budget: int
+) -> None:
     """Under the mask, each predicting state of a tree sees its own sequence from position 0, and nothing else."""
-    check(requests, grow_trees(dict(enumerate(requests)), max_nodes), budget, pack=True)
+    trees = grow_trees(dict(enumerate(requests)), small, largest)
+    assert all(len(tree) <= max(small, largest) or tree.is_chain for tree in trees)
+    check(requests, trees, budget, pack=True)
 
 
 @given(REQUESTS, st.integers(1, 60))
@@ -68,7 +72,7 @@ def test_a_shared_context_is_computed_once() -> None:
     context = [1, 2, 3, 4, 5, 6]
     choices = [[7, 8, 9], [7, 8, 10, 11], [12], [13, 14]]
     requests = {number: Request.of(context, choice, 100) for number, choice in enumerate(choices)}
-    (tree,) = grow_trees(requests, max_nodes=0)
+    (tree,) = grow_trees(requests, 0, 2048)
     assert len(tree) == 6 + len([7, 8, 10, 13])
     assert not tree.is_chain
 
@@ -76,7 +80,7 @@ def test_a_shared_context_is_computed_once() -> None:
 def test_one_token_choices_are_read_off_one_row() -> None:
     """Yes and no after a passage cost the passage, one head row, and no mask."""
     requests = {number: Request.of([1, 2, 3], [answer], 100) for number, answer in enumerate((4, 5))}
-    (batch,) = fill_batches(grow_trees(requests, max_nodes=0), 2048, pack=True)
+    (batch,) = fill_batches(grow_trees(requests, 0, 2048), 2048, pack=True)
     layout = lay_out(batch)
     assert (layout.tokens, layout.states, layout.sources, layout.targets) == ([[1, 2, 3]], [2], [0, 0], [4, 5])
     assert not batch.branched
@@ -85,8 +89,15 @@ def test_one_token_choices_are_read_off_one_row() -> None:
 def test_questions_that_share_little_stay_apart_beyond_the_limit() -> None:
     """A shared first word merges two questions only while the tree stays small."""
     requests = {0: Request.of([1, 2, 3, 4], [5], 100), 1: Request.of([1, 6, 7, 8], [5], 100)}
-    assert [len(tree) for tree in grow_trees(requests, max_nodes=7)] == [7]
-    assert [len(tree) for tree in grow_trees(requests, max_nodes=6)] == [4, 4]
+    assert [len(tree) for tree in grow_trees(requests, 7, 2048)] == [7]
+    assert [len(tree) for tree in grow_trees(requests, 6, 2048)] == [4, 4]
+
+
+def test_a_long_shared_prompt_does_not_grow_one_endless_tree() -> None:
+    """Questions behind the same examples share them only as far as the largest tree reaches."""
+    prompt = list(range(100))
+    requests = {number: Request.of([*prompt, 200 + number], [1], 1000) for number in range(50)}
+    assert [len(tree) for tree in grow_trees(requests, 0, 120)] == [120, 120, 110]
 
 
 def test_rows_are_filled_with_smaller_trees() -> None:
@@ -96,7 +107,7 @@ def test_rows_are_filled_with_smaller_trees() -> None:
         number: Request.of([10 * number + offset for offset in range(length)], [0], 100)
         for number, length in enumerate(lengths)
     }
-    batches = list(fill_batches(grow_trees(requests, max_nodes=0), 27, pack=True))
+    batches = list(fill_batches(grow_trees(requests, 0, 2048), 27, pack=True))
     assert [[[len(tree) for tree in row] for row in batch.rows] for batch in batches] == [[[9], [8, 1], [5, 4]]]
 
 

@@ -1,0 +1,13 @@
+"""Run one benchmark by name, or all of them."""
+
+import importlib
+import sys
+
+NAMES = ("pruning", "perplexity", "zero_shot", "sweep", "larger_than_memory")
+
+if __name__ == "__main__":
+    names, options = sys.argv[1:2] or list(NAMES), sys.argv[2:]
+    for name in names:
+        if name not in NAMES:
+            sys.exit(f"unknown benchmark {name!r}; choose from: {', '.join(NAMES)}")
+        importlib.import_module(f"benchmarks.{name}").main(options)

@@ -1,0 +1,89 @@
+"""The cost of a pruning job against the least that its walk could cost: two forward passes of all blocks.
+
+    python -m benchmarks pruning [--dtype float32] [--sequences 32] [--seq-len 1024] [--rounds 2]
+
+Bare passes and jobs alternate in one process, on the same tokens, in the same type; the ratio of the medians counts.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from benchmarks.setting import embedded_model, embedded_tokens
+from harness.calibration.capture import record_calls
+from harness.job import Choice
+from harness.models.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
+from harness.models.loading import DTYPES, LoadedModel
+from harness.patterns import Pattern, SemiStructured, Unstructured
+from harness.progress import Silent
+from harness.pruning.engine import Walk, prune_model
+from harness.pruning.methods.base import LayerwiseMethod
+from harness.pruning.registry import build_method
+
+BATCH_TOKENS = 4096
+JOBS: dict[str, tuple[str, Pattern]] = {
+    "wanda 2:4": ("wanda", SemiStructured(2, 4)),
+    "wanda 50 %": ("wanda", Unstructured(0.5)),
+    "sparsegpt 2:4": ("sparsegpt", SemiStructured(2, 4)),
+    "sparsegpt 50 %": ("sparsegpt", Unstructured(0.5)),
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Run the benchmark and print its ratios."""
+    parser = argparse.ArgumentParser(prog="benchmarks pruning")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32")
+    parser.add_argument("--sequences", type=int, default=32)
+    parser.add_argument("--seq-len", type=int, default=1024)
+    parser.add_argument("--rounds", type=int, default=2)
+    options = parser.parse_args(arguments)
+    loaded = embedded_model(DTYPES[options.dtype])
+    tokens_BL = embedded_tokens(loaded, options.sequences, options.seq_len)
+    dense = [weight_view(linear).clone() for linear in _linears(loaded)]
+    seconds: dict[str, list[float]] = {name: [] for name in ("two bare passes", *JOBS)}
+    for _ in range(options.rounds):
+        seconds["two bare passes"].append(_timed(lambda: two_bare_passes(loaded, tokens_BL)))
+        for name, (method, pattern) in JOBS.items():
+            seconds[name].append(_timed(lambda: prune(loaded, method, pattern, tokens_BL)))  # noqa: B023  # called here
+            for linear, weight_OI in zip(_linears(loaded), dense, strict=True):
+                weight_view(linear).copy_(weight_OI)
+    bare = statistics.median(seconds["two bare passes"])
+    size = f"{options.sequences} x {options.seq_len} tokens"
+    print(f"SmolLM2-135M {options.dtype}, {size}, {torch.get_num_threads()} threads")
+    for name, values in seconds.items():
+        print(f"{name:16s} {statistics.median(values):7.1f} s  {statistics.median(values) / bare:5.2f} x  {values}")
+
+
+@torch.no_grad()
+def two_bare_passes(loaded: LoadedModel, tokens_BL: Tensor) -> None:
+    """Every block on every batch, twice, and nothing else."""
+    recorded = record_calls(loaded.model, list(tokens_BL.split(max(1, BATCH_TOKENS // tokens_BL.shape[1]))))
+    _, blocks = decoder_blocks(loaded.model)
+    hidden = recorded.hidden
+    for block, calls in zip(blocks, recorded.calls, strict=True):
+        for _ in range(2):
+            outputs = [call.replay(block, state) for call, state in zip(calls, hidden, strict=True)]
+        hidden = outputs
+
+
+def prune(loaded: LoadedModel, method_name: str, pattern: Pattern, tokens_BL: Tensor) -> None:
+    """A whole pruning job, without loading and evaluation."""
+    method = build_method(Choice(method_name))
+    assert isinstance(method, LayerwiseMethod), f"{method_name} is layerwise"
+    walk = Walk(dict.fromkeys(prunable_shapes(loaded.model), pattern), "pruned", torch.device("cpu"), BATCH_TOKENS)
+    prune_model(loaded.model, method, tokens_BL, walk, Silent())
+
+
+def _linears(loaded: LoadedModel) -> list:  # type: ignore[type-arg]
+    _, blocks = decoder_blocks(loaded.model)
+    return [linear for block in blocks for linear in prunable_linears(block).values()]
+
+
+def _timed(work: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    work()
+    return round(time.perf_counter() - start, 2)
