@@ -66,7 +66,7 @@ FIELD_ROLES: dict[str, FieldRole] = {
     # Paths and sources of data and local models are runtime: the content that they lead to is identity.
     **dict.fromkeys(("model.path", "model.trust_remote_code", "model.size_b", "model.paper_name"), "runtime"),
     **dict.fromkeys(("calibration.path", "calibration.source"), "runtime"),
-    **dict.fromkeys(("evaluation.tokens_path", "evaluation.source", "evaluation.batch_size", "data"), "runtime"),
+    **dict.fromkeys(("evaluation.tokens_path", "evaluation.source", "evaluation.token_budget", "data"), "runtime"),
     **dict.fromkeys(("device", "batch_tokens", "results_dir", "save_model", "force", "tracking", "offload"), "runtime"),
 }
 """Every field of the configuration, or the group it lies in: does it decide weights or numbers, or not?"""
@@ -330,7 +330,7 @@ def _options(cfg: DictConfig, overrides: Sequence[str]) -> RunOptions:
         save_model=_path(cfg.save_model),
         force=bool(cfg.force),
         batch_tokens=_integer("batch_tokens", cfg.batch_tokens, least=1),
-        zero_shot_batch_size=_integer("evaluation.batch_size", cfg.evaluation.batch_size, least=1),
+        zero_shot_token_budget=_integer("evaluation.token_budget", cfg.evaluation.token_budget, least=1),
         tracking=TrackingOptions(
             _one_of("tracking", tracking.name, ("none", "wandb")),
             _one_of("tracking.mode", tracking.mode, ("auto", "online", "offline", "disabled")),

@@ -190,7 +190,7 @@ class RunOptions:
         save_model: folder for the pruned model, None = it is not kept.
         force: run the job although its record is complete.
         batch_tokens: most tokens in one forward pass of calibration and perplexity, >= 1.
-        zero_shot_batch_size: requests in one forward pass of the zero-shot tasks, >= 1.
+        zero_shot_token_budget: padded tokens in one forward pass of the zero-shot tasks, >= 1.
         sweep: name of the sweep that the job belongs to.
         offload: where the model's blocks are while they are not computed: ``none`` = they are pruned one by one, and
             the whole model is on the device when it is measured; ``cpu`` = in main memory, one at a time on the device;
@@ -202,7 +202,7 @@ class RunOptions:
     save_model: Path | None
     force: bool
     batch_tokens: int
-    zero_shot_batch_size: int
+    zero_shot_token_budget: int
     tracking: TrackingOptions
     sweep: str
     offload: Offload = "none"

@@ -320,21 +320,22 @@ def _measure_perplexity(
 def _measure_zero_shot(
     request: JobRequest, loaded: LoadedModel, tasks: Sequence[tuple[ZeroShotProtocol, DataRef]], reporter: Reporter
 ) -> list[EvalResult]:
-    task_shown = ""
+    shown = ("", 0)
 
     def on_progress(task: str, answered: int, total: int) -> None:
-        nonlocal task_shown
-        if task != task_shown:
-            task_shown = task
+        nonlocal shown
+        if task != shown[0]:
+            shown = (task, 0)
             reporter.start(f"evaluate: {task}", total)
-        reporter.advance()
+        reporter.advance(answered - shown[1])
+        shown = (task, answered)
 
     start = time.perf_counter()
     results = evaluate_zero_shot(
         loaded.model,
         loaded.tokenizer,
         tasks,
-        batch_size=request.options.zero_shot_batch_size,
+        token_budget=request.options.zero_shot_token_budget,
         on_progress=on_progress,
     )
     seconds = round(time.perf_counter() - start, 4)

@@ -29,11 +29,11 @@ class Statistic(Protocol):
 
 
 CACHED_ROWS = 256
-"""Rows squared at a time: few enough for a processor's cache; 2 times (float32) and 13 times (bfloat16) faster."""
+"""Rows squared at a time: so many fit a processor's cache; 2 x (float32) and 13 x (bfloat16) faster."""
 
 
 PANELS_FROM, PANELS = 512, 3
-"""A Hessian of so many features is made in so many panels of rows, each from its diagonal on: two thirds of the work."""
+"""A Hessian of so many features is made in so many panels of rows, each from its diagonal on: two thirds the work."""
 
 
 class FeatureNorm:

@@ -1,10 +1,9 @@
-"""Zero-shot tasks through stock lm-eval, on the model in memory.
+"""Zero-shot tasks through lm-eval, on the model in memory, scored by our own `LM`.
 
 The upstream task definitions keep their prompts, options and metrics; only where the rows come from is redirected,
 so nothing is downloaded.  lm-eval's own caches stay off: their keys name neither the weights nor the task version.
 """
 
-import copy
 import logging
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +11,7 @@ from contextlib import contextmanager
 from functools import partial
 from math import isnan
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.data.catalogue import DataRef
 from harness.data.formats import Row
@@ -22,11 +21,13 @@ from harness.evaluation.protocols import TASKS
 from harness.job import ZeroShotProtocol
 from harness.record import EvalResult, JsonValue
 
+if TYPE_CHECKING:
+    from harness.evaluation.scoring import PackedLM
+
 Progress = Callable[[str, int, int], None]
 """Called with the task, the requests answered so far, and all requests of the task."""
 
 _LOGGER = "lm_eval"
-_MODEL_LOGGER = "lm_eval.models.huggingface"
 
 
 def evaluate_zero_shot(
@@ -34,46 +35,34 @@ def evaluate_zero_shot(
     tokenizer: Any,
     tasks: Sequence[tuple[ZeroShotProtocol, DataRef]],
     *,
-    batch_size: int,
+    token_budget: int,
     on_progress: Progress | None = None,
 ) -> list[EvalResult]:
     """Measure the tasks one after the other; `acc`, and `acc_norm` where the task has it.
 
     Args:
         model: a decoder-only transformers model on its device; neither its weights nor its mode are changed.
-        tokenizer: its tokenizer; a copy is used.
+        tokenizer: its tokenizer.
         tasks: protocols with the rows to measure them on.
-        batch_size: requests in one forward pass, >= 1.
-        on_progress: told of every answered request.
+        token_budget: padded tokens in one forward pass, >= 1.
+        on_progress: told after every forward pass.
 
     Raises:
         UserError: the model has no tokenizer, the rows cannot be read or have changed since the job was planned, or
-            the installed lm-eval has another version of a task than the protocol says.
+            the installed lm-eval has another version of a task than the protocol says, or token_budget < 1.
     """
     if tokenizer is None:
         names = ", ".join(protocol.task for protocol, _ in tasks)
         raise UserError(f"the model has no tokenizer, which the zero-shot tasks need ({names})")
-    if batch_size < 1:
-        raise UserError(f"zero_shot_batch_size={batch_size} is not a number of requests; allowed: >= 1")
-    with _quiet() as truncations, _nothing_changed(model):
-        from lm_eval.models.huggingface import HFLM
+    with _quiet(), _nothing_changed(model):
+        from harness.evaluation.scoring import PackedLM
 
-        lm = HFLM(
-            pretrained=model,
-            tokenizer=copy.deepcopy(tokenizer),  # lm-eval sets a padding token
-            backend="causal",
-            batch_size=batch_size,
-            softmax_dtype="float32",
-        )
-        results: list[EvalResult] = []
-        for protocol, ref in tasks:
-            truncations.count = 0
-            results += _evaluate(lm, protocol, ref, on_progress, truncations)
-        return results
+        lm = PackedLM(model, tokenizer, token_budget=token_budget)
+        return [result for protocol, ref in tasks for result in _evaluate(lm, protocol, ref, on_progress)]
 
 
 def _evaluate(
-    lm: Any, protocol: ZeroShotProtocol, ref: DataRef, on_progress: Progress | None, truncations: "_Truncations"
+    lm: "PackedLM", protocol: ZeroShotProtocol, ref: DataRef, on_progress: Progress | None
 ) -> list[EvalResult]:
     import lm_eval
     from lm_eval.evaluator import evaluate
@@ -83,7 +72,7 @@ def _evaluate(
     if ref.source != "hub" and fingerprint != ref.identity:
         raise UserError(f"{ref.location} has changed since the job was planned; start it again")
     task = _load_task(protocol, rows[: protocol.limit])
-    lm.set_cache_hook(_AnswerCounter(protocol.task, task, on_progress))
+    lm.progress = partial(on_progress, protocol.task) if on_progress else None
     outcome = evaluate(
         lm=lm,
         task_dict={"tasks": {protocol.task: task}, "groups": {}, "group_map": {}},
@@ -98,10 +87,9 @@ def _evaluate(
         "lm_eval": lm_eval.__version__,
         "num_fewshot": 0,
         "log_probabilities": "float32",
-        "batching": f"{lm.batch_size} requests a pass, sorted by length, padded on the right; "
-        "one-token continuations of one context share a pass",
+        "scoring": lm.details,
         "max_length": lm.max_length,
-        "requests_cut_to_max_length": truncations.count,
+        "requests_cut_to_max_length": lm.counts["cut"],
         "requests_without_a_number": broken,
     }
     return [
@@ -161,62 +149,29 @@ def _load_task(protocol: ZeroShotProtocol, rows: list[Row]) -> Any:
     return task
 
 
-class _AnswerCounter:
-    """Stands where lm-eval would write its answer cache: it is told of each answer, stores none, reports progress."""
-
-    def __init__(self, name: str, task: Any, on_progress: Progress | None) -> None:
-        self._name = name
-        self._task = task
-        self._on_progress = on_progress
-        self._answered = 0
-
-    def add_partial(self, *_: object) -> None:
-        self._answered += 1
-        if self._on_progress is not None:
-            self._on_progress(self._name, self._answered, len(self._task.instances))
-
-
-class _Truncations(logging.Filter):
-    """Counts lm-eval's warnings that a request was cut to the model's length, and keeps back all below an error."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        self.count += "Truncating" in record.getMessage()
-        return record.levelno >= logging.ERROR
-
-
 @contextmanager
-def _quiet() -> Iterator[_Truncations]:
+def _quiet() -> Iterator[None]:
     """Lm-eval and datasets without log lines and progress bars; all as before afterwards."""
     import datasets
     import lm_eval.api.model
     import lm_eval.api.task
-    import lm_eval.models.huggingface
 
-    modules = (lm_eval.api.model, lm_eval.api.task, lm_eval.models.huggingface)
+    modules = (lm_eval.api.model, lm_eval.api.task)
     bar_classes = [module.tqdm for module in modules]
-    logger, model_logger = logging.getLogger(_LOGGER), logging.getLogger(_MODEL_LOGGER)
-    levels, bars = (logger.level, model_logger.level), not datasets.are_progress_bars_disabled()
-    truncations = _Truncations()
+    logger = logging.getLogger(_LOGGER)
+    level, bars = logger.level, not datasets.are_progress_bars_disabled()
     logger.setLevel(logging.ERROR)
-    model_logger.setLevel(logging.WARNING)
-    model_logger.addFilter(truncations)
     datasets.disable_progress_bars()
     for module, bar in zip(modules, bar_classes, strict=True):
         module.tqdm = partial(_no_bar, bar)
     try:
-        yield truncations
+        yield
     finally:
         for module, bar in zip(modules, bar_classes, strict=True):
             module.tqdm = bar
         if bars:
             datasets.enable_progress_bars()
-        model_logger.removeFilter(truncations)
-        logger.setLevel(levels[0])
-        model_logger.setLevel(levels[1])
+        logger.setLevel(level)
 
 
 def _no_bar(bar: Any, *args: Any, **options: Any) -> Any:

@@ -54,8 +54,8 @@ def obvious(model: Any, windows_NL: Tensor) -> tuple[float, list[float]]:
 @pytest.mark.parametrize("batch_tokens", [1, 24, 30, 10_000])
 @pytest.mark.parametrize("family", ["llama-gqa", "opt"])
 def test_it_is_what_the_papers_compute(family: str, batch_tokens: int, random_tokens: Callable[..., Tensor]) -> None:
-    """The exponential of the mean negative log-likelihood of all tokens but each window's first, for every batching; the
-    error is that of the mean over windows, by the delta method.
+    """The exponential of the mean negative log-likelihood of all tokens but each window's first, for every batching;
+    the error is that of the mean over windows, by the delta method.
     """
     model, windows_NL = tiny_model(family), random_tokens(7)
     value, means = obvious(model, windows_NL)

