@@ -1,20 +1,22 @@
 """A model larger than memory: made, pruned 2:4 with Wanda and measured inside a limit on memory.
 
-    python -m benchmarks.larger_than_memory --folder /somewhere/with/12/GB --limit-gb 2.5
+    python -m benchmarks larger_than_memory --folder /somewhere/with/12GB --limit-gb 2.5
 
-A randomly initialised LLaMA of 2.7 billion parameters (bfloat16, 5.4 GB) is written one shard at a time.  Then one job of the
-command line prunes it with `offload=disk` and measures its perplexity on 8 windows.  Both run in processes whose
-memory is limited by a control group where one can be made (that takes root); page cache counts there too, and the
-kernel takes pages of it back.  Elsewhere the peak of resident memory, mapped files included, is compared with the
-limit afterwards.  What was done is printed.
+A randomly initialised LLaMA of 2.7 billion parameters (bfloat16, 5.4 GB) is written one shard at a time.  Then one
+job of the command line prunes it with `offload=disk` and measures its perplexity on 8 windows.  Both run in processes
+whose memory is limited by a control group where one can be made (that takes root); page cache counts there too, and
+the kernel takes pages of it back.  Elsewhere the peak of resident memory, mapped files included, is compared with the
+limit afterwards.  Which of the two was done is printed.
 """
 
 import argparse
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -33,19 +35,27 @@ CGROUP = Path("/sys/fs/cgroup")
 def main(arguments: Sequence[str] | None = None) -> None:
     """Make the model where it is not there yet, run the job, print what was seen."""
     options = _options(arguments)
-    limit = int(options.limit_gb * 2**30)
-    model = options.folder / "model"
     if options.make:
-        make(model, options.blocks)
-        return
-    options.folder.mkdir(parents=True, exist_ok=True)
+        make(options.folder / "model", options.blocks)
+    elif options.folder is not None:
+        compare(options.folder, options.blocks, int(options.limit_gb * 2**30))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            compare(Path(folder), options.blocks, int(options.limit_gb * 2**30))
+
+
+def compare(folder: Path, num_blocks: int, limit: int) -> None:
+    """Make, prune and measure a model within `limit` bytes of memory."""
+    model, results = folder / "model", folder / "results"
+    shutil.rmtree(results, ignore_errors=True)
+    folder.mkdir(parents=True, exist_ok=True)
     if not (model / "config.json").is_file():
-        make_here = [sys.executable, "-m", "benchmarks.larger_than_memory", "--make", "--folder", str(options.folder)]
-        _measure("make", [*make_here, "--blocks", str(options.blocks)], limit)
-    size = sum(file.stat().st_size for file in model.glob("*.safetensors"))
-    print(f"model: {size / 2:,.0f} parameters, {size / 2**30:.2f} GiB in {model}", flush=True)
-    _measure("prune and measure", _job(options.folder, model), limit)
-    (record,) = (json.loads(path.read_text()) for path in (options.folder / "results").rglob("*__*.json"))
+        make_here = [sys.executable, "-m", "benchmarks.larger_than_memory", "--make", "--folder", str(folder)]
+        _measure("make", [*make_here, "--blocks", str(num_blocks)], limit)
+    size = json.loads((model / "model.safetensors.index.json").read_text())["metadata"]["total_size"]
+    print(f"model: {size // 2:,} parameters, {size / 2**30:.2f} GiB in {model}", flush=True)
+    _measure("prune and measure", _job(folder, model), limit)
+    (record,) = (json.loads(path.read_text()) for path in results.rglob("*__*.json"))
     (result,) = record["results"]
     print(
         f"achieved sparsity {record['achieved_sparsity']:.4f}, perplexity {result['value']:.1f} on "
@@ -100,12 +110,12 @@ def _random(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
 
 def _job(folder: Path, model: Path) -> list[str]:
     numbers = np.random.default_rng(0)
-    np.save(folder / "calibration.npy", numbers.integers(0, VOCAB, (4, 256)))
-    np.save(folder / "windows.npy", numbers.integers(0, VOCAB, (8, 256)))
+    np.save(folder / "calibration.npy", numbers.integers(0, VOCAB, (4, 128)))
+    np.save(folder / "windows.npy", numbers.integers(0, VOCAB, (8, 128)))
     return [
         sys.executable, "-m", "harness", "run", "model=local", f"model.path={model}", "method=wanda", "pattern=2:4",
         "calibration=tokens", f"calibration.path={folder / 'calibration.npy'}", "evaluation.corpora=[tokens]",
-        f"evaluation.tokens_path={folder / 'windows.npy'}", "evaluation.seq_len=256", "dtype=bfloat16", "device=cpu",
+        f"evaluation.tokens_path={folder / 'windows.npy'}", "evaluation.seq_len=128", "dtype=bfloat16", "device=cpu",
         "batch_tokens=1024", "offload=disk", f"results_dir={folder / 'results'}", "force=true",
     ]  # fmt: skip
 
@@ -157,7 +167,7 @@ def _limited(limit: int) -> Iterator[tuple[Callable[[], None], str]]:
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="for the model, kept, and the results")
+    parser.add_argument("--folder", type=Path, help="for the model and the results, kept; else a temporary one")
     parser.add_argument("--limit-gb", type=float, default=2.5, help="memory, GiB")
     parser.add_argument("--blocks", type=int, default=32)
     parser.add_argument("--make", action="store_true", help="only make the model")

@@ -125,8 +125,8 @@ def _choices(requests: list[Any], answers: Answers) -> list[int]:
 
 def _requests(task: str, questions: int) -> list[Any]:
     ref = resolve(task, "evaluation")
-    with zero_shot._quiet():
-        loaded = zero_shot._load_task(zero_shot_protocol(task, ref, questions), load_rows(ref)[:questions])
+    with zero_shot.quiet():
+        loaded = zero_shot.load_task(zero_shot_protocol(task, ref, questions), load_rows(ref)[:questions])
         loaded.build_all_requests()
     return list(loaded.instances)
 

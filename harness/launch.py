@@ -121,13 +121,13 @@ def run_composed(cfg: DictConfig) -> str:
 
 
 def _run_and_save(request: JobRequest, store: RecordStore) -> RunRecord:
-    from harness.runner import failed_record, run_job
+    from harness.runner import PROCESS_SHELF, failed_record, run_job
 
     job_id = request.spec.job_id
     found = None if request.options.force else store.find(job_id)
     try:
         with JobReporter(job_id) as reporter:
-            record = run_job(request, found[0] if found else None, reporter)
+            record = run_job(request, found[0] if found else None, reporter, PROCESS_SHELF)
     except UserError as error:
         if _in_multirun():  # a single job's mistake is told once, by the command line
             console.print(f"{job_id}: refused: {error}")

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import cast
 
 import numpy as np
@@ -22,11 +23,11 @@ from harness.models.loading import (
     LoadedModel,
     check_save_folder,
     load_from_disk,
-    load_model,
     resolve_device,
     resolve_dtype,
     save_model,
 )
+from harness.models.shelf import ModelShelf
 from harness.progress import Reporter
 from harness.pruning.allocation import allocate
 from harness.pruning.engine import (
@@ -42,6 +43,9 @@ from harness.pruning.registry import build_method
 from harness.record import SCHEMA_VERSION, EvalResult, JsonValue, LayerReport, Provenance, RunRecord
 from harness.request import JobRequest
 from harness.tracking.provenance import collect, peak_memory
+
+PROCESS_SHELF = ModelShelf()
+"""Of the jobs that one process runs after another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,8 +86,13 @@ class Clock:
         return time.perf_counter() - self.started
 
 
-def run_job(request: JobRequest, previous: RunRecord | None, reporter: Reporter) -> RunRecord:
+def run_job(
+    request: JobRequest, previous: RunRecord | None, reporter: Reporter, shelf: ModelShelf | None = None
+) -> RunRecord:
     """Run a job and return its record; of a `previous` record only what is missing is measured.
+
+    Args:
+        shelf: where the model is kept for the next job of the process; None = it is loaded and dropped.
 
     Raises:
         UserError: the request cannot be met; nothing was written.
@@ -99,16 +108,17 @@ def run_job(request: JobRequest, previous: RunRecord | None, reporter: Reporter)
         check_save_folder(options.save_model)
     with ExitStack() as stack:
         with clock("load"):
-            loaded = stack.enter_context(_loaded(request, device))
+            loaded = stack.enter_context(_loaded(request, device, shelf or ModelShelf()))
         return _run_loaded(request, previous, reporter, loaded, clock)
 
 
 @contextmanager
-def _loaded(request: JobRequest, device: torch.device) -> Iterator[LoadedModel]:
+def _loaded(request: JobRequest, device: torch.device, shelf: ModelShelf) -> Iterator[LoadedModel]:
     dtype, options = resolve_dtype(request.spec.model.dtype, device), request.options
     if options.offload != "disk":
-        yield load_model(request.checkpoint, dtype)
+        yield shelf.take(request.checkpoint, request.spec.model.checkpoint, dtype)
         return
+    shelf.clear()
     # Blocks that will be saved are written beside the folder that they will be moved to.
     scratch = options.results_dir / "scratch" if options.save_model is None else options.save_model.absolute().parent
     with load_from_disk(request.checkpoint, dtype, scratch) as loaded:
@@ -196,7 +206,8 @@ def _prune(
     patterns = allocate(spec.allocation, spec.pattern, shapes)
     check_patterns(patterns, shapes)
     with clock("calibrate"):
-        tokens_BL = _calibration_tokens(request, loaded)
+        key = (spec.calibration, request.calibration, spec.seed)
+        tokens_BL = loaded.keep(key, lambda: _calibration_tokens(request, loaded))
     walk = Walk(patterns, spec.calibration.propagation, device, request.options.batch_tokens)
     outcome = prune_model(loaded.model, method, tokens_BL, walk, reporter, loaded.residency)
     clock.add("calibrate", outcome.calibrate_s)
@@ -228,7 +239,9 @@ def _prepare_windows(
 ) -> dict[str, Windows]:
     """Token windows of every perplexity protocol by its key: before pruning, so that bad input costs nothing."""
     return {
-        protocol.key: _windows_of(protocol, request, loaded)
+        protocol.key: loaded.keep(
+            (protocol, request.evaluation[protocol.key]), partial(_windows_of, protocol, request, loaded)
+        )
         for protocol in protocols
         if isinstance(protocol, PerplexityProtocol)
     }
@@ -336,6 +349,7 @@ def _measure_zero_shot(
         loaded.tokenizer,
         tasks,
         token_budget=request.options.zero_shot_token_budget,
+        kept=loaded.kept,
         on_progress=on_progress,
     )
     seconds = round(time.perf_counter() - start, 4)

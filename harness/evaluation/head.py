@@ -1,4 +1,7 @@
-"""From hidden states to logits: the head of a causal model, had apart from the rest of it."""
+"""From hidden states to logits: the head of a causal model, had apart from the rest of it.
+
+Nothing here is decided by the name of a family: a way is used only if it is seen to give the model's own logits.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from harness.evaluation.scoring.families import HEAD_ULPS, _first, _head_candidates
+HEAD_ULPS = 4  # of the largest logit: room for another order of summation in the head, and for nothing else
 
 Head = Callable[[Tensor], Tensor]
 """Hidden states [N, H] to logits [N, V], both on the head's device."""
@@ -15,7 +18,7 @@ Head = Callable[[Tensor], Tensor]
 
 @torch.no_grad()
 def find_head(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[str, Head | None]:
-    """The first known way from the base model's output to the model's own logits, seen by trying it on `inputs`.
+    """The first known way from the base model's output to the model's own logits, to the last digits, on `inputs`.
 
     Both see the same batch, so that nothing but the way itself can differ, in any type.
 
@@ -23,10 +26,10 @@ def find_head(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[str, Head
         The name of the way and the way itself, or ``full`` and None: logits come from the model as a whole only.
     """
     head: Any = model.get_output_embeddings()
-    own_BLV = _first(model(**inputs)).double()
-    for name, finish in _head_candidates(model) if head is not None else ():
+    own_BLV = first_output(model(**inputs)).double()
+    for name, finish in _finishes(model) if head is not None else ():
         try:
-            ours_BLV = finish(head(_first(model.base_model(**inputs)))).double()
+            ours_BLV = finish(head(first_output(model.base_model(**inputs)))).double()
         except (TypeError, ValueError, AttributeError, RuntimeError):
             continue  # this family's head wants something else than hidden states; `full` says so
         if ours_BLV.shape == own_BLV.shape and bool(
@@ -34,3 +37,23 @@ def find_head(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[str, Head
         ):
             return name, lambda states_NH, finish=finish: finish(head(states_NH))
     return "full", None
+
+
+def first_output(output: Any) -> Tensor:
+    """The tensor of a model's output: logits, or last hidden state."""
+    value = output[0]
+    assert isinstance(value, Tensor), f"the first output of a model is a {type(value).__name__}"
+    return value
+
+
+def _finishes(model: PreTrainedModel) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
+    """Known ways from the head's output to logits; the one that the model really uses is found by trying."""
+    config = model.config.get_text_config()
+    found: list[tuple[str, Callable[[Tensor], Tensor]]] = [("linear", lambda logits: logits)]
+    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma-2 and later
+        found.insert(0, ("soft-capped", lambda logits: torch.tanh(logits / cap) * cap))
+    if scale := getattr(config, "logit_scale", None):  # Cohere
+        found.insert(0, ("scaled", lambda logits: logits * scale))
+    if divisor := getattr(config, "logits_scaling", None):  # Granite
+        found.insert(0, ("scaled", lambda logits: logits / divisor))
+    return found

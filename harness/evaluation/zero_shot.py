@@ -6,7 +6,7 @@ so nothing is downloaded.  lm-eval's own caches stay off: their keys name neithe
 
 import logging
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from math import isnan
@@ -37,6 +37,7 @@ def evaluate_zero_shot(
     *,
     token_budget: int,
     on_progress: Progress | None = None,
+    kept: MutableMapping[Hashable, Any] | None = None,
 ) -> list[EvalResult]:
     """Measure the tasks one after the other; `acc`, and `acc_norm` where the task has it.
 
@@ -46,6 +47,7 @@ def evaluate_zero_shot(
         tasks: protocols with the rows to measure them on.
         token_budget: padded tokens in one forward pass, >= 1.
         on_progress: told after every forward pass.
+        kept: what earlier calls with this tokenizer tokenised; this call uses it and adds to it.
 
     Raises:
         UserError: the model has no tokenizer, the rows cannot be read or have changed since the job was planned, or
@@ -54,10 +56,12 @@ def evaluate_zero_shot(
     if tokenizer is None:
         names = ", ".join(protocol.task for protocol, _ in tasks)
         raise UserError(f"the model has no tokenizer, which the zero-shot tasks need ({names})")
-    with _quiet(), _nothing_changed(model):
-        from harness.evaluation.scoring import PackedLM
+    with quiet(), _nothing_changed(model):
+        from harness.evaluation.scoring import PackedLM, PairEncoder
 
-        lm = PackedLM(model, tokenizer, token_budget=token_budget)
+        kept = {} if kept is None else kept
+        encoder = kept.setdefault(PairEncoder, PairEncoder(tokenizer))
+        lm = PackedLM(model, tokenizer, token_budget=token_budget, encoder=encoder)
         return [result for protocol, ref in tasks for result in _evaluate(lm, protocol, ref, on_progress)]
 
 
@@ -71,7 +75,7 @@ def _evaluate(
     fingerprint = rows_identity(rows)
     if ref.source != "hub" and fingerprint != ref.identity:
         raise UserError(f"{ref.location} has changed since the job was planned; start it again")
-    task = _load_task(protocol, rows[: protocol.limit])
+    task = load_task(protocol, rows[: protocol.limit])
     lm.progress = partial(on_progress, protocol.task) if on_progress else None
     outcome = evaluate(
         lm=lm,
@@ -117,7 +121,7 @@ def _number(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and not isnan(value) else None
 
 
-def _load_task(protocol: ZeroShotProtocol, rows: list[Row]) -> Any:
+def load_task(protocol: ZeroShotProtocol, rows: list[Row]) -> Any:
     """The upstream task on the given rows.
 
     Only the folder of the task's definition is indexed: all of lm-eval's definitions take eleven seconds.
@@ -150,7 +154,7 @@ def _load_task(protocol: ZeroShotProtocol, rows: list[Row]) -> Any:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Lm-eval and datasets without log lines and progress bars; all as before afterwards."""
     import datasets
     import lm_eval.api.model

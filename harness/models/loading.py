@@ -4,11 +4,11 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import transformers
@@ -37,6 +37,9 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 
 
+KeptT = TypeVar("KeptT")
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model on the CPU or its blocks on disk, in evaluation mode, with its tokenizer where it has one.
@@ -44,12 +47,20 @@ class LoadedModel:
     Args:
         revision: the commit that a hub repository was at, else None.
         on_disk: gives out the blocks, where they are not in memory with the rest of the model.
+        kept: what jobs made for this model and its tokenizer and later jobs can use again, by what it was made from.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     revision: str | None
     on_disk: OnDisk | None = None
+    kept: dict[Hashable, Any] = field(default_factory=dict)
+
+    def keep(self, key: Hashable, make: Callable[[], KeptT]) -> KeptT:
+        """What was kept under `key`, made now if nothing was."""
+        if key not in self.kept:
+            self.kept[key] = make()
+        return cast("KeptT", self.kept[key])
 
     @property
     def residency(self) -> Residency:
@@ -128,6 +139,12 @@ def load_from_disk(checkpoint: Checkpoint, dtype: torch.dtype | None, scratch: P
         yield LoadedModel(model.eval(), tokenizer, _commit(config, checkpoint), OnDisk(model, shards, own))
     finally:
         shutil.rmtree(own, ignore_errors=True)
+
+
+def checkpoint_shards(checkpoint: Checkpoint, model: PreTrainedModel) -> Shards:
+    """The tensors of `model` in its checkpoint's files."""
+    folder, options = _source_of(checkpoint)
+    return Shards(shard_files(folder, options), model)
 
 
 def _skeleton(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:

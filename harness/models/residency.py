@@ -36,7 +36,10 @@ class Residency(Protocol):
         ...
 
     def save(self, folder: Path) -> None:
-        """Write configuration and weights into the empty `folder`, so that transformers loads the model from it."""
+        """Write configuration and weights into the empty `folder`, so that transformers loads the model from it.
+
+        Blocks that lie in files of their own are moved there: it is the last thing to ask for.
+        """
         ...
 
 

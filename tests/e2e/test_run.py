@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from harness.runner import PROCESS_SHELF
 from tests.e2e.conftest import Outcome
 
 pytestmark = pytest.mark.e2e
@@ -114,6 +115,20 @@ def test_batching_does_not_change_the_outcome(cli: Cli, job: tuple[str, ...], tm
     assert one["results"][0]["value"] == pytest.approx(all_at_once["results"][0]["value"], rel=1e-6)
 
 
+def test_the_next_job_of_a_process_starts_from_the_dense_model(
+    cli: Cli, job: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A sweep keeps the model in memory; what an earlier job pruned is dense again, to the last bit."""
+    PROCESS_SHELF.clear()
+    assert cli("run", *job, "method=sparsegpt", "pattern=2:4", f"results_dir={tmp_path / 'alone'}").code == 0
+    sweep = ("method=magnitude,wanda,sparsegpt", "pattern=2:4", f"results_dir={tmp_path / 'sweep'}")
+    assert cli("run", "-m", *job, *sweep).code == 0
+    (alone,) = records(tmp_path / "alone").values()
+    after_others = records(tmp_path / "sweep")[str(alone["job_id"])]
+    assert after_others["weights_fingerprint"] == alone["weights_fingerprint"]
+    assert [result["value"] for result in after_others["results"]] == [result["value"] for result in alone["results"]]
+
+
 def test_the_offline_wandb_run_mirrors_the_record(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
     """Tracking is one word, and its files lie below the results folder."""
     assert cli("run", *job, "pattern=2:4", "tracking=wandb", "tracking.mode=offline").code == 0
@@ -164,7 +179,7 @@ def test_nan_weights_are_refused(cli: Cli, job: tuple[str, ...], tiny_model: Pat
         (("evaluation.corpora=[nonsense]",), "unknown evaluation.corpora 'nonsense'"),
         (("evaluation.seq_len=64",), "evaluation.seq_len=64"),
         (("calibration.num_sequences=9",), "allowed: 1 to 8"),
-        (("method=sparsegpt", "method.damping=-1"), "damping > 0"),
+        (("method=sparsegpt", "method.damping=-1"), "method.damping=-1 is not allowed"),
         (("method=sparsegpt", "method.damping=much"), "method.damping='much'"),
         (("device=tpu",), "unknown device 'tpu'"),
         (("dtype=int8",), "unknown dtype 'int8'"),

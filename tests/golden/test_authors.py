@@ -8,7 +8,7 @@ linear and the perplexities that the published functions gave.  Where we differ 
 import json
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,21 @@ ONE_SEQUENCE = 64
 TIED_LAYER = "model.decoder.layers.1.fc2.weight"
 MOST_TIED_ZEROS = 10
 """SparseGPT N:M on tiny-opt: two pairs of scores of this layer tie within the rounding of float32, and which weight
-goes depends on the BLAS kernel and its threads.  After a swap the later columns of that row may follow."""
+goes depends on the BLAS kernel: on the machines tried, ours are the authors' with two threads, and 2 (2:4) or 8 (4:8)
+zeros differ with one.  After a swap the later columns of that row follow."""
+MOST_DIFFERENCE = 1e-5
+MOST_TIED_DIFFERENCE = 2e-5
+"""Its Hessian is the worst conditioned one: its other rows are 0.95e-5 apart with two threads and 1.03e-5 with one."""
+
+
+@pytest.fixture(autouse=True)
+def _two_threads(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Compute with two threads, here and in processes: see MOST_TIED_ZEROS."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 def outcome(folder: Path, model: str, method: str, pattern: str) -> tuple[Weights, float]:
@@ -81,19 +95,18 @@ def authors_perplexity(folder: Path, model: str, method: str, pattern: str = "")
 def check_identical(ours: Weights, authors: Weights, *, may_tie: bool) -> bool:
     """Fail unless zeros are identical and weights agree to 1e-5; whether all zeros agree (a tie may go either way)."""
     assert list(ours) == list(authors)
-    tied_rows = np.zeros(0, dtype=int)
+    all_agree = True
     for name, expected in authors.items():
+        tied = may_tie and name == TIED_LAYER
         apart = (ours[name] == 0) != (expected == 0)
-        rows = np.unique(np.nonzero(apart)[0])
-        if may_tie and name == TIED_LAYER:
-            assert int(apart.sum()) <= MOST_TIED_ZEROS, f"{name}: {int(apart.sum())} zeros apart are no rounding"
-            tied_rows = rows
-        else:
-            assert not apart.any(), f"{name}: {int(apart.sum())} zeros apart"
-        same = np.setdiff1d(np.arange(len(expected)), rows)
+        count = int(apart.sum())
+        assert count <= (MOST_TIED_ZEROS if tied else 0), f"{name}: {count} zeros apart"
+        all_agree = all_agree and count == 0
+        same = ~apart.any(axis=1)
         difference = np.linalg.norm(ours[name][same] - expected[same]) / np.linalg.norm(expected[same])
-        assert difference <= 1e-5, f"{name}: relative difference {difference:.2e}"
-    return not tied_rows.size
+        most = MOST_TIED_DIFFERENCE if tied else MOST_DIFFERENCE
+        assert difference <= most, f"{name}: relative difference {difference:.2e}"
+    return all_agree
 
 
 def check_case(ours: Weights, measured: float, folder: Path, case: tuple[str, str, str]) -> None:

@@ -12,15 +12,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from harness.evaluation.head import Head, find_head, first_output
 from harness.evaluation.scoring.packing import Layout, Request, fill_batches, grow_trees, lay_out
 
 ROUNDING = 1e-4  # a trial may be this far off (root mean square of log-likelihoods), or one ulp of them if that is more
 WRONG_IS = 4.0  # and deliberate faults must each be this many times further off, or the trial says nothing
-HEAD_ULPS = 4  # of the largest logit: room for another order of summation in the head, and for nothing else
 PROBE_TOKENS = 48  # two rows
 HEAD_ROWS = 128  # states through the head at a time, measured: as fast as more, and the logits in memory stay small
-
-Finish = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +42,7 @@ class Scorer:
         self.model = model
         self.device = _embedding(model).device
         self.dtype: torch.dtype = model.dtype
-        self._head: Any = model.get_output_embeddings()
-        self._finish: Finish | None = None
+        self._head: Head | None = None
         requests = _probe_requests(model)
         reference = _reference(model, requests, self.device)
         head_path = self._find_head(requests[0].inputs)
@@ -86,14 +83,14 @@ class Scorer:
     def _rows(self, inputs: dict[str, Any], layout: Layout) -> Tensor:
         """The rows that are asked for: hidden states, or finished logits where the head cannot be had apart."""
         states = self._send(layout.states)
-        if self._finish is None:
-            return _first(self.model(**inputs, use_cache=False)).flatten(0, 1)[states]
-        return _first(self.model.base_model(**inputs, use_cache=False)).flatten(0, 1)[states]
+        if self._head is None:
+            return first_output(self.model(**inputs, use_cache=False)).flatten(0, 1)[states]
+        return first_output(self.model.base_model(**inputs, use_cache=False)).flatten(0, 1)[states]
 
     def _logits(self, rows: Tensor) -> Tensor:
-        if self._finish is None:
+        if self._head is None:
             return rows
-        return self._finish(self._head(rows))
+        return self._head(rows)
 
     def _mask(self, ends_BL: Tensor) -> Tensor:
         """Additive (B, 1, L, L) mask: query i sees key j exactly if j <= i < ends[j]."""
@@ -110,23 +107,9 @@ class Scorer:
 
     @torch.inference_mode()
     def _find_head(self, tokens: Sequence[int]) -> str:
-        """Set `_finish` to the first way of making logits that gives the model's own, to the last digits.
-
-        Both see the same batch, so that nothing but the way itself can differ, in any type.
-        """
-        inputs = {"input_ids": self._send([list(tokens)]), "use_cache": False}
-        own_BLV = _first(self.model(**inputs)).double()
-        for name, finish in _head_candidates(self.model) if self._head is not None else ():
-            try:
-                ours_BLV = finish(self._head(_first(self.model.base_model(**inputs)))).double()
-            except (TypeError, ValueError, AttributeError, RuntimeError):
-                continue  # this family's head wants something else than hidden states; `full` says so
-            if ours_BLV.shape == own_BLV.shape and bool(
-                (ours_BLV - own_BLV).abs().max() <= HEAD_ULPS * torch.finfo(self.dtype).eps * own_BLV.abs().max()
-            ):
-                self._finish = finish
-                return name
-        return "full"
+        """Set `_head` to the way from hidden states to logits, where it can be had apart; its name."""
+        name, self._head = find_head(self.model, {"input_ids": self._send([list(tokens)]), "use_cache": False})
+        return name
 
     def _try_tree(self, requests: list[Request], reference: Tensor) -> tuple[bool, str]:
         try:
@@ -193,31 +176,11 @@ def _reference(model: PreTrainedModel, requests: list[Request], device: torch.de
     """Log-likelihood of each request by the model's own forward pass on it alone, float64 on the CPU."""
     sums = []
     for request in requests:
-        logits_LV = _first(model(input_ids=torch.tensor([request.inputs], device=device)))[0].float()
+        logits_LV = first_output(model(input_ids=torch.tensor([request.inputs], device=device)))[0].float()
         log_probs_LV = logits_LV[-len(request.targets) :].log_softmax(-1)
         targets = torch.tensor(request.targets, device=device)
         sums.append(log_probs_LV.gather(1, targets[:, None]).double().sum().cpu())
     return torch.stack(sums)
-
-
-def _first(output: Any) -> Tensor:
-    """The tensor of a model's output: logits, or last hidden state."""
-    value = output[0]
-    assert isinstance(value, Tensor), f"the first output of a model is a {type(value).__name__}"
-    return value
-
-
-def _head_candidates(model: PreTrainedModel) -> list[tuple[str, Finish]]:
-    """Known ways from the head's output to logits; the one that the model really uses is found by trying."""
-    config = model.config.get_text_config()
-    found: list[tuple[str, Finish]] = [("linear", lambda logits: logits)]
-    if cap := getattr(config, "final_logit_softcapping", None):  # Gemma-2 and later
-        found.insert(0, ("soft-capped", lambda logits: torch.tanh(logits / cap) * cap))
-    if scale := getattr(config, "logit_scale", None):  # Cohere
-        found.insert(0, ("scaled", lambda logits: logits * scale))
-    if divisor := getattr(config, "logits_scaling", None):  # Granite
-        found.insert(0, ("scaled", lambda logits: logits / divisor))
-    return found
 
 
 def _depth_limit(model: PreTrainedModel) -> int | None:

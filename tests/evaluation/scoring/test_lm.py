@@ -33,7 +33,8 @@ from transformers import (
 )
 
 from harness.errors import UserError
-from harness.evaluation.scoring import PackedLM, families, lm
+from harness.evaluation import head
+from harness.evaluation.scoring import PackedLM, lm
 from harness.evaluation.scoring.encoding import PairEncoder
 from harness.evaluation.scoring.packing import Layout, lay_out
 
@@ -212,7 +213,7 @@ def test_a_head_that_is_not_known_is_not_guessed(
 ) -> None:
     """A family with its own way of finishing logits gets the model's own forward, and the right numbers."""
     model = build("gemma2")
-    monkeypatch.setattr(families, "_head_candidates", lambda _: [("linear", lambda logits: logits)])
+    monkeypatch.setattr(head, "_finishes", lambda _: [("linear", lambda logits: logits)])
     scorer = PackedLM(model, tokenizer)
     assert scorer.details["head_path"] == "full"
     theirs = stock(model, tokenizer).loglikelihood(requests, disable_tqdm=True)

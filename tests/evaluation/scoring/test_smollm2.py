@@ -41,9 +41,9 @@ def instances() -> list[Instance]:
     for name in TASKS:
         ref = resolve(name, "evaluation")
         protocol = zero_shot_protocol(name, ref, QUESTIONS)
-        with warnings.catch_warnings(), zero_shot._quiet():
+        with warnings.catch_warnings(), zero_shot.quiet():
             warnings.simplefilter("ignore")
-            task = zero_shot._load_task(protocol, zero_shot.load_rows(ref)[:QUESTIONS])
+            task = zero_shot.load_task(protocol, zero_shot.load_rows(ref)[:QUESTIONS])
             task.build_all_requests()
         made += task.instances
     return made
