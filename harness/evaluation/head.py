@@ -26,8 +26,10 @@ def find_head(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[str, Head
         The name of the way and the way itself, or ``full`` and None: logits come from the model as a whole only.
     """
     head: Any = model.get_output_embeddings()
+    if head is None:
+        return "full", None
     own_BLV = first_output(model(**inputs)).double()
-    for name, finish in _finishes(model) if head is not None else ():
+    for name, finish in _finishes(model):
         try:
             ours_BLV = finish(head(first_output(model.base_model(**inputs)))).double()
         except (TypeError, ValueError, AttributeError, RuntimeError):

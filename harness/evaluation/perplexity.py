@@ -50,11 +50,11 @@ def perplexity(
     Args:
         batch_tokens: most tokens in one forward pass; at least one window is run at a time.
     """
+    probe_BL = windows_NL[:1, :PROBE_TOKENS].to(device)
+    _, head = find_head(model, {"input_ids": probe_BL, "use_cache": False})
     losses = []
     for batch_BL in _batches(windows_NL, batch_tokens):
-        batch_BL = batch_BL.to(device)
-        logits_BLV = model(input_ids=batch_BL, use_cache=False).logits
-        losses.append(_window_nll(logits_BLV, batch_BL))
+        losses.append(_batch_nll(model, head, batch_BL.to(device)))
         reporter.advance(len(batch_BL))
     return _summary(torch.cat(losses))
 
@@ -106,6 +106,23 @@ def perplexity_by_blocks(
     return _summary(torch.cat(losses))
 
 
+def _batch_nll(model: PreTrainedModel, head: Head | None, tokens_BL: Tensor) -> Tensor:
+    """Mean negative log-likelihood [B], float32, of each window's tokens after the first.
+
+    The hidden states go through the head a few rows at a time, and their logits are gone before the next ones come.
+    """
+    if head is None:
+        return _window_nll(model(input_ids=tokens_BL, use_cache=False).logits, tokens_BL)
+    states_BLH = model.base_model(input_ids=tokens_BL, use_cache=False)[0]
+    rows = states_BLH[:, :-1].flatten(0, 1).split(HEAD_ROWS)
+    targets = tokens_BL[:, 1:].flatten().split(HEAD_ROWS)
+    losses = [
+        functional.cross_entropy(head(rows_NH).float(), targets_N, reduction="none")
+        for rows_NH, targets_N in zip(rows, targets, strict=True)
+    ]
+    return torch.cat(losses).view(len(tokens_BL), -1).mean(dim=1)
+
+
 class _Tail:
     """What a model computes after its last block, of hidden states that are given.
 
@@ -127,16 +144,7 @@ class _Tail:
     def nll(self, tokens_BL: Tensor, hidden_BLH: Tensor) -> Tensor:
         """Mean negative log-likelihood [B], float32, of each window's tokens after the first."""
         with self._returning(hidden_BLH):
-            if self._head is None:
-                return _window_nll(self._model(input_ids=tokens_BL, use_cache=False).logits, tokens_BL)
-            states_BLH = self._model.base_model(input_ids=tokens_BL, use_cache=False)[0]
-        rows = states_BLH[:, :-1].flatten(0, 1).split(HEAD_ROWS)
-        targets = tokens_BL[:, 1:].flatten().split(HEAD_ROWS)
-        losses = [
-            functional.cross_entropy(self._head(rows_NH).float(), targets_N, reduction="none")
-            for rows_NH, targets_N in zip(rows, targets, strict=True)
-        ]
-        return torch.cat(losses).view(len(tokens_BL), -1).mean(dim=1)
+            return _batch_nll(self._model, self._head, tokens_BL)
 
     @contextmanager
     def _returning(self, hidden_BLH: Tensor) -> Iterator[None]:
