@@ -146,10 +146,10 @@ def _tokenise(text: str, tokenizer: Tokenizer | None, purpose: str, split_specia
 
 
 def load_tokens(path: Path, vocab_size: int) -> Ids:
-    """Token ids from a ``.npy`` file, [sequences, length].
+    """Token ids from a ``.npy`` file, [sequences, length]; a flat array is one sequence.
 
     Raises:
-        UserError: no such file, not a two-dimensional array of integers, or ids outside 0..vocab_size-1.
+        UserError: no such file, not an array of integers with one or two dimensions, or ids outside 0..vocab_size-1.
     """
     array = read_array(path)
     low, high = int(array.min()), int(array.max())
@@ -166,12 +166,12 @@ def read_array(path: Path) -> Ids:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
         raise UserError(f"{path} is not a .npy array ({error})") from error
-    if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.integer) or array.ndim != 2:
+    if not isinstance(array, np.ndarray) or not np.issubdtype(array.dtype, np.integer) or array.ndim not in (1, 2):
         found = f"{array.dtype}, {array.ndim} dimensions" if isinstance(array, np.ndarray) else "an archive"
-        raise UserError(f"{path} holds {found}; allowed: an integer array [sequences, length]")
+        raise UserError(f"{path} holds {found}; allowed: an integer array [sequences, length] or [length]")
     if array.size == 0:
         raise UserError(f"{path} holds an empty array of shape {array.shape}; allowed: at least one token")
-    return array.astype(np.int64)
+    return np.atleast_2d(array).astype(np.int64)
 
 
 def fingerprint_array(array: Ids) -> str:

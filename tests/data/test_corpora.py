@@ -167,7 +167,7 @@ def test_windows_have_ranges(seq_len: int, most: int | None) -> None:
     [
         (np.array([[0, 1], [2, 50]]), "token id 50; allowed: 0 to 49"),
         (np.array([[0, -1]]), "token id -1; allowed: 0 to 49"),
-        (np.array([0, 1]), "1 dimensions; allowed: an integer array"),
+        (np.zeros((1, 1, 1), dtype=int), "3 dimensions; allowed: an integer array"),
         (np.array([[0.0, 1.0]]), "float64"),
         (np.zeros((0, 4), dtype=int), "empty array"),
     ],

@@ -49,6 +49,21 @@ def test_offload_gives_the_same_record_and_the_same_model(
         assert all(torch.equal(state[path], weights[0][path]) for path in state)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_offload_gives_the_same_record_on_a_gpu(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
+    """Blocks that come from main memory or from disk compute on the device what a model that is there computes."""
+    records = []
+    for offload in ("none", "cpu", "disk"):
+        results = tmp_path / offload
+        outcome = cli("run", *job, "pattern=2:4", "device=cuda", f"offload={offload}", f"results_dir={results}")
+        assert outcome.code == 0, outcome.err
+        records.append(record_of(results))
+    for record in records[1:]:
+        assert record["weights_fingerprint"] == records[0]["weights_fingerprint"]
+        assert record["results"][0]["value"] == pytest.approx(records[0]["results"][0]["value"], rel=1e-5)
+
+
 def test_without_save_model_nothing_stays(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
     """The pruned shards of a job that keeps no model are gone with it."""
     assert cli("run", *job, "pattern=2:4", "offload=disk").code == 0
