@@ -139,7 +139,9 @@ def _run_and_save(request: JobRequest, store: RecordStore) -> RunRecord:
         console.print(f"{job_id}: FAILED: {type(error).__name__}: {error}; traceback in {path}")
         raise
     path = store.save(record)
-    values = ", ".join(f"{result.task} {result.metric} {result.value:.4g}" for result in record.results if result.value)
+    values = ", ".join(
+        f"{result.task} {result.metric} {result.value:.4g}" for result in record.results if result.value is not None
+    )
     console.print(f"{job_id}: done in {record.timings_s['total']:.0f} s: {values}; record {path}")
     return record
 

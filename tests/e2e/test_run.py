@@ -115,9 +115,7 @@ def test_batching_does_not_change_the_outcome(cli: Cli, job: tuple[str, ...], tm
     assert one["results"][0]["value"] == pytest.approx(all_at_once["results"][0]["value"], rel=1e-6)
 
 
-def test_the_next_job_of_a_process_starts_from_the_dense_model(
-    cli: Cli, job: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_the_next_job_of_a_process_starts_from_the_dense_model(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
     """A sweep keeps the model in memory; what an earlier job pruned is dense again, to the last bit."""
     PROCESS_SHELF.clear()
     assert cli("run", *job, "method=sparsegpt", "pattern=2:4", f"results_dir={tmp_path / 'alone'}").code == 0

@@ -109,22 +109,21 @@ def _sweep_block(block_CO: Tensor, factor_CC: Tensor, row_counts: list[int], pat
     import torch
 
     diagonal_C1 = factor_CC.diagonal()[:, None]
-    keep_CO = torch.ones_like(block_CO, dtype=torch.bool)
+    removed_CO = torch.empty_like(block_CO)  # 1 where a weight goes, 0 where it stays
     error_CO = torch.empty_like(block_CO)
     # Tensors that hold the parts' columns of the same storage: masks are chosen within one part.
     part_rows, part_patterns = _parts(row_counts, patterns)
-    parts = list(zip(block_CO.split(part_rows, dim=1), keep_CO.split(part_rows, dim=1), part_patterns, strict=True))
+    parts = list(zip(block_CO.split(part_rows, dim=1), removed_CO.split(part_rows, dim=1), part_patterns, strict=True))
     for column in range(len(block_CO)):
-        for part_CO, part_keep_CO, pattern in parts:
+        for part_CO, part_removed_CO, pattern in parts:
             width = pattern.group if isinstance(pattern, SemiStructured) else len(block_CO)
             if column % width == 0:
                 span = slice(column, column + width)
                 scores_CO = part_CO[span].square() / diagonal_C1[span].square()
-                part_keep_CO[span] = keep_mask(scores_CO.T, pattern, "matrix").T
-        weight_O, keep_O = block_CO[column], keep_CO[column]
-        error_O = torch.div(weight_O.masked_fill(keep_O, 0.0), diagonal_C1[column], out=error_CO[column])
-        weight_O *= keep_O
+                part_removed_CO[span] = ~keep_mask(scores_CO.T, pattern, "matrix").T
+        error_O = torch.div(block_CO[column], diagonal_C1[column], out=error_CO[column]).mul_(removed_CO[column])
         block_CO[column + 1 :].addr_(factor_CC[column, column + 1 :], error_O, alpha=-1)
+    block_CO.masked_fill_(removed_CO.bool(), 0.0)  # no later column reads them
     return error_CO
 
 
