@@ -1,6 +1,7 @@
 """The cost of a pruning job against the least that its walk could cost: two forward passes of all blocks.
 
     python -m benchmarks pruning [--dtype float32] [--sequences 32] [--seq-len 1024] [--rounds 2]
+                                [--jobs 'wanda 2:4' ...]
 
 Bare passes and jobs alternate in one process, on the same tokens, in the same type; the ratio of the medians counts.
 """
@@ -40,14 +41,16 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--sequences", type=int, default=32)
     parser.add_argument("--seq-len", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
     options = parser.parse_args(arguments)
     loaded = embedded_model(DTYPES[options.dtype])
     tokens_BL = embedded_tokens(loaded, options.sequences, options.seq_len)
     dense = [weight_view(linear).clone() for linear in _linears(loaded)]
-    seconds: dict[str, list[float]] = {name: [] for name in ("two bare passes", *JOBS)}
+    seconds: dict[str, list[float]] = {name: [] for name in ("two bare passes", *options.jobs)}
     for _ in range(options.rounds):
         seconds["two bare passes"].append(_timed(lambda: two_bare_passes(loaded, tokens_BL)))
-        for name, (method, pattern) in JOBS.items():
+        for name in options.jobs:
+            method, pattern = JOBS[name]
             seconds[name].append(_timed(lambda: prune(loaded, method, pattern, tokens_BL)))  # noqa: B023  # called here
             for linear, weight_OI in zip(_linears(loaded), dense, strict=True):
                 weight_view(linear).copy_(weight_OI)

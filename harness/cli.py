@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if rest and not options.takes_overrides:
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # The hub's client warns at every retry; what could not be had in the end is our one line.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         sys.exit(options.command(options, rest))
     except UserError as error:

@@ -252,7 +252,10 @@ def _one_line_errors(name: str, folder: str) -> Iterator[None]:
         raise
     except (OSError, ValueError, ImportError, KeyError, SafetensorError) as error:
         first_line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"model {name} cannot be loaded from {folder}: {first_line}") from error
+        raise UserError(
+            f"model {name} cannot be loaded from {folder}: {first_line} "
+            "(allowed: a folder or hub repository of a causal language model in safetensors)"
+        ) from error
 
 
 def _converted(name: str) -> Path:
