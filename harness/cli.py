@@ -21,7 +21,9 @@ OVERRIDES = """overrides are Hydra's: axis=choice and field=value, for example
   prunebench run method=wanda pattern=2:4
   prunebench run -m method=magnitude,wanda,sparsegpt pattern=unstructured,2:4,4:8 sparsity=0.5,0.6
   prunebench run -m +experiment=demo
-axes: model, method, pattern, allocation, calibration, recovery, evaluation, tracking (see `prunebench list`)"""
+axes: model, method, pattern, allocation, calibration, recovery, evaluation, tracking (see `prunebench list`)
+fields: sparsity, seed, dtype, device, offload, results_dir=DIR, save_model=DIR, force=true; all of them, with the
+fields of every axis (evaluation.limit, calibration.num_sequences, ...), are in conf/"""
 KINDS = ("methods", "models", "patterns", "evaluations", "experiments")
 FORMATS = ("terminal", "md", "csv", "latex", "json")
 
@@ -180,7 +182,7 @@ def _report(options: argparse.Namespace, _: Sequence[str]) -> int:
         table = paper_table(options.table, records, load(), paper_names())
     else:
         if options.experiment:
-            arguments = [f"+experiment={options.experiment}", f"results_dir={options.results_dir}"]
+            arguments = [f"+experiment={options.experiment}"]
             register(arguments)
             with hydra_session():
                 jobs = plan(arguments, multirun=True)

@@ -165,7 +165,8 @@ def _overrides(job: PlannedJob, *, alone: bool) -> list[str]:
     folder = job.request.options.save_model
     if folder is not None and not alone:
         overrides = [text for text in overrides if not text.startswith("save_model=")]
-        overrides.append(f"save_model={folder / job.request.spec.job_id}")
+        quoted = str(folder / job.request.spec.job_id).replace("'", "\\'")
+        overrides.append(f"save_model='{quoted}'")
     return overrides
 
 

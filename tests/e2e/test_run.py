@@ -78,6 +78,15 @@ def test_the_saved_model_is_a_plain_folder_with_real_zeros(cli: Cli, job: tuple[
     assert "exists and is not empty" in again.err
 
 
+def test_a_sweep_saves_every_model_in_a_folder_of_its_own(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
+    """Below the folder that was given, by job id, whatever characters its name has."""
+    folder = tmp_path / "it's, a=folder"
+    quoted = str(folder).replace("'", "\\'")
+    assert cli("run", "-m", *job, "method=wanda,magnitude", "pattern=2:4", f"save_model='{quoted}'").code == 0
+    assert {path.name for path in folder.iterdir()} == set(records(tmp_path / "results"))
+    assert all((path / "model.safetensors").is_file() for path in folder.iterdir())
+
+
 def test_a_failing_job_leaves_a_failed_record_and_the_others_go_on(
     cli: Cli, job: tuple[str, ...], tiny_model: Path, tmp_path: Path
 ) -> None:
