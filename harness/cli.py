@@ -62,7 +62,7 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from harness.config import hydra_session, plan, register
+    from harness.compose import hydra_session, plan, register
     from harness.sweep import distinct_jobs, estimated_seconds
     from harness.tracking.store import RecordStore
 
@@ -126,7 +126,7 @@ def _list(options: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def _listing(kind: str) -> dict[str, str]:
-    from harness.config import COMMON_N_OF_M, descriptions
+    from harness.compose import COMMON_N_OF_M, descriptions
     from harness.pruning.registry import load_methods
 
     match kind:
@@ -170,7 +170,7 @@ def _show(options: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def _report(options: argparse.Namespace, _: Sequence[str]) -> int:
-    from harness.config import hydra_session, paper_names, plan, register
+    from harness.compose import hydra_session, paper_names, plan, register
     from harness.reporting.papers import paper_table
     from harness.reporting.published import load
     from harness.reporting.render import write

@@ -13,7 +13,8 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 from rich.console import Console
 
-from harness.config import CONFIG_NAME, build, conf_dir, expand, plan_jobs, register, user_errors
+from harness.compose import CONFIG_NAME, conf_dir, expand, plan_jobs, register, user_errors
+from harness.config import build
 from harness.errors import UserError
 from harness.progress import JobReporter
 from harness.record import RunRecord

@@ -9,7 +9,7 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from harness import config
+from harness import compose, config
 from harness.errors import UserError
 from tests.e2e.conftest import Outcome
 
@@ -63,13 +63,13 @@ def test_light_commands_import_nothing_heavy(command: list[str]) -> None:
     assert done.stderr.strip().splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("name", sorted(config.experiments()))
+@pytest.mark.parametrize("name", sorted(compose.experiments()))
 def test_every_experiment_composes(name: str) -> None:
     """All of its jobs, with distinct ids."""
     arguments = [f"+experiment={name}"]
-    config.register(arguments)
-    with config.hydra_session():
-        planned = config.plan(arguments, multirun=True)
+    compose.register(arguments)
+    with compose.hydra_session():
+        planned = compose.plan(arguments, multirun=True)
     assert planned
     assert all(entry.request or entry.refusal for entry in planned)
 
@@ -85,18 +85,18 @@ def test_every_experiment_composes(name: str) -> None:
 )
 def test_quick_composition_is_hydras_own(overrides: tuple[str, ...]) -> None:
     """A sweep composes a choice once and puts it in place; the outcome is what Hydra composes for the whole."""
-    config.register(overrides)
-    with config.hydra_session():
-        whole = hydra.compose(config.CONFIG_NAME, overrides=list(overrides))
-        quick = config._Composer().compose(overrides)
+    compose.register(overrides)
+    with compose.hydra_session():
+        whole = hydra.compose(compose.CONFIG_NAME, overrides=list(overrides))
+        quick = compose._Composer().compose(overrides)
     assert OmegaConf.to_container(quick) == OmegaConf.to_container(whole)
 
 
 def test_every_field_is_identity_or_runtime() -> None:
     """A new field must be declared as one or the other, or this fails."""
-    config.register([])
-    with config.hydra_session():
-        composed = hydra.compose(config.CONFIG_NAME, overrides=["method=sparsegpt", "pattern=2:4"])
+    compose.register([])
+    with compose.hydra_session():
+        composed = hydra.compose(compose.CONFIG_NAME, overrides=["method=sparsegpt", "pattern=2:4"])
     undeclared = [path for path in leaves(OmegaConf.to_container(composed)) if role_of(path) is None]
     assert not undeclared
 
@@ -104,16 +104,16 @@ def test_every_field_is_identity_or_runtime() -> None:
 @pytest.mark.parametrize("field", sorted(config.FIELD_ROLES))
 def test_declared_fields_exist(field: str) -> None:
     """A field that is gone must lose its declaration."""
-    config.register([])
-    with config.hydra_session():
-        composed = hydra.compose(config.CONFIG_NAME, overrides=["method=sparsegpt", "pattern=2:4"])
+    compose.register([])
+    with compose.hydra_session():
+        composed = hydra.compose(compose.CONFIG_NAME, overrides=["method=sparsegpt", "pattern=2:4"])
     assert OmegaConf.select(composed, field, default="missing") != "missing"
 
 
 def test_several_values_need_multirun() -> None:
     """A sweep is asked for with -m."""
     with pytest.raises(UserError, match="add -m"):
-        config.expand(["seed=1,2"], {}, multirun=False)
+        compose.expand(["seed=1,2"], {}, multirun=False)
 
 
 def leaves(node: object, path: str = "") -> list[str]:
