@@ -64,6 +64,10 @@ _MULTIRUN = "PRUNEBENCH_MULTIRUN"
 """Hands the command line's -m to the sweeper, which Hydra makes; a single job is a sweep of one."""
 
 
+def _to_run(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
+    return [job for job in jobs if job.needs_run]
+
+
 def _in_multirun() -> bool:
     return os.environ.get(_MULTIRUN) != "0"
 
@@ -80,7 +84,7 @@ def run_sweep(
         JobsFailedError: some jobs failed.
     """
     jobs = distinct_jobs(plan_jobs(expand(arguments, params, multirun=_in_multirun())))
-    to_run = [job for job in jobs if job.needs_run]
+    to_run = _to_run(jobs)
     _say_plan(jobs, to_run)
     if not to_run:
         return
@@ -115,6 +119,10 @@ def run_composed(cfg: DictConfig) -> str:
     with store.claim(job_id) as ours:
         if not ours:
             console.print(f"{job_id}: skipped, another process is running it right now")
+            return job_id
+        (job,) = distinct_jobs([planned])
+        if not job.needs_run:  # another process finished it after this sweep was planned
+            console.print(f"skipped: {job.why_skipped}")
             return job_id
         record = _run_and_save(request, store)
     _mirror(record, request)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from harness import launch
 from harness.runner import PROCESS_SHELF
 from tests.e2e.conftest import Outcome
 
@@ -51,6 +52,20 @@ def test_a_finished_job_is_not_run_twice(cli: Cli, job: tuple[str, ...], tmp_pat
     assert path.stat().st_mtime_ns == before
     assert cli("run", *job, "pattern=2:4", "force=true").code == 0
     assert path.stat().st_mtime_ns > before
+
+
+def test_a_job_that_another_process_finished_meanwhile_is_skipped(
+    cli: Cli, job: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is looked for again when the job's turn comes, not only when the sweep is planned."""
+    assert cli("run", *job, "pattern=2:4").code == 0
+    (path,) = (tmp_path / "results").rglob("*__*.json")
+    before = path.stat().st_mtime_ns
+    monkeypatch.setattr(launch, "_to_run", lambda jobs: list(jobs))  # as planned before the record was there
+    again = cli("run", *job, "pattern=2:4")
+    assert again.code == 0
+    assert "skipped" in again.err
+    assert path.stat().st_mtime_ns == before
 
 
 def test_a_job_that_lacks_an_evaluation_runs_just_that(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
