@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 
 from harness.errors import UserError
 from harness.models.layers import decoder_blocks
+from harness.models.prefetch import Prefetcher
 from harness.models.shards import Shards
 
 
@@ -49,18 +50,23 @@ class InMemory:
     def __init__(self, model: nn.Module) -> None:
         self._model = model
         self._blocks = decoder_blocks(model)[1]
+        self._prefetcher = Prefetcher(self._tensors, len(self._blocks))
 
     @contextmanager
     def block(self, index: int, device: torch.device, *, writes: bool = False) -> Iterator[nn.Module]:
         block = self._blocks[index]
         slots = list(_slots(block))
-        with _replaced(slots, _mover(device)):
+        moved = self._prefetcher.take(index, device)
+        with _replaced(slots, lambda slot: moved[slot.path]):
             yield block
             if writes:
                 with torch.no_grad():
                     for slot in slots:
                         if slot.now is not slot.tensor:
                             slot.tensor.copy_(slot.now)
+
+    def _tensors(self, index: int) -> dict[str, Tensor]:
+        return {slot.path: slot.tensor for slot in _slots(self._blocks[index])}
 
     def activations(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         return torch.empty(shape, dtype=dtype)
@@ -85,30 +91,32 @@ class OnDisk:
         self._shards = shards
         self._folder = folder
         self._written: dict[int, Path] = {}
+        self._prefetcher = Prefetcher(self._tensors, len(self._blocks))
 
     @contextmanager
     def block(self, index: int, device: torch.device, *, writes: bool = False) -> Iterator[nn.Module]:
         block = self._blocks[index]
         slots = list(_slots(block))
-        stored = _stored_names(block)
-        prefix = f"{self._prefix}.{index}"
-        wanted = {f"{prefix}.{slot.path}": slot.tensor for slot in slots if slot.path in stored}
-        read = self._shards.read(wanted, device)
-        if index not in self._written:
-            _check_finite(read)
-        move = _mover(device)  # what no checkpoint holds, such as rotary tables, is always in memory
-
-        def real(slot: _Slot) -> Tensor:
-            name = f"{prefix}.{slot.path}"
-            return read.pop(name) if name in read else move(slot)
-
-        with _replaced(slots, real):
+        moved = self._prefetcher.take(index, device)
+        with _replaced(slots, lambda slot: moved.pop(slot.path)):
             yield block
             if writes:
+                prefix, stored = f"{self._prefix}.{index}", _stored_names(block)
                 file = self._folder / f"block-{index:05d}.safetensors"
                 named = {f"{prefix}.{slot.path}": slot.now for slot in slots if slot.path in stored}
                 self._shards.write(file, named)
                 self._written[index] = file
+
+    def _tensors(self, index: int) -> dict[str, Tensor]:
+        """The block's tensors, those that a checkpoint holds read from it; rotary tables and the like are in memory."""
+        block, prefix = self._blocks[index], f"{self._prefix}.{index}"
+        stored = _stored_names(block)
+        tensors = {slot.path: slot.tensor for slot in _slots(block)}
+        wanted = {f"{prefix}.{path}": tensor for path, tensor in tensors.items() if path in stored}
+        read = self._shards.read(wanted, torch.device("cpu"))
+        if index not in self._written:
+            _check_finite(read)
+        return tensors | {name.removeprefix(f"{prefix}."): tensor for name, tensor in read.items()}
 
     def activations(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """A memory-mapped file: the system can write its pages out and take their memory."""

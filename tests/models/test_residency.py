@@ -1,6 +1,7 @@
 """Blocks that are in memory, on disk or on an accelerator are pruned and measured to the same outcome."""
 
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -13,6 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from harness.errors import UserError
 from harness.evaluation.perplexity import Perplexity, perplexity, perplexity_by_blocks
+from harness.models import prefetch
 from harness.models.checkpoint import Checkpoint
 from harness.models.layers import decoder_blocks, prunable_linears, prunable_shapes
 from harness.models.loading import LoadedModel, load_from_disk, load_model, save_model
@@ -353,3 +355,76 @@ def test_the_host_waits_once_a_layer_and_never_once_a_batch(
     assert len(reads[0]) == len(reads[1])
     num_linears = sum(len(prunable_linears(block)) for block in decoder_blocks(eager("llama-gqa"))[1])
     assert len(reads[0]) <= 8 * num_linears
+
+
+# ------------------------------------------------------------------------------------------------ reading ahead
+
+
+class _Blocks:
+    """Three blocks of one tensor each that count how often, and in which thread, they are read."""
+
+    def __init__(self) -> None:
+        self.tensors = [torch.full((2,), float(index)) for index in range(3)]
+        self.reads: list[tuple[int, bool]] = []
+
+    def __call__(self, index: int) -> dict[str, Tensor]:
+        self.reads.append((index, threading.current_thread() is threading.main_thread()))
+        if index == 2 and self.tensors[2][0] < 0:
+            raise UserError("block 2 is broken")
+        return {"weight": self.tensors[index], "tied": self.tensors[index]}
+
+
+@pytest.fixture
+def reads_ahead(monkeypatch: pytest.MonkeyPatch) -> _Blocks:
+    """Blocks, and a CPU that counts as a device whose copies run beside its work."""
+    monkeypatch.setattr(prefetch, "overlaps", lambda _: True)
+    return _Blocks()
+
+
+def test_the_next_block_is_read_in_another_thread(reads_ahead: _Blocks) -> None:
+    """Each block is read once; all but the first while the one before is in use; tied tensors stay one."""
+    prefetcher = prefetch.Prefetcher(reads_ahead, 3)
+    for index in range(3):
+        taken = prefetcher.take(index, CPU)
+        assert torch.equal(taken["weight"], torch.full((2,), float(index)))
+        assert taken["weight"] is taken["tied"]
+    assert reads_ahead.reads == [(0, True), (1, False), (2, False)]
+
+
+def test_a_walk_that_starts_again_reads_what_is_there_now(reads_ahead: _Blocks) -> None:
+    """What was read ahead for a walk that ended early is not given to the next, which may find changed weights."""
+    prefetcher = prefetch.Prefetcher(reads_ahead, 3)
+    prefetcher.take(0, CPU)
+    reads_ahead.tensors[0] = torch.full((2,), 7.0)
+    assert float(prefetcher.take(0, CPU)["weight"][0]) == 7.0
+
+
+def test_an_error_of_reading_ahead_comes_at_the_blocks_turn(reads_ahead: _Blocks) -> None:
+    """The user's mistake is raised where the block is asked for, as it is."""
+    reads_ahead.tensors[2][0] = -1
+    prefetcher = prefetch.Prefetcher(reads_ahead, 3)
+    prefetcher.take(0, CPU)
+    prefetcher.take(1, CPU)
+    with pytest.raises(UserError, match="block 2 is broken"):
+        prefetcher.take(2, CPU)
+
+
+def test_a_processor_reads_nothing_ahead() -> None:
+    """On the CPU a block is read when its turn comes, by who asks for it."""
+    blocks = _Blocks()
+    prefetch.Prefetcher(blocks, 3).take(0, CPU)
+    assert blocks.reads == [(0, True)]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_cuda_is_given_the_same_numbers_block_by_block() -> None:
+    """Pinned copies on a stream of their own hold what was read, in order, for several walks."""
+    blocks = _Blocks()
+    device = torch.device("cuda:0")
+    prefetcher = prefetch.Prefetcher(blocks, 3)
+    for _ in range(3):
+        for index in range(3):
+            taken = prefetcher.take(index, device)["weight"]
+            assert taken.device == device
+            assert torch.equal(taken.cpu(), blocks.tensors[index])
