@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cache
 from importlib import metadata
@@ -16,6 +17,9 @@ import harness
 from harness.record import JsonValue, Provenance
 
 LOGGER = logging.getLogger(__name__)
+
+_CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
+"""Linux: writing 5 to the first sets the high-water mark in the second to what is resident now."""
 
 PACKAGES = (
     "torch",
@@ -61,8 +65,18 @@ def collect(
     )
 
 
+def reset_peak_memory() -> None:
+    """Forget the most resident memory so far, where the system can (Linux): of several jobs each has its own peak."""
+    with suppress(OSError):
+        _CLEAR.write_text("5")
+
+
 def peak_memory() -> int:
-    """The most resident memory, in bytes, that this process has had so far."""
+    """The most resident memory, in bytes, that this process has had since `reset_peak_memory`, or ever."""
+    with suppress(OSError):
+        marks = [line.split() for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM:")]
+        if marks:
+            return int(marks[0][1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
 
