@@ -1,0 +1,87 @@
+"""The peak memory that `plan` estimates against the peak that the job then has.
+
+    python -m benchmarks memory [--model-folder FOLDER]
+
+Each job is a process of the command line on the embedded model and data (and on the model in FOLDER with random
+tokens), so that its peak is its own.  Prints estimate, measured peak and their ratio.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+SHARED = ("calibration.source=embedded", "model=smollm2-135m")
+PERPLEXITY = ("evaluation=perplexity", "evaluation.corpora=[wikipedia-sample]", "evaluation.max_windows=4")
+JOBS: dict[str, tuple[str, ...]] = {
+    "wanda, float32": ("method=wanda", "dtype=float32", "calibration.num_sequences=8", "calibration.seq_len=512"),
+    "sparsegpt, float32": ("method=sparsegpt", "dtype=float32", "calibration.num_sequences=8"),
+    "sparsegpt, bfloat16": ("method=sparsegpt", "dtype=bfloat16", "calibration.num_sequences=8"),
+    "dense, bfloat16": ("method=dense", "dtype=bfloat16"),
+    "magnitude, tasks": ("method=magnitude", "dtype=bfloat16", "evaluation=demo", "evaluation.limit=10"),
+    "wanda, offload=disk": ("method=wanda", "dtype=float32", "offload=disk", "calibration.num_sequences=8"),
+}
+
+
+def main(arguments: list[str]) -> None:
+    """Plan and run every job, and print what came out."""
+    parser = argparse.ArgumentParser(prog="benchmarks memory")
+    parser.add_argument("--model-folder", type=Path, help="a model to prune with Wanda 2:4 and measure as well")
+    options = parser.parse_args(arguments)
+    with tempfile.TemporaryDirectory() as folder:
+        for name, overrides in JOBS.items():
+            windows = () if "evaluation=demo" in overrides else PERPLEXITY
+            length = () if any(text.startswith("calibration.seq_len") for text in overrides) else SHORT
+            _compare(name, (*SHARED, *windows, *length, *overrides), Path(folder))
+        if options.model_folder is not None:
+            _compare("wanda 2:4 of the folder", _folder_job(options.model_folder, Path(folder)), Path(folder))
+
+
+SHORT = ("calibration.seq_len=512", "evaluation.seq_len=512")
+
+
+def _folder_job(model: Path, folder: Path) -> tuple[str, ...]:
+    """Random tokens, since the folder may hold no tokenizer."""
+    vocabulary = json.loads((model / "config.json").read_text())["vocab_size"]
+    tokens = folder / "tokens.npy"
+    np.save(tokens, np.random.default_rng(0).integers(0, vocabulary, size=(8, 512)))
+    return (
+        "model=local",
+        f"model.path={model}",
+        "method=wanda",
+        "pattern=2:4",
+        "calibration=tokens",
+        f"calibration.path={tokens}",
+        "calibration.num_sequences=8",
+        "calibration.seq_len=512",
+        "evaluation=perplexity",
+        "evaluation.corpora=[tokens]",
+        f"evaluation.tokens_path={tokens}",
+        "evaluation.seq_len=512",
+        "dtype=bfloat16",
+    )
+
+
+def _compare(name: str, overrides: tuple[str, ...], folder: Path) -> None:
+    results = folder / "".join(letter for letter in name if letter.isalnum())
+    command = [sys.executable, "-m", "harness"]
+    where = (*overrides, f"results_dir={results}", "device=cpu")
+    subprocess.run([*command, "plan", *where], check=True, capture_output=True)  # reads the model's files once
+    planned = subprocess.run([*command, "plan", "--json", *where], check=True, capture_output=True)
+    (row,) = json.loads(planned.stdout)
+    subprocess.run([*command, "run", *where], check=True, capture_output=True)
+    (record,) = (json.loads(path.read_text()) for path in results.rglob("*__*.json"))
+    estimate, measured = row["estimated_peak_bytes"]["on_cpu"], record["peak_memory_bytes"]["cpu"]
+    print(
+        f"{name:26s} estimated {estimate / 2**20:6.0f} MiB  measured {measured / 2**20:6.0f} MiB  "
+        f"{estimate / measured:4.2f} x",
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,113 @@
+"""The peak memory that `plan` estimates is near the one that the job has, and unknown where the sizes are."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+VOCAB = 8000
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LLaMA of 62 million weights, and tokens beside it."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=768,
+        intermediate_size=2304,
+        num_hidden_layers=6,
+        num_attention_heads=12,
+        max_position_embeddings=512,
+    )
+    folder = tmp_path_factory.mktemp("memory") / "model"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    np.save(folder.parent / "tokens.npy", np.random.default_rng(0).integers(0, VOCAB, (8, 256)))
+    return folder
+
+
+def overrides(model: Path, results: Path, *more: str) -> list[str]:
+    """A job on that model."""
+    tokens = model.parent / "tokens.npy"
+    return [
+        "model=local",
+        f"model.path={model}",
+        "calibration=tokens",
+        f"calibration.path={tokens}",
+        "calibration.num_sequences=8",
+        "calibration.seq_len=256",
+        "evaluation=perplexity",
+        "evaluation.corpora=[tokens]",
+        f"evaluation.tokens_path={tokens}",
+        "evaluation.seq_len=256",
+        f"results_dir={results}",
+        "device=cpu",
+        *more,
+    ]
+
+
+def command_line(*arguments: str) -> str:
+    """What a process of the command line prints: its memory is its own."""
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    done = subprocess.run(
+        [sys.executable, "-m", "harness", *arguments], capture_output=True, text=True, check=True, env=environment
+    )
+    return done.stdout
+
+
+def planned(model: Path, results: Path, *more: str) -> dict[str, int] | None:
+    """The estimate of one job."""
+    (row,) = json.loads(command_line("plan", "--json", *overrides(model, results, *more)))
+    peak: dict[str, int] | None = row["estimated_peak_bytes"]
+    return peak
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "job",
+    [
+        ("method=wanda", "pattern=2:4", "dtype=float32"),
+        ("method=sparsegpt", "dtype=bfloat16"),
+        ("method=magnitude", "dtype=float32", "offload=disk"),
+    ],
+    ids=["wanda", "sparsegpt-bfloat16", "offload-disk"],
+)
+def test_the_estimate_is_near_the_peak(job: tuple[str, ...], model: Path, tmp_path: Path) -> None:
+    """Within a quarter of what the process then holds."""
+    estimate = planned(model, tmp_path, *job)
+    assert estimate is not None
+    command_line("run", *overrides(model, tmp_path, *job))
+    (path,) = tmp_path.rglob("*__*.json")
+    peak = json.loads(path.read_text())["peak_memory_bytes"]["cpu"]
+    assert estimate["on_cpu"] == pytest.approx(peak, rel=0.25)
+
+
+def test_what_takes_less_memory_is_estimated_lower(model: Path, tmp_path: Path) -> None:
+    """Half precision, blocks on disk, and a method without a Hessian."""
+    full = planned(model, tmp_path, "method=sparsegpt", "dtype=float32")
+    assert full is not None
+    on_disk = planned(model, tmp_path, "method=sparsegpt", "dtype=float32", "offload=disk")
+    scores = planned(model, tmp_path, "method=wanda", "dtype=float32")
+    half = planned(model, tmp_path, "method=sparsegpt", "dtype=bfloat16")
+    assert on_disk is not None
+    assert scores is not None
+    assert half is not None
+    assert on_disk["on_cpu"] < full["on_cpu"]
+    assert on_disk["on_accelerator"] < full["on_accelerator"]
+    assert scores["on_cpu"] < full["on_cpu"]
+    assert half["on_accelerator"] < full["on_accelerator"]
+
+
+def test_a_model_that_is_not_here_has_no_estimate(tmp_path: Path) -> None:
+    """A hub repository that was never fetched: unknown, and nothing is downloaded to find out."""
+    environment = os.environ | {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "harness", "plan", "--json", "model=opt-125m", "method=dense"]
+    command += ["evaluation=none", f"results_dir={tmp_path}"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    assert json.loads(done.stdout)[0]["estimated_peak_bytes"] is None
