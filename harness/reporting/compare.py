@@ -1,0 +1,314 @@
+"""Two jobs on the same questions: which answers flipped, how the margins moved, and what of it may be chance."""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.errors import UserError, unknown
+from harness.outcomes import Outcome, TaskOutcomes
+from harness.record import EvalResult, JsonValue, RunRecord
+
+RESAMPLES = 9_999
+CONFIDENCE = 0.95
+SEED = 0
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A record and the answers beside it."""
+
+    record: RunRecord
+    outcomes: tuple[TaskOutcomes, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Mean and the 5, 25, 50, 75 and 95 % quantiles of `count` finite numbers; all None when there is none."""
+
+    count: int
+    mean: float | None
+    quantiles: tuple[float | None, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> "Spread":
+        finite = [value for value in values if value is not None and math.isfinite(value)]
+        if not finite:
+            return cls(0, None, (None,) * len(QUANTILES))
+        import numpy as np
+
+        return cls(len(finite), math.fsum(finite) / len(finite), tuple(np.quantile(finite, QUANTILES).tolist()))
+
+
+@dataclass(frozen=True, slots=True)
+class Flip:
+    """A question that one job answers rightly and the other does not."""
+
+    a: Outcome
+    b: Outcome
+    a_right: bool
+
+
+@dataclass(frozen=True, slots=True)
+class TaskComparison:
+    """One metric of one task on the questions that both jobs answered.
+
+    Args:
+        protocol_a, protocol_b: equal, or different first-so-many of the same questions.
+        questions: how many both answered with a number.
+        both_right, only_a, only_b, both_wrong: what became of them.
+        accuracy_a, accuracy_b: on these questions, as fractions; difference: b minus a.
+        low, high: confidence interval of the difference, see `interval`.
+        p_value: see `mcnemar`.
+        margin_a, margin_b, margin_change: of the right option over the best other one, in nats (per character for
+            acc_norm); change: b minus a, question by question.
+        flips: those of `only_a` and `only_b`, the largest change of the margin first.
+        note: what a reader must know, empty when there is nothing.
+    """
+
+    task: str
+    metric: str
+    protocol_a: str
+    protocol_b: str
+    questions: int
+    both_right: int
+    only_a: int
+    only_b: int
+    both_wrong: int
+    accuracy_a: float
+    accuracy_b: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    margin_a: Spread
+    margin_b: Spread
+    margin_change: Spread
+    flips: tuple[Flip, ...]
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two jobs, task by task.
+
+    Args:
+        fields: (name, value of a, value of b) where the identities of the jobs differ, then how they ran.
+        left_out: (task, why it cannot be compared).
+    """
+
+    a: RunRecord
+    b: RunRecord
+    fields: tuple[tuple[str, JsonValue, JsonValue], ...]
+    tasks: tuple[TaskComparison, ...]
+    left_out: tuple[tuple[str, str], ...]
+
+
+def compare(a: Answered, b: Answered, task: str | None = None) -> Comparison:
+    """Compare two jobs on the questions that both answered.
+
+    Args:
+        task: only this one; None = every task that both measured.
+
+    Raises:
+        UserError: the jobs share no task, `task` is none that they share, or none of these can be compared: other
+            data, another version of the task, or no answers kept.
+    """
+    shared = [name for name in _tasks(a.record) if name in _tasks(b.record)]
+    if not shared:
+        raise UserError(f"{a.record.job_id} and {b.record.job_id} share no zero-shot task")
+    if task is not None and task not in shared:
+        raise unknown("task of both jobs", task, shared)
+    compared: list[TaskComparison] = []
+    left_out: list[tuple[str, str]] = []
+    for name in [task] if task is not None else shared:
+        try:
+            compared += _compare_task(name, a, b)
+        except UserError as error:
+            if task is not None:
+                raise
+            left_out.append((name, str(error)))
+    if not compared:
+        raise UserError(left_out[0][1])
+    return Comparison(a.record, b.record, _differing(a.record, b.record), tuple(compared), tuple(left_out))
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Exact two-sided p-value of McNemar's test: flips in both directions are equally likely (binomial, p = 1/2).
+
+    Source: McNemar 1947, doi:10.1007/BF02295996; the exact form is the sign test on the discordant pairs.
+    """
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
+
+
+def interval(only_a: int, only_b: int, questions: int) -> tuple[float, float]:
+    """Paired percentile bootstrap interval (95 %, 9,999 resamples, seeded) of the accuracy of b minus that of a.
+
+    A question counts -1, 0 or +1, so the sum over resampled questions is that of a multinomial draw: the same
+    distribution as resampling the pairs one by one (`scipy.stats.bootstrap(paired=True)`), without the arrays.
+
+    Args:
+        only_a, only_b: questions that only this job answers rightly.
+        questions: all of them, >= 1.
+    """
+    import numpy as np
+
+    shares = np.array([only_a, only_b, questions - only_a - only_b]) / questions
+    drawn = np.random.default_rng(SEED).multinomial(questions, shares, size=RESAMPLES)
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile((drawn[:, 1] - drawn[:, 0]) / questions, (tail, 1 - tail))
+    return float(low), float(high)
+
+
+def _compare_task(task: str, a: Answered, b: Answered) -> list[TaskComparison]:
+    first, second, results = _same_questions(task, a, b)
+    others = {outcome.question: outcome for outcome in second.questions}
+    pairs = [(one, others[one.question]) for one in first.questions if one.question in others]
+    metrics = [result.metric for result in results]
+    return [_compare_metric(metric, first, second, pairs) for metric in metrics]
+
+
+def _same_questions(task: str, a: Answered, b: Answered) -> tuple[TaskOutcomes, TaskOutcomes, list[EvalResult]]:
+    """The two sets of answers with most questions in common, and the results of the first.
+
+    A task may have been measured on different numbers of its first questions; the same question under the same
+    version of the task is the same measurement.
+    """
+    found: list[tuple[int, bool, TaskOutcomes, TaskOutcomes]] = []
+    problems: list[str] = []
+    for one in _protocols(a.record, task):
+        for other in _protocols(b.record, task):
+            problem = _problem(task, _first(a.record, one), _first(b.record, other))
+            answers = [_answers(each, key) for each, key in ((a, one), (b, other))]
+            missing = [each.record.job_id for each, kept in zip((a, b), answers, strict=True) if kept is None]
+            if problem is None and missing:
+                jobs = " and ".join(missing)
+                problem = f"{jobs} kept no answers to the questions of {task} (force=true runs it again)"
+            if problem is not None:
+                problems.append(problem)
+                continue
+            first, second = answers
+            assert first is not None
+            assert second is not None
+            common = {outcome.question for outcome in first.questions} & {each.question for each in second.questions}
+            found.append((len(common), one == other, first, second))
+    if not found:
+        raise UserError(problems[0])
+    _, _, first, second = max(found, key=lambda entry: entry[:2])
+    return first, second, [result for result in a.record.results if result.protocol == first.protocol]
+
+
+def _problem(task: str, a: EvalResult, b: EvalResult) -> str | None:
+    """Why answers under these two protocols are not to the same questions; None when they are."""
+    if a.data_fingerprint != b.data_fingerprint:
+        return f"{task} was measured on different questions: {a.data_fingerprint} ({a.data_source}) and " + (
+            f"{b.data_fingerprint} ({b.data_source})"
+        )
+    if _unlimited(a.protocol) != _unlimited(b.protocol):
+        return f"{task} was measured under different protocols: {a.protocol} and {b.protocol}"
+    return None
+
+
+def _compare_metric(
+    metric: str, first: TaskOutcomes, second: TaskOutcomes, pairs: Sequence[tuple[Outcome, Outcome]]
+) -> TaskComparison:
+    right, margin = _ACCESS[metric]
+    known = [(a, b) for a, b in pairs if right(a) is not None and right(b) is not None]
+    if not known:
+        raise UserError(f"{first.task} has no question that both jobs answered with a number")
+    count = len(known)
+    only_a = [(a, b) for a, b in known if right(a) and not right(b)]
+    only_b = [(a, b) for a, b in known if right(b) and not right(a)]
+    both = sum(bool(right(a) and right(b)) for a, b in known)
+    low, high = interval(len(only_a), len(only_b), count)
+    flips = [Flip(a, b, a_right=bool(right(a))) for a, b in (*only_a, *only_b)]
+    return TaskComparison(
+        task=first.task,
+        metric=metric,
+        protocol_a=first.protocol,
+        protocol_b=second.protocol,
+        questions=count,
+        both_right=both,
+        only_a=len(only_a),
+        only_b=len(only_b),
+        both_wrong=count - both - len(only_a) - len(only_b),
+        accuracy_a=(both + len(only_a)) / count,
+        accuracy_b=(both + len(only_b)) / count,
+        difference=(len(only_b) - len(only_a)) / count,
+        low=low,
+        high=high,
+        p_value=mcnemar(len(only_a), len(only_b)),
+        margin_a=Spread.of(margin(a) for a, _ in known),
+        margin_b=Spread.of(margin(b) for _, b in known),
+        margin_change=Spread.of(_change(margin(a), margin(b)) for a, b in known),
+        flips=tuple(sorted(flips, key=lambda flip: (-_size(flip, margin), flip.a.index))),
+        note=_note(first, second, count),
+    )
+
+
+Right = Callable[[Outcome], bool | None]
+Margin = Callable[[Outcome], float | None]
+_ACCESS: Mapping[str, tuple[Right, Margin]] = {
+    "acc": (lambda outcome: outcome.correct, lambda outcome: outcome.margin),
+    "acc_norm": (lambda outcome: outcome.correct_norm, lambda outcome: outcome.margin_norm),
+}
+
+
+def _note(first: TaskOutcomes, second: TaskOutcomes, count: int) -> str:
+    sizes = len(first.questions), len(second.questions)
+    return "" if sizes == (count, count) else f"{count} questions in common, of {sizes[0]} (A) and {sizes[1]} (B)"
+
+
+def _change(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else b - a
+
+
+def _size(flip: Flip, margin: Margin) -> float:
+    """How far a question moved: by its margin, or by its log-likelihood where it has one option."""
+    moved = _change(margin(flip.a), margin(flip.b))
+    if moved is None:
+        moved = flip.b.log_likelihoods[0] - flip.a.log_likelihoods[0]
+    return abs(moved) if not math.isnan(moved) else math.inf
+
+
+def _tasks(record: RunRecord) -> list[str]:
+    return list(dict.fromkeys(result.task for result in record.results if result.kind == "zero_shot"))
+
+
+def _protocols(record: RunRecord, task: str) -> list[str]:
+    found = (result for result in record.results if result.kind == "zero_shot" and result.task == task)
+    return list(dict.fromkeys(result.protocol for result in found))
+
+
+def _first(record: RunRecord, protocol: str) -> EvalResult:
+    return next(result for result in record.results if result.protocol == protocol)
+
+
+def _answers(job: Answered, protocol: str) -> TaskOutcomes | None:
+    return next((outcomes for outcomes in job.outcomes if outcomes.protocol == protocol), None)
+
+
+def _unlimited(protocol: str) -> str:
+    return re.sub(r":first\d+", "", protocol)
+
+
+def _differing(a: RunRecord, b: RunRecord) -> tuple[tuple[str, JsonValue, JsonValue], ...]:
+    sides = [_flat(record.job) | _how(record) for record in (a, b)]
+    names = dict.fromkeys([*sides[0], *sides[1]])
+    values = [(name, sides[0].get(name), sides[1].get(name)) for name in names]
+    return tuple((name, one, other) for name, one, other in values if one != other)
+
+
+def _how(record: RunRecord) -> dict[str, JsonValue]:
+    return {"weights in": record.provenance.dtype, "ran on": record.provenance.device}
+
+
+def _flat(fields: Mapping[str, JsonValue], prefix: str = "") -> dict[str, JsonValue]:
+    """Nested fields under dotted names."""
+    flat: dict[str, JsonValue] = {}
+    for name, value in fields.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat

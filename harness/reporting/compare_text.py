@@ -1,0 +1,143 @@
+"""A comparison of two jobs as text: terminal, Markdown or JSON."""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from textwrap import indent, wrap
+from typing import Any, Literal, cast
+
+from harness.data.formats import Row
+from harness.record import JsonValue
+from harness.reporting.compare import CONFIDENCE, QUANTILES, RESAMPLES, Comparison, Flip, Spread, TaskComparison
+from harness.reporting.layout import Cell, Column, Table, number, signed
+from harness.reporting.questions import options_of, question_of
+from harness.reporting.render import write
+from harness.reporting.text import DASH, clean
+
+Format = Literal["terminal", "md", "json"]
+FORMATS = ("terminal", "md", "json")
+
+Questions = Callable[[TaskComparison], Sequence[Row]]
+"""Loads the rows of a task."""
+
+
+def write_comparison(
+    comparison: Comparison, format: Format, width: int, questions: int = 0, rows: Questions | None = None
+) -> str:
+    """The comparison as text, ending in a newline.
+
+    Args:
+        width: characters a line of ``terminal``.
+        questions: how many flipped questions to show a task and metric, those that moved most.
+        rows: loads the questions, needed when `questions` > 0.
+
+    Raises:
+        UserError: questions are asked for and are not at hand.
+    """
+    assert not questions or rows is not None, "no way to load the questions"
+    shown = [
+        (task, [(flip, _row(rows, task, flip)) for flip in task.flips[:questions]])
+        for task in comparison.tasks
+        if questions and rows
+    ]
+    if format == "json":
+        return json.dumps(_plain(comparison, shown), indent=2, ensure_ascii=False) + "\n"
+    tables = [_jobs(comparison), _accuracies(comparison), _margins(comparison)]
+    parts = [write(table, format, width).rstrip("\n") for table in tables if table.rows]
+    block = _quoted if format == "md" else "\n".join
+    parts += [block(_question(task, flip, row, width)) for task, flips in shown for flip, row in flips]
+    return "\n\n".join(parts) + "\n"
+
+
+def _row(rows: Questions | None, task: TaskComparison, flip: Flip) -> Row:
+    assert rows is not None
+    return rows(task)[flip.a.index]
+
+
+def _jobs(comparison: Comparison) -> Table:
+    cells = [(Cell(name), Cell(_value(a)), Cell(_value(b))) for name, a, b in comparison.fields]
+    ids = (Cell("job"), Cell(comparison.a.job_id), Cell(comparison.b.job_id))
+    return Table("Where the jobs differ", (Column("field"), Column("A"), Column("B")), (ids, *cells))
+
+
+def _value(value: JsonValue) -> str:
+    return DASH if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _accuracies(comparison: Comparison) -> Table:
+    headers = ("task", "metric", "A", "B", "B - A", f"{CONFIDENCE:.0%} interval", "only A right", "only B right")
+    rows = []
+    for task in comparison.tasks:
+        numbers = [number(100 * task.accuracy_a), number(100 * task.accuracy_b), signed(100 * task.difference)]
+        between = f"{signed(100 * task.low)} to {signed(100 * task.high)}"
+        counts = (str(task.only_a), str(task.only_b), f"{task.p_value:.3g}", str(task.questions))
+        rows.append(tuple(map(Cell, (task.task, task.metric, *numbers, between, *counts))))
+    columns = tuple(map(Column, (*headers, "p", "questions")))
+    return Table("Accuracy in percent, on the same questions", columns, tuple(rows), tuple(_notes(comparison)))
+
+
+def _notes(comparison: Comparison) -> Iterator[str]:
+    yield f"interval: paired bootstrap of B - A, percentile, {RESAMPLES} resamples; p: McNemar's exact test"
+    yield from dict.fromkeys(f"{task.task}: {task.note}" for task in comparison.tasks if task.note)
+    for name, why in comparison.left_out:
+        yield f"{name} is left out: {why}"
+
+
+def _margins(comparison: Comparison) -> Table:
+    headers = ("task", "metric", "A", "B", "B - A", *(f"{share:.0%}" for share in QUANTILES))
+    rows = []
+    for task in comparison.tasks:
+        spreads: tuple[Spread, ...] = (task.margin_a, task.margin_b, task.margin_change)
+        values = [*(spread.mean for spread in spreads), *task.margin_change.quantiles]
+        texts = [DASH if value is None else f"{value:.3f}" for value in values]
+        if task.margin_change.count:
+            rows.append(tuple(map(Cell, (task.task, task.metric, *texts))))
+    note = "log-likelihood of the right option minus that of the best other one (acc_norm: per character)"
+    title = "Mean margin in nats, and quantiles of B - A over the questions"
+    return Table(title, tuple(map(Column, headers)), tuple(rows), (note,))
+
+
+def _question(task: TaskComparison, flip: Flip, row: Row, width: int) -> list[str]:
+    """A flipped question: what is asked, and every option with both jobs' log-likelihoods."""
+    who = "A right, B wrong" if flip.a_right else "A wrong, B right"
+    lines = [f"{task.task} ({task.metric}), question {flip.a.index}: {who}"]
+    for text in question_of(row).split("\n"):
+        lines += [indent(line, "  ") for line in wrap(clean(text), max(width - 2, 20))]
+    options = options_of(task.task, row)
+    for option, text in enumerate(options):
+        scores = [number(outcome.log_likelihoods[option]) for outcome in (flip.a, flip.b)]
+        chosen = [name for name, outcome in (("A", flip.a), ("B", flip.b)) if _choice(task, outcome) == option]
+        marks = (["right"] if option == flip.a.gold else []) + ([f"chosen by {' and '.join(chosen)}"] if chosen else [])
+        said = f" ({', '.join(marks)})" if marks else ""
+        lines.append(f"  [{option}]{said} A {scores[0]}, B {scores[1]} nats")
+        lines += [indent(line, "      ") for line in wrap(clean(text), max(width - 6, 20))]
+    return lines
+
+
+def _choice(task: TaskComparison, outcome: Any) -> int | None:
+    return cast("int | None", outcome.predicted if task.metric == "acc" else outcome.predicted_norm)
+
+
+def _quoted(lines: Sequence[str]) -> str:
+    """An indented block, which Markdown shows as it is."""
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def _plain(
+    comparison: Comparison, shown: Sequence[tuple[TaskComparison, Sequence[tuple[Flip, Row]]]]
+) -> dict[str, Any]:
+    """For machines: every number, every flip, and the rows that were asked for."""
+    tasks = [asdict(task) for task in comparison.tasks]
+    for task, (_, flips) in zip(tasks, shown, strict=False):
+        texts = {flip.a.index: row for flip, row in flips}
+        for flip in task["flips"]:
+            if flip["a"]["index"] in texts:
+                row = texts[flip["a"]["index"]]
+                flip |= {"question": question_of(row), "options": options_of(task["task"], row)}
+    return {
+        "a": comparison.a.job_id,
+        "b": comparison.b.job_id,
+        "fields": [{"field": name, "a": a, "b": b} for name, a, b in comparison.fields],
+        "tasks": tasks,
+        "left_out": [{"task": name, "why": why} for name, why in comparison.left_out],
+    }

@@ -1,0 +1,289 @@
+"""Figures draw the numbers of the frame, one protocol each, and say what they do not draw."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import UserError
+from harness.patterns import Pattern, SemiStructured, Unstructured
+from harness.record import EvalResult, LayerReport, RunRecord
+from harness.reporting.frame import to_frame
+from harness.reporting.plots.agreement import pairs
+from harness.reporting.plots.costs import time_bars
+from harness.reporting.plots.curves import compression, draw_curves, sparsity_percent
+from harness.reporting.plots.gallery import Drawn, draw_all, pictures
+from harness.reporting.plots.heatmap import draw_heat_map, fields
+from harness.reporting.plots.layers import select
+from harness.reporting.plots.pareto import front, sizes
+from harness.reporting.plots.series import Data, Measurement, measurements
+from harness.reporting.plots.sheet import NotDrawn, Picture, method_styles
+from harness.reporting.plots.style import MARKERS, file_name, new_figure, styles
+from harness.reporting.published import Published
+from tests.reporting.conftest import make_accuracy, make_perplexity, make_record
+
+NAMES = {"opt-125m": "OPT-125M"}
+PATTERNS: tuple[Pattern, ...] = (Unstructured(0.5), Unstructured(0.7), SemiStructured(4, 8), SemiStructured(2, 4))
+
+
+def layers(pattern: Pattern) -> tuple[LayerReport, ...]:
+    """Two linears in each of three blocks."""
+    return tuple(
+        LayerReport(f"model.layers.{block}.{name}", (4, rows), 0.5, pattern.sparsity, 0.1 * (block + 1), 64)
+        for block in range(3)
+        for name, rows in (("q_proj", 8), ("fc1", 24))
+    )
+
+
+@pytest.fixture
+def sweep() -> list[RunRecord]:
+    """A dense model and two methods in four patterns, with a perplexity and an accuracy each."""
+    records = [make_record("dense", None, (make_perplexity(20.0), make_accuracy(0.7)))]
+    for number, method in enumerate(("magnitude", "wanda")):
+        for place, pattern in enumerate(PATTERNS):
+            results = (make_perplexity(30.0 + 10 * place - number), make_accuracy(0.6 - 0.05 * place + 0.01 * number))
+            records.append(make_record(method, pattern, results, layers=layers(pattern)))
+    return records
+
+
+def measured(records: Sequence[RunRecord], published: Published) -> list[Measurement]:
+    """What the figures of these records draw."""
+    return list(measurements(Data.of(records, published, NAMES)))
+
+
+def drawn(panel: Any, draw: Callable[..., None], *more: Any) -> Sequence[Any]:
+    """The axes of one panel."""
+    figure = new_figure(4, 3)
+    known = styles(one.label for one in panel.series)
+    draw(figure.subfigures(1, 1), panel, known, *more)
+    return list(figure.subfigs[0].axes)
+
+
+def lines_of(axis: Any) -> dict[str, list[tuple[float, float]]]:
+    """Points by marker, of everything that has one."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for line in axis.get_lines():
+        if line.get_marker() in MARKERS:
+            found.setdefault(line.get_marker(), []).extend(zip(*map(list, line.get_data()), strict=True))
+    return found
+
+
+def test_curves_draw_the_frame(sweep: list[RunRecord], published: Published) -> None:
+    """Every perplexity of the frame is a point: unstructured at its sparsity, N:M in the place of its pattern."""
+    frame = to_frame(sweep)
+    perplexities = frame[frame["metric"] == "perplexity"]
+    panel = next(each for each in measured(sweep, published) if each.kind == "perplexity").panels[
+        "perplexity", "opt-125m"
+    ]
+    left, right = drawn(panel, draw_curves, (sparsity_percent, "sparsity"))
+    for method, style in styles(("magnitude", "wanda")).items():
+        rows = perplexities[perplexities["method"] == method]
+        plain = rows[rows["pattern"] == "unstructured"].sort_values("sparsity")
+        assert lines_of(left)[style.marker] == list(zip(100 * plain["sparsity"], plain["value"], strict=True))
+        places = {round(x): y for x, y in lines_of(right)[style.marker]}
+        named = rows.set_index("pattern")["value"]
+        assert places == {0: named["4:8"], 1: named["2:4"]}
+    dense = [line for line in left.get_lines() if line.get_linestyle() == ":" and line.get_marker() == "None"]
+    assert [list(line.get_ydata()) for line in dense] == [[20.0, 20.0]]
+    assert [tick.get_text() for tick in right.get_xticklabels()] == ["4:8", "2:4"]
+
+
+def test_accuracy_is_in_percent_over_compression(sweep: list[RunRecord], published: Published) -> None:
+    """Accuracies come as fractions and errors with them; half of the weights left is twofold compression."""
+    panel = next(each for each in measured(sweep, published) if each.kind == "zero_shot").panels["acc", "opt-125m"]
+    left, _ = drawn(panel, draw_curves, (compression, "compression"))
+    points = lines_of(left)[styles(("magnitude", "wanda"))["wanda"].marker]
+    assert points == [(2.0, pytest.approx(61.0)), (pytest.approx(10 / 3), pytest.approx(56.0))]
+    wanda = next(one for one in panel.series if one.label == "wanda")
+    assert [point.error for point in wanda.points] == [pytest.approx(1.0)] * 4
+    assert panel.dense is not None
+    assert (panel.dense.value, panel.dense.error) == (pytest.approx(70.0), pytest.approx(1.0))
+
+
+def test_two_protocols_never_share_a_figure(published: Published) -> None:
+    """Another window length, a subset, or other data under the same key: a figure each, named by its protocol."""
+    results = [make_perplexity(20.0), make_perplexity(25.0, seq_len=512), make_perplexity(30.0, max_windows=64)]
+    results += [make_accuracy(0.5), make_accuracy(0.5, limit=20)]
+    records = [make_record("wanda", pattern, tuple(results)) for pattern in PATTERNS]
+    other = replace(make_perplexity(22.0), data_fingerprint="sha256:other")
+    records.append(make_record("wanda", Unstructured(0.3), (other,)))
+    found = measured(records, published)
+    assert len({each.key for each in found}) == len(found) == 6
+    titles = {each.title for each in found}
+    assert "perplexity on wikitext2, 512-token windows, all of n = 166 windows" in titles
+    assert "perplexity on wikitext2, 2048-token windows, first 64 of 334 windows" in titles
+    assert "boolq, zero-shot accuracy, first 20 of 3270 questions" in titles
+    for each in found:
+        assert {panel.metric for panel in each.panels.values()} <= {"perplexity", "acc"}
+    names = [each.name for each in pictures(records, published, NAMES) if isinstance(each, Picture)]
+    assert len(set(names)) == len(names)
+
+
+def test_seeds_are_averaged_and_settings_are_not(published: Published) -> None:
+    """Jobs that differ in the seed are one point with a standard deviation; other parameters make another line."""
+    records = [make_record("wanda", results=(make_perplexity(value),), seed=n) for n, value in enumerate((10.0, 14.0))]
+    records.append(make_record("wanda", results=(make_perplexity(20.0),), params={"block": 128}))
+    panel = measured(records, published)[0].panels["perplexity", "opt-125m"]
+    points = {one.label: [(point.value, point.error) for point in one.points] for one in panel.series}
+    assert points == {"wanda": [(12.0, pytest.approx(math.sqrt(8)))], "wanda, block=128": [(20.0, None)]}
+
+
+def test_many_settings_are_reduced_in_the_open(published: Published) -> None:
+    """With too many lines every method keeps one, and the figure says how many it leaves to the table."""
+    records = [
+        make_record(method, results=(make_perplexity(10.0 + block),), params={"block": block})
+        for method in ("wanda", "sparsegpt")
+        for block in range(9)
+    ]
+    panel = measured(records, published)[0].panels["perplexity", "opt-125m"]
+    assert [one.method for one in panel.series] == ["sparsegpt", "wanda"]
+    assert panel.notes == ("opt-125m: 16 further settings of the methods are in the table only",)
+
+
+def test_what_is_not_finite_is_said(published: Published) -> None:
+    """An infinite or missing perplexity has no place in an axis, and the figure says how many there are."""
+    values = (10.0, math.inf, None)
+    records = [make_record("wanda", p, (make_perplexity(v),)) for p, v in zip(PATTERNS, values, strict=False)]
+    panel = measured(records, published)[0].panels["perplexity", "opt-125m"]
+    assert panel.values == [10.0]
+    assert panel.notes == ("opt-125m: 2 of 3 values are infinite or missing and are not drawn",)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1), st.booleans(), st.booleans())
+def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]], less: bool, higher: bool) -> None:
+    """By the definition: no other point is at least as good in both coordinates and better in one."""
+    sign = (1 if less else -1, -1 if higher else 1)
+    bad = [(sign[0] * x, sign[1] * y) for x, y in points]
+    best = {p for p in bad if not any(o != p and o[0] <= p[0] and o[1] <= p[1] for o in bad)}
+    kept = front([x for x, _ in points], [y for _, y in points], less=less, higher=higher)
+    assert [bad[n] for n in kept] == sorted(best)
+
+
+def test_sizes_count_what_is_left(sweep: list[RunRecord], published: Published) -> None:
+    """The dense model has all prunable weights, 2:4 half of them, in millions."""
+    values = sizes(Data.of(sweep, published, NAMES)).values
+    weights = 3 * (4 * 8 + 4 * 24) / 1e6
+    by_method = {record.job["pattern"]: values[record.job_id] for record in sweep}
+    assert by_method["dense"] == weights
+    assert by_method["2:4"] == pytest.approx(weights / 2)
+
+
+def test_speed_is_drawn_only_where_it_was_measured(sweep: list[RunRecord], published: Published) -> None:
+    """Without a measured speed a line says so; with one there is a figure."""
+    missing = [each for each in pictures(sweep, published, NAMES) if each.name == "pareto-speed"]
+    assert missing == [NotDrawn("pareto-speed", "not measured: no record has a measured speed")]
+    speed = EvalResult("efficiency:cpu:v1", "perplexity", "cpu", "latency", 3.0, None, 5, False, None, "x", "f")
+    timed = [replace(record, results=(*record.results, speed)) for record in sweep]
+    names = [each.name for each in pictures(timed, published, NAMES)]
+    assert any(name.startswith("pareto-latency") for name in names)
+    assert "pareto-speed" not in names
+
+
+def test_heat_maps_hold_every_value(sweep: list[RunRecord], published: Published) -> None:
+    """A field a method and pattern, with the number written into it."""
+    panel = measured(sweep, published)[0].panels["perplexity", "opt-125m"]
+    (axis,) = drawn(panel, draw_heat_map)
+    image = axis.get_images()[0].get_array()
+    assert image.shape == (2, 4)
+    assert image.tolist() == [[30.0, 40.0, 50.0, 60.0], [29.0, 39.0, 49.0, 59.0]]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["50%", "70%", "4:8", "2:4"]
+    assert {each.get_text() for each in axis.texts} == {f"{value:.2f}" for row in image.tolist() for value in row}
+    assert len(fields(panel)) == 8
+
+
+def test_layers_are_averaged_by_block(sweep: list[RunRecord]) -> None:
+    """Of the pattern that most methods have; zeros in percent, errors as recorded."""
+    (selection,) = select(sweep)
+    assert [profile.label for profile in selection.profiles] == ["magnitude", "wanda"]
+    for profile in selection.profiles:
+        assert profile.blocks == (0, 1, 2)
+        assert profile.errors == pytest.approx((0.1, 0.2, 0.3))
+        assert len(set(profile.zeros)) == 1
+
+
+def test_published_numbers_meet_measured_ones(published: Published) -> None:
+    """A pair where the setting is that of a paper, none where the windows are a subset."""
+    record = make_record("magnitude", Unstructured(0.5), (make_perplexity(190.0),))
+    found, _ = pairs(Data.of([record], published, NAMES))
+    ((pair,),) = found.values()
+    assert (pair.method, pair.measured) == ("magnitude", 190.0)
+    subset = make_record("magnitude", Unstructured(0.5), (make_perplexity(190.0, max_windows=64),))
+    assert pairs(Data.of([subset], published, NAMES))[0] == {}
+
+
+def test_time_bars_add_up(sweep: list[RunRecord]) -> None:
+    """Phases and what no phase claims are the total, averaged over a method's jobs."""
+    bars = time_bars(sweep)
+    assert [bar.label for bar in bars] == [
+        "opt-125m: dense (n = 1)",
+        "opt-125m: magnitude (n = 4)",
+        "opt-125m: wanda (n = 4)",
+    ]
+    for bar in bars:
+        assert bar.seconds == pytest.approx({"load": 1.0, "prune": 2.0, "other": 0.0})
+
+
+def test_equal_records_give_equal_files(sweep: list[RunRecord], published: Published, tmp_path: Path) -> None:
+    """A figure has no date and no version in it: drawn again it is the same to the last byte."""
+    bare = [replace(record, results=()) for record in sweep]
+    for folder in ("b", "c"):
+        assert sum(isinstance(each, Drawn) for each in draw_all(bare, published, NAMES, tmp_path / folder)) == 2
+    for path in (tmp_path / "b").iterdir():
+        assert path.read_bytes() == (tmp_path / "c" / path.name).read_bytes()
+
+
+@pytest.mark.slow
+def test_all_figures_are_written(sweep: list[RunRecord], published: Published, tmp_path: Path) -> None:
+    """PNG and PDF of each, and a line for every kind that is not drawn."""
+    outcomes = list(draw_all(sweep, published, NAMES, tmp_path / "a"))
+    files = {path.name for path in (tmp_path / "a").iterdir()}
+    figures = [each for each in outcomes if isinstance(each, Drawn)]
+    assert files == {path.name for each in figures for path in (each.png, each.pdf)}
+    kinds = {each.name.split("-")[0] for each in figures}
+    assert kinds == {"perplexity", "accuracy", "pareto", "heatmap", "layers", "published", "time"}
+    assert [each.name for each in outcomes if isinstance(each, NotDrawn)] == ["pareto-speed"]
+
+
+def test_records_that_allow_nothing_say_why(published: Published, tmp_path: Path) -> None:
+    """A dense job with an accuracy: every kind but the times has its line; a file in the way is the user's mistake."""
+    outcomes = list(draw_all([make_record("dense", None)], published, NAMES, tmp_path))
+    why = {each.name: each.why for each in outcomes if isinstance(each, NotDrawn)}
+    assert set(why) == {"perplexity", "accuracy", "pareto-size", "pareto-speed", "heatmap", "layers", "published"}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot make the folder"):
+        list(draw_all([], published, NAMES, tmp_path / "file"))
+
+
+def test_styles_tell_methods_apart_in_grey() -> None:
+    """Of ten methods no two have the same marker or colour; of seventy no two the same of both and the line."""
+    ten = styles(f"method{n}" for n in range(10)).values()
+    assert len({style.marker for style in ten}) == len({style.color for style in ten}) == 10
+    many = styles(f"method{n}" for n in range(70)).values()
+    assert len({(style.marker, style.color, style.line) for style in many}) == 70
+
+
+@given(st.text())
+def test_file_names_are_plain(text: str) -> None:
+    """Any key makes a name that every file system takes."""
+    name = file_name(text)
+    assert name
+    assert set(name) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789.-")
+    assert not name.startswith(".")
+
+
+def test_hostile_names_are_drawn_as_text(published: Published, tmp_path: Path) -> None:
+    """Mathematics and control characters in a model's name neither fail nor do anything."""
+    records = [make_record("wanda", p, (make_perplexity(9.0),), model="a$\\frac{b$\u202e") for p in PATTERNS]
+    assert any(isinstance(each, Drawn) for each in draw_all(records, published, NAMES, tmp_path))
+
+
+def test_a_label_has_one_style_in_all_figures(sweep: list[RunRecord], published: Published) -> None:
+    """Styles are made once for all protocols."""
+    known = method_styles(measured(sweep, published))
+    assert list(known) == ["magnitude", "wanda", "dense"]
+    assert known["wanda"] == method_styles(measured(sweep, published), ("dense", "wanda"))["wanda"]
