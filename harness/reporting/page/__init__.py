@@ -1,0 +1,1 @@
+"""The page: all records in one HTML file that a browser opens from disk, without a network."""

@@ -1,0 +1,137 @@
+"""The page put together: template, style, scripts, plotting library and data in one text."""
+
+import base64
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+
+from harness import __version__
+from harness.record import RunRecord
+from harness.reporting.frame import measured
+from harness.reporting.page.details import JOBS_PER_BLOCK, Details, details, packed
+from harness.reporting.page.questions import Answers, packed_answers
+from harness.reporting.page.table import in_order, table
+from harness.reporting.published import Published
+
+MODULES = (
+    *("dom", "format", "state", "data", "selection"),
+    *("facets", "jobs", "figures", "breakdown", "plots", "job", "flips", "compare", "live", "main"),
+)
+"""The scripts in the order they are joined; each may use what those before it export."""
+
+STATIC_NETWORK = "'none'"
+LIVE_NETWORK = "'self'"
+
+
+def page(content: Mapping[str, object], blocks: Mapping[str, str], *, live: bool = False) -> str:
+    """One HTML document that needs nothing else.
+
+    Its policy (CSP) lets run exactly the two scripts that are ours, by their hashes, and reach no network; the live
+    page reaches its own server.
+
+    Args:
+        content, blocks: see `payload`.
+        live: the page asks its server for news.
+    """
+    from jinja2 import Environment  # here, because `list` and `plan` must not wait for it
+
+    script, plotly = _script(), _plotly()
+    environment = Environment(autoescape=True, keep_trailing_newline=True)
+    template = environment.from_string(asset("page.html"))
+    return template.render(
+        policy=policy(script, plotly, live=live),
+        style=_safe(asset("style.css")),
+        script=_safe(script),
+        plotly=_safe(packed(plotly.encode())),
+        content=_safe(embedded(content)),
+        blocks={name: _safe(block) for name, block in blocks.items()},
+        live=live,
+        version=__version__,
+    )
+
+
+def payload(
+    records: Sequence[RunRecord],
+    published: Published,
+    paper_names: Mapping[str, str],
+    answers: Answers | None = None,
+) -> tuple[dict[str, object], dict[str, str]]:
+    """What the page shows: the table as plain data, and packed blocks by name.
+
+    Args:
+        records: done and failed jobs in any order.
+        published, paper_names: see `harness.reporting.tables.comparison`.
+        answers: outcomes of single questions, by job id; None = there are none.
+
+    Raises:
+        UserError: a record's job lacks a field of its identity.
+    """
+    ordered = in_order(records)
+    entries = measured(ordered)
+    packed_details: Details = details(ordered)
+    outcomes = packed_answers([record.job_id for record in ordered], answers)
+    content: dict[str, object] = {
+        "table": table(ordered, entries, published, paper_names),
+        "jobs_per_block": JOBS_PER_BLOCK,
+        "without_layers": list(packed_details.without_layers),
+        "with_questions": list(outcomes.rows),
+        "problems": list(answers.problems) if answers else [],
+    }
+    blocks = {f"details-{index}": block for index, block in enumerate(packed_details.blocks)}
+    return content, blocks | dict(outcomes.blocks)
+
+
+def policy(*scripts: str, live: bool) -> str:
+    """The content security policy under which only these scripts run."""
+    hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
+    network = LIVE_NETWORK if live else STATIC_NETWORK
+    return (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
+        f"connect-src {network}; base-uri 'none'; form-action 'none'"
+    )
+
+
+def embedded(value: object) -> str:
+    """JSON that may stand inside a script element: no text in it can end the element or open a comment."""
+    text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+    return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
+
+
+def _safe(text: str) -> object:
+    from markupsafe import Markup
+
+    return Markup(text)
+
+
+@cache
+def asset(name: str) -> str:
+    """Text of one of the page's files."""
+    return (files("harness.reporting.page") / name).read_text(encoding="utf-8")
+
+
+@cache
+def _script() -> str:
+    """The modules as one: each is an ES module for editors and linters; joined, they share one scope."""
+    joined = []
+    for name in MODULES:
+        text = re.sub(r"^import [^;]*;\n", "", asset(f"{name}.js"), flags=re.MULTILINE)
+        joined.append(re.sub(r"^export ", "", text, flags=re.MULTILINE))
+    script = "\n".join(joined)
+    assert "</script" not in script.lower(), "a script's text must not end its element"
+    assert "<!--" not in script, "a script's text must not open a comment"
+    return script
+
+
+@cache
+def _plotly() -> str:
+    from plotly.offline import get_plotlyjs
+
+    return str(get_plotlyjs()).replace("\r\n", "\n")
+
+
+@cache
+def _sha256(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

@@ -1,0 +1,95 @@
+// Draws the view that the address names, again at every change of it.
+
+import { element, fill } from "./dom.js";
+import { content, loadEmbedded, table } from "./data.js";
+import { count } from "./format.js";
+import { address, go, readState } from "./state.js";
+import { selected } from "./selection.js";
+import { drawFacets } from "./facets.js";
+import { drawJobs } from "./jobs.js";
+import { drawPlots } from "./plots.js";
+import { drawJob } from "./job.js";
+import { drawCompare } from "./compare.js";
+import { titled, watch } from "./live.js";
+
+const VIEWS = [
+  ["", "Jobs"],
+  ["plots", "Plots"],
+  ["compare", "Compare"],
+];
+const dark = matchMedia("(prefers-color-scheme: dark)");
+const narrow = matchMedia("(max-width: 60rem)");
+const place = (id) => document.getElementById(id);
+
+/** Draws everything. */
+function drawAll() {
+  const state = readState();
+  document.documentElement.dataset.theme = state.theme || (dark.matches ? "dark" : "light");
+  place("theme").value = state.theme;
+  if (place("search").value !== state.q) place("search").value = state.q;
+  const { rows, counts } = selected(state);
+  const filtered = state.view === "" || state.view === "plots";
+  document.body.classList.toggle("filtered", filtered);
+  drawTabs(state);
+  place("said").textContent =
+    `${rows.length === table().id.length ? "" : `${rows.length.toLocaleString("en")} of `}${count(table().id.length, "job")}`;
+  place("all").hidden = !state.filters.size && !state.q;
+  if (filtered) drawFacets(place("facets"), state, counts);
+  drawView(place("view"), state, rows);
+  drawProblems();
+}
+
+function drawView(parent, state, rows) {
+  if (state.view === "job") return drawJob(parent, state);
+  if (state.view === "compare") return drawCompare(parent, state);
+  if (state.view === "plots") return drawPlots(parent, state, rows);
+  return drawJobs(parent, state, rows);
+}
+
+function drawTabs(state) {
+  const chosen = (view) => (view === state.view || (view === "" && state.view === "job") ? "page" : null);
+  fill(
+    place("tabs"),
+    VIEWS.map(([view, text]) =>
+      element(
+        "a",
+        { href: address({ view, job: "" }), id: `tab-${view || "jobs"}`, "aria-current": chosen(view) },
+        view === "compare" && state.pick.length ? `${text} (${state.pick.length})` : text,
+      ),
+    ),
+  );
+}
+
+function drawProblems() {
+  fill(
+    place("problems"),
+    (content().problems ?? []).map((text) => element("p", { class: "warning" }, text)),
+  );
+}
+
+function start() {
+  loadEmbedded();
+  document.title = titled(table().id.length);
+  place("search").addEventListener("input", (event) => go({ q: event.target.value, page: "" }, true));
+  place("theme").addEventListener("change", (event) => go({ theme: event.target.value }, true));
+  place("all").addEventListener("click", () => go({ filters: new Map(), q: "", page: "" }));
+  place("skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    place("main").focus();
+  });
+  narrow.addEventListener("change", () => {
+    place("filters").open = !narrow.matches;
+  });
+  place("filters").open = !narrow.matches;
+  for (const change of ["viewchange", "popstate", "hashchange"]) addEventListener(change, drawAll);
+  dark.addEventListener("change", drawAll);
+  drawAll();
+  if (document.documentElement.dataset.live)
+    watch(place("live"), () => {
+      document.title = titled(table().id.length);
+      drawAll();
+    });
+  performance.mark("prunebench-drawn");
+}
+
+start();

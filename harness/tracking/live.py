@@ -1,0 +1,174 @@
+"""What is going on right now, for those who watch: a small file a running job and one a sweep.
+
+    results/scratch/running/<job_id>.json   which process runs the job, since when, and how far it is
+    results/scratch/sweeps/<name>.json      the jobs that a sweep runs, and what each was expected to take
+
+They decide nothing: claims and records do.  A job that is killed leaves its file; its process is gone, so it does not
+count as running.
+"""
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from harness.errors import UserError
+from harness.progress import Reporter
+from harness.tracking.store import SCRATCH
+
+RUNNING, SWEEPS = "running", "sweeps"
+PROGRESS_INTERVAL_S = 1.0
+SWEEPS_KEPT = 20
+"""Files of ended sweeps that are kept, the latest ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Who does it."""
+
+    pid: Annotated[int, "process id"]
+    host: Annotated[str, "name of its machine"]
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process is there; on another machine that cannot be seen, and it is taken to be."""
+        if self.host != socket.gethostname():
+            return True
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True  # another user's
+        return True
+
+
+@dataclass(frozen=True, slots=True)
+class RunningJob:
+    """One job that runs."""
+
+    job_id: Annotated[str, "identity of the job"]
+    process: Annotated[Process, "the process that runs it"]
+    started: Annotated[float, "Unix time"]
+    step: Annotated[str, "load, calibrate, ...; empty before the first"] = ""
+    done: Annotated[int, "parts of the step that are done"] = 0
+    total: Annotated[int, "parts of the step"] = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """One sweep: the jobs that it runs, in order."""
+
+    name: Annotated[str, "for people"]
+    process: Annotated[Process, "the process that started it"]
+    started: Annotated[float, "Unix time"]
+    jobs: Annotated[tuple[str, ...], "job ids"]
+    expected_s: Annotated[tuple[float | None, ...], "expected wall time of each job, None = nothing like it was timed"]
+    ended: Annotated[float | None, "Unix time; None while it runs, and when it was killed"] = None
+
+
+ItemT = TypeVar("ItemT", RunningJob, Sweep)
+
+
+class LiveReporter:
+    """Hands on to another reporter and keeps the file of the running job up to date."""
+
+    def __init__(self, path: Path, job_id: str, reporter: Reporter) -> None:
+        self._path, self._reporter = path, reporter
+        self._job = RunningJob(job_id, _this_process(), time.time())
+        self._written = 0.0
+        self._write()
+
+    def start(self, step: str, total: int) -> None:
+        self._reporter.start(step, total)
+        self._job = replace(self._job, step=step, done=0, total=total)
+        self._write()
+
+    def advance(self, parts: int = 1) -> None:
+        self._reporter.advance(parts)
+        self._job = replace(self._job, done=self._job.done + parts)
+        if time.monotonic() - self._written >= PROGRESS_INTERVAL_S:
+            self._write()
+
+    def note(self, text: str) -> None:
+        self._reporter.note(text)
+
+    def _write(self) -> None:
+        self._written = time.monotonic()
+        with suppress(OSError):  # a full disk must fail the record, which says so, not the news of it
+            _write(self._path, self._job)
+
+
+@contextmanager
+def running(root: Path, job_id: str, reporter: Reporter) -> Iterator[Reporter]:
+    """A reporter that says below `root` how far the job is; the file goes when the job ends, however it ends."""
+    path = root / SCRATCH / RUNNING / f"{job_id}.json"
+    try:
+        yield LiveReporter(path, job_id, reporter)
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def sweeping(root: Path, name: str, jobs: Sequence[str], expected_s: Sequence[float | None]) -> Iterator[None]:
+    """Say below `root` which jobs a sweep runs while it does, and that it has ended when it has.
+
+    Raises:
+        UserError: the folder cannot be written; nothing has run yet.
+    """
+    sweep = Sweep(name, _this_process(), time.time(), tuple(jobs), tuple(expected_s))
+    path = root / SCRATCH / SWEEPS / f"{sweep.started:.0f}-{sweep.process.pid}-{uuid.uuid4().hex[:4]}.json"
+    try:
+        _write(path, sweep)
+    except OSError as error:
+        raise UserError(f"cannot write the sweep's plan {path}: {error.strerror or error}") from error
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            _write(path, replace(sweep, ended=time.time()))
+            for old in sorted(path.parent.glob("*.json"))[:-SWEEPS_KEPT]:
+                old.unlink(missing_ok=True)
+
+
+def running_jobs(root: Path) -> list[RunningJob]:
+    """Jobs whose processes are there, those that started first in front."""
+    jobs = [job for job in _read_all(root / SCRATCH / RUNNING, RunningJob) if job.process.alive]
+    return sorted(jobs, key=lambda job: job.started)
+
+
+def sweeps(root: Path) -> list[Sweep]:
+    """Every sweep that is kept, the latest first."""
+    return sorted(_read_all(root / SCRATCH / SWEEPS, Sweep), key=lambda sweep: sweep.started, reverse=True)
+
+
+def _read_all(folder: Path, kind: type[ItemT]) -> Iterator[ItemT]:
+    """What can be read: a file may go, and one of another version is no news."""
+    adapter = TypeAdapter(kind)
+    for path in folder.glob("*.json"):
+        with suppress(OSError, ValidationError):
+            yield adapter.validate_json(path.read_bytes())
+
+
+def _write(path: Path, item: RunningJob | Sweep) -> None:
+    """Readers see the old file or the new one; nothing here needs to survive a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_bytes(TypeAdapter(type(item)).dump_json(item))
+        os.replace(temporary, path)
+    finally:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def _this_process() -> Process:
+    return Process(os.getpid(), socket.gethostname())

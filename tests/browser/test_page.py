@@ -1,0 +1,367 @@
+"""The page in a real browser, opened from disk."""
+
+import re
+from dataclasses import replace
+
+import pytest
+from selenium.webdriver.common.action_chains import ActionChains
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+from harness.outcomes import TaskOutcomes, chosen
+from harness.patterns import SemiStructured, Unstructured
+from harness.record import LayerReport
+from harness.reporting.compare import mcnemar
+from harness.reporting.page.build import asset
+from harness.reporting.page.questions import Answers
+from tests.browser.conftest import Browser, focused
+from tests.reporting.conftest import make_accuracy, make_perplexity, make_record, published  # noqa: F401  (a fixture)
+
+pytestmark = pytest.mark.browser
+
+PERPLEXITY = "perplexity:wikitext2:seq2048:v1/perplexity"
+LAYERS = tuple(
+    LayerReport(f"blocks.{block}.{kind}", (8, 4), 0.5, 0.5, 0.01 * block, 64)
+    for block in range(3)
+    for kind in ("q_proj", "up_proj")
+)
+HOSTILE = (
+    "</script><script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "<!--<script>",
+    "'\"`${alert(1)}\\u2028",
+    "\u2028\u2029\u202e&lt;b&gt;",
+    "]]>{{ 7*7 }}{% raw %}",
+)
+
+
+def sweep() -> list:
+    """Dense, and three methods at two sparsities and 2:4; one job failed, one was dirty."""
+    jobs = [make_record("dense", results=(make_perplexity(27.6), make_accuracy(0.55)))]
+    for number, method in enumerate(("magnitude", "sparsegpt", "wanda")):
+        for step, pattern in enumerate((Unstructured(0.5), Unstructured(0.6), SemiStructured(2, 4))):
+            results = (make_perplexity(30.0 + 10 * step + number), make_accuracy(0.5 - 0.01 * step - 0.001 * number))
+            jobs.append(make_record(method, pattern, results, layers=LAYERS, dirty=(method, step) == ("wanda", 2)))
+    return [*jobs, make_record("wanda", Unstructured(0.9), error="Traceback\nValueError: weights hold NaN")]
+
+
+def test_a_page_opens_without_network_and_without_a_word_on_the_console(browser: Browser, write_page) -> None:
+    """Every view and plot draws from the file alone."""
+    address = write_page(sweep())
+    pruned = sweep()[1].job_id
+    for view in ("", "view=plots", "view=plots&plot=tradeoff", "view=plots&plot=heat", "view=plots&plot=time"):
+        browser.open(f"{address}#{view}")
+        browser.one(".js-plotly-plot" if view else "table.jobs")
+    browser.open(f"{address}#view=job&job={pruned}")
+    browser.one(".js-plotly-plot")
+    browser.open(f"{address}#view=compare&pick={pruned}&pick={sweep()[2].job_id}")
+    browser.one(".picked")
+    assert browser.complaints() == []
+
+
+def test_sorting_goes_up_down_and_back_and_says_so(browser: Browser, write_page) -> None:
+    """A click on a header sorts, `aria-sort` tells it, and jobs without a value come last both ways."""
+    browser.open(write_page(sweep()))
+    before = browser.column(PERPLEXITY)
+    seen = []
+    for _ in range(3):
+        browser.click(f"sort-{PERPLEXITY}")
+        header = browser.by_id(f"sort-{PERPLEXITY}").find_element(By.XPATH, "..")
+        seen.append((header.get_attribute("aria-sort"), browser.column(PERPLEXITY)))
+    (up, rising), (down, falling), (none, last) = seen
+    assert (up, down, none) == ("ascending", "descending", "none")
+    assert [float(text) for text in rising[:-1]] == sorted(float(text) for text in rising[:-1])
+    assert falling[:-1] == rising[-2::-1]
+    assert rising[-1] == falling[-1] == "–"
+    assert last == before
+
+
+def test_facets_filter_count_and_hide_what_no_longer_differs(browser: Browser, write_page) -> None:
+    """Values of one axis add up, axes narrow each other, counts follow, and constants move to `common`."""
+    browser.open(write_page(sweep()))
+    labels = browser.texts("#facets summary")
+    assert labels == ["method", "pattern", "sparsity", "status", "checkout"]
+    browser.one("#facets label[title='wanda']").click()
+    assert set(browser.column("method")) == {"wanda", "wanda†", "wanda‡"}
+    browser.one("#facets label[title='2:4']").click()
+    assert browser.texts("#said") == ["1 of 11 jobs"]
+    browser.one("#facets label[title='magnitude']").click()
+    assert browser.texts("#said") == ["2 of 11 jobs"]
+    assert "pattern 2:4, sparsity 50%" in browser.texts("#common")[0]
+    amounts = dict(zip(browser.texts("#facets label"), browser.texts("#facets .amount"), strict=True))
+    assert (amounts["sparsegpt"], amounts["unstructured"]) == ("1", "5")
+    browser.click("all")
+    assert browser.texts("#said") == ["11 jobs"]
+
+
+def test_search_wants_all_words_in_any_field(browser: Browser, write_page) -> None:
+    """Words are found in names, patterns and errors alike."""
+    browser.open(write_page(sweep()))
+    for query, found in (("wanda 60%", 1), ("WANDA", 4), ("hold nan", 1), ("nothing-like-this", 0)):
+        box = browser.by_id("search")
+        box.clear()
+        box.send_keys(query)
+        browser.until(lambda found=found: browser.texts("#said") == [f"{found} of 11 jobs"], query)
+    assert browser.texts(".empty")[0].startswith("No job passes these filters.")
+
+
+def test_two_protocols_never_share_a_column_and_headers_name_them_in_full(browser: Browser, write_page) -> None:
+    """Short in the cell, the whole protocol on hover, a dash where it was not measured."""
+    one = make_record(results=(make_perplexity(10.0),))
+    other = make_record("magnitude", results=(make_perplexity(20.0, seq_len=128),))
+    browser.open(write_page([one, other]))
+    keys = [PERPLEXITY, "perplexity:wikitext2:seq128:v1/perplexity"]
+    assert [browser.column(key) for key in keys] == [["–", "10.00"], ["20.00", "–"]]
+    titles = [browser.by_id(f"sort-{key}").get_attribute("title") for key in keys]
+    assert all(key.split("/")[0] in title for key, title in zip(keys, titles, strict=True))
+
+
+def test_a_link_shows_the_same_view_in_a_fresh_browser(browser: Browser, write_page) -> None:
+    """Filters, order, ticked jobs, theme: all of it is in the address, and back and forward walk through it."""
+    address = write_page(sweep())
+    browser.open(address)
+    browser.one("#facets label[title='wanda']").click()
+    browser.click(f"sort-{PERPLEXITY}")
+    browser.click(f"pick-{sweep()[7].job_id}")
+    browser.by_id("theme").find_element(By.CSS_SELECTOR, "[value=dark]").click()
+    shown = (browser.column("sparsity"), browser.driver.find_element(By.TAG_NAME, "main").text)
+    link = browser.driver.current_url
+    browser.open(link)
+    assert (browser.column("sparsity"), browser.driver.find_element(By.TAG_NAME, "main").text) == shown
+    assert browser.one("html").get_attribute("data-theme") == "dark"
+    browser.one("#facets label[title='sparsegpt']").click()
+    browser.driver.back()
+    browser.until(lambda: set(browser.column("method")) <= {"wanda", "wanda†", "wanda‡"}, "back")
+    browser.driver.forward()
+    browser.until(lambda: "sparsegpt" in browser.column("method"), "forward")
+
+
+def test_plots_follow_the_filters_and_their_choice_is_in_the_link(browser: Browser, write_page) -> None:
+    """A filtered method is not drawn, the figures stand below as a table, and a reload shows the same plot."""
+    browser.open(write_page(sweep()) + "#view=plots&is.method=wanda&is.method=dense")
+    browser.one(".js-plotly-plot")
+    names = browser.driver.execute_script(
+        "return document.querySelector('.js-plotly-plot').data.map((trace) => trace.name)"
+    )
+    assert names == ["dense", "wanda unstructured", "wanda 2:4", "wanda", "unstructured", "2:4"]
+    assert "not drawn: 1 job without a finite value" in browser.texts("main p")
+    browser.by_id("plot").find_element(By.CSS_SELECTOR, "[value=heat]").click()
+    browser.until(lambda: "plot=heat" in browser.hash, "hash")
+    browser.open(browser.driver.current_url)
+    assert browser.by_id("plot").get_attribute("value") == "heat"
+    browser.click("numbers")
+    assert "42.00" in browser.one("details.numbers table").text
+
+
+def test_a_job_s_view_shows_all_of_its_record(browser: Browser, write_page) -> None:
+    """Results with protocol and published value, layers, notes, provenance; a failed job shows its traceback."""
+    record = replace(
+        make_record("sparsegpt", results=(make_perplexity(36.91), make_accuracy(0.5)), layers=LAYERS),
+        notes=("mind this",),
+    )
+    failed = sweep()[-1]
+    address = write_page([record, failed])
+    browser.open(f"{address}#view=job&job={record.job_id}")
+    browser.until(lambda: "Provenance" in browser.one("#view").text, "record")
+    shown = browser.one("#view").text
+    for text in (
+        "36.91",
+        "36.85 (+0.06)",
+        "perplexity:wikitext2:seq2048:v1",
+        "mind this",
+        "abc123",
+        "a processor",
+        "torch 2.13.0",
+    ):
+        assert text in shown
+    browser.click("layers")
+    assert len(browser.all("details.numbers tbody tr")) == len(LAYERS)
+    browser.open(f"{address}#view=job&job={failed.job_id}")
+    assert "weights hold NaN" in browser.one("pre.error").text
+    browser.open(f"{address}#view=job&job=no-such-job")
+    assert "There is no job no-such-job" in browser.one(".empty").text
+
+
+def answers_of(records, *rights: str) -> Answers:
+    """For each record, which of the questions it answers rightly."""
+    made = {}
+    for record, marks in zip(records, rights, strict=True):
+        questions = [
+            chosen((index, f"{index:016x}"), (0.0, -1.0 - index) if mark == "1" else (-1.0, 0.0), 0, None)
+            for index, mark in enumerate(marks)
+        ]
+        made[record.job_id] = [TaskOutcomes(record.results[0].protocol, "boolq", tuple(questions))]
+    texts = {("boolq", index, f"{index:016x}"): f"Is it <b>{index}</b>?" for index in range(len(rights[0]))}
+    return Answers(made, (), texts)
+
+
+def test_compared_jobs_show_their_differences_and_flips(browser: Browser, write_page) -> None:
+    """Fields that differ, differences of results, and the very questions that flipped, with an exact p."""
+    dense = make_record("dense", results=(make_accuracy(0.75),))
+    pruned = make_record(pattern=SemiStructured(2, 4), results=(make_accuracy(0.5),))
+    address = write_page([dense, pruned], answers_of([dense, pruned], "11101110", "10100111"))
+    browser.open(f"{address}#view=compare&pick={dense.job_id}&pick={pruned.job_id}")
+    browser.one("details.numbers")
+    fields = browser.texts("section:first-of-type tbody th")
+    assert {"job.method.name", "job.pattern"} <= set(fields)
+    assert "job.model.name" not in fields
+    assert "-25.00" in browser.texts(".change")
+    cells = browser.texts("#view td")
+    assert f"{mcnemar(2, 1):.3f}" in cells
+    browser.one("details.numbers summary").click()
+    flipped = browser.texts("details.numbers tbody th")
+    assert flipped == ["1", "4", "7"] or sorted(flipped) == ["1", "4", "7"]
+    assert "Is it <b>4</b>?" in cells or "Is it <b>4</b>?" in browser.texts("details.numbers td")
+    browser.click("all-fields")
+    browser.until(lambda: "job.model.name" in browser.texts("section:first-of-type tbody th"), "all fields")
+    assert "fields=all" in browser.hash
+
+
+@pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (3, 11), (40, 40), (900, 1000)])
+def test_the_page_s_mcnemar_is_the_command_line_s(browser: Browser, write_page, lost: int, won: int) -> None:
+    """Both give the exact two-sided p-value."""
+    browser.open(write_page(sweep()))
+    source = re.search(r"export (function mcnemar.*?\n}\n)", asset("flips.js"), re.DOTALL)
+    p = browser.driver.execute_script(f"{source.group(1)}; return mcnemar(arguments[0], arguments[1])", lost, won)
+    assert p == pytest.approx(mcnemar(lost, won), rel=1e-9)
+
+
+def test_hostile_strings_stay_strings(browser: Browser, write_page) -> None:
+    """Nothing in a record runs or becomes an element, in any view."""
+    text = " ".join(HOSTILE)
+    record = make_record(results=(replace(make_perplexity(1.0), subset=text, data_source=text),), layers=LAYERS)
+    job = {**record.job, "model": {**record.job["model"], "name": text}, "recovery": {"name": text, "params": {}}}
+    hostile = replace(
+        record,
+        job_id=f"{HOSTILE[0]}__x__00000000",
+        job=job,
+        notes=HOSTILE,
+        error=text,
+        status="failed",
+        layers=(replace(LAYERS[0], name=text),),
+        provenance=replace(record.provenance, command=HOSTILE, created="<b>now"),
+    )
+    address = write_page([hostile, make_record("dense")])
+    for view in (
+        "",
+        "view=plots",
+        "view=plots&plot=heat",
+        "view=plots&plot=time",
+        f"q={HOSTILE[1]}&is.model={HOSTILE[0]}",
+        f"view=job&job={HOSTILE[0]}__x__00000000",
+        f"view=compare&pick={HOSTILE[0]}__x__00000000&pick={make_record('dense').job_id}",
+    ):
+        browser.driver.get("about:blank")
+        browser.driver.get(f"{address}#{view.replace('%', '%25')}")
+        browser.one("#view > *")
+        browser.until(lambda: "Loading" not in browser.one("#view").text, view)
+        assert browser.all("#view img, #view b > b, img[src=x], #facets img") == []
+    browser.driver.get("about:blank")
+    browser.driver.get(f"{address}#view=job&job={HOSTILE[0]}__x__00000000")
+    browser.one("#job-title")
+    assert HOSTILE[0] in browser.texts("#job-title")[0]
+    assert browser.complaints() == []
+
+
+def test_the_keyboard_reaches_everything(browser: Browser, write_page) -> None:
+    """The skip link comes first; headers and boxes answer to Enter and Space and keep the focus, which is seen."""
+    browser.open(write_page(sweep()))
+    keys = ActionChains(browser.driver)
+    keys.send_keys(Keys.TAB).perform()
+    assert focused(browser)["id"] == "skip"
+    ActionChains(browser.driver).send_keys(Keys.ENTER).perform()
+    assert focused(browser)["id"] == "main"
+    for _ in range(30):
+        ActionChains(browser.driver).send_keys(Keys.TAB).perform()
+        if focused(browser)["id"] == f"sort-{PERPLEXITY}":
+            break
+    assert focused(browser)["outline"] == "solid"
+    ActionChains(browser.driver).send_keys(Keys.ENTER).perform()
+    assert focused(browser)["id"] == f"sort-{PERPLEXITY}"
+    assert f"sort={PERPLEXITY}" in browser.hash
+    box = f"pick-{sweep()[1].job_id}"
+    browser.driver.execute_script("document.getElementById(arguments[0]).focus()", box)
+    ActionChains(browser.driver).send_keys(Keys.SPACE).perform()
+    browser.until(lambda: "pick=" in browser.hash, "picked")
+    assert focused(browser)["id"] == box
+
+
+def test_every_control_has_a_name_and_tables_have_heads(browser: Browser, write_page) -> None:
+    """What a screen reader says: labels of inputs, scopes of headers, a caption a table, one h1, a language."""
+    browser.open(write_page(sweep()))
+    nameless = browser.driver.execute_script("""
+        const named = (found) => found.labels?.length || found.getAttribute("aria-label") || found.textContent.trim();
+        const controls = [...document.querySelectorAll("input, select, button, a")];
+        return controls.filter((found) => !named(found)).map((found) => found.outerHTML)""")
+    assert nameless == []
+    assert all(found.get_attribute("scope") for found in browser.all("th"))
+    assert len(browser.all("table caption")) == len(browser.all("table"))
+    assert len(browser.all("h1")) == 1
+    assert browser.one("html").get_attribute("lang") == "en"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_has_a_contrast_of_four_and_a_half(browser: Browser, write_page, theme: str) -> None:
+    """Each pair of text and ground that the style sheet uses, by the formula of WCAG 2.1."""
+    browser.open(write_page(sweep()) + f"#theme={theme}")
+    names = ("paper", "panel", "hover", "ink", "quiet", "accent", "on-accent", "good", "bad", "warn-paper", "warn-ink")
+    colours = {
+        name: browser.driver.execute_script(
+            f"return getComputedStyle(document.documentElement).getPropertyValue('--{name}').trim()"
+        )
+        for name in names
+    }
+    grounds = [
+        (text, ground) for text in ("ink", "quiet", "accent", "good", "bad") for ground in ("paper", "panel", "hover")
+    ]
+    for text, ground in [*grounds, ("on-accent", "accent"), ("warn-ink", "warn-paper")]:
+        assert contrast(colours[text], colours[ground]) >= 4.5, (theme, text, ground)
+
+
+def contrast(one: str, other: str) -> float:
+    """Ratio of relative luminances, WCAG 2.1."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_many_jobs_make_a_bounded_table(browser: Browser, write_page) -> None:
+    """A thousand jobs are a hundred rows a page; the facets count all of them."""
+    records = [make_record(seed=seed, results=(make_perplexity(10.0 + seed),)) for seed in range(1000)]
+    browser.open(write_page(records))
+    assert len(browser.all("table.jobs tbody tr")) == 100
+    assert browser.texts("#said") == ["1,000 jobs"]
+    browser.click("next")
+    assert browser.column("seed")[0] == "100"
+    assert "page=2" in browser.hash
+    browser.click(f"sort-{PERPLEXITY}")
+    browser.click(f"sort-{PERPLEXITY}")
+    assert browser.column(PERPLEXITY)[0] == "1009.00"
+
+
+def test_a_narrow_window_folds_the_filters_and_never_scrolls_sideways(browser: Browser, write_page) -> None:
+    """On a phone the filters are one line, and only the table itself scrolls."""
+    size = browser.driver.get_window_size()
+    try:
+        browser.driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 1, "mobile": True}
+        )
+        browser.open(write_page(sweep()))
+        assert browser.by_id("filters").get_attribute("open") is None
+        assert browser.driver.execute_script("return document.documentElement.scrollWidth") <= 390
+    finally:
+        browser.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
+        browser.driver.set_window_size(size["width"], size["height"])
+
+
+def test_published_numbers_are_shown_when_asked_for(browser: Browser, write_page) -> None:
+    """Measured, then published and difference in brackets, as in the printed tables."""
+    browser.open(write_page([make_record("sparsegpt", results=(make_perplexity(36.91),)), make_record("dense")]))
+    assert browser.column(PERPLEXITY)[1] == "36.91"
+    browser.click("published")
+    assert browser.column(PERPLEXITY)[1] == "36.91 (36.85, +0.06)"
