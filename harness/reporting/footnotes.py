@@ -1,7 +1,9 @@
 """Footnotes that cells ask for: each is written once, in the order of the first cell that needs it."""
 
 from harness.reporting.frame import Measured
+from harness.reporting.layout import Cell
 from harness.reporting.published import PublishedRow
+from harness.reporting.tolerances import tolerance_for
 
 DIRTY_NOTE = "† recorded with uncommitted changes to code or configuration"
 UNVERIFIED_NOTE = "? published value not checked against its paper"
@@ -34,6 +36,12 @@ class Footnotes:
             return ""
         self.add(DIRTY_NOTE)
         return "†"
+
+    def verdict(self, cell: Cell) -> None:
+        """Say which tolerance a cell's verdict rests on."""
+        known = tolerance_for(cell.published) if cell.published and cell.inside is not None else None
+        if known:
+            self.add(known.note)
 
     def published(self, row: PublishedRow) -> None:
         """Name the table that a published value comes from, and say it when nobody has checked the value."""

@@ -19,6 +19,9 @@ METRIC_NAMES = {
 """Short names of metrics where the field's own is long; a mean over mixed metrics says so."""
 
 UNITS = {"perplexity": "ppl", "word_perplexity": "word_ppl", "acc": "%", "acc_norm": "%"}
+VERDICTS = {True: "≈", False: "≠", None: ""}
+"""Signs after a difference: inside the tolerance known for the protocol, outside of it, none known."""
+
 LOWER_IS_BETTER = frozenset({"perplexity", "word_perplexity", "latency", "prune_time"})
 
 
@@ -30,6 +33,10 @@ class Cell:
         measured, stderr: in the column's unit; None when nothing was measured.
         published: the published number with its source.
         marks: footnote signs of the label or of the measured number.
+        interval: half width of the 95 % interval of a mean, in the column's unit.
+        samples: how many values a mean is over; None when `measured` is no mean.
+        inside: whether the difference lies inside the tolerance known for the protocol; None when none is known.
+        rank, published_rank: 1 for the best number of its group in the column, 2 for the second best, else 0.
     """
 
     text: str = ""
@@ -37,6 +44,11 @@ class Cell:
     stderr: float | None = None
     published: PublishedRow | None = None
     marks: str = ""
+    interval: float | None = None
+    samples: int | None = None
+    inside: bool | None = None
+    rank: int = 0
+    published_rank: int = 0
 
     @property
     def difference(self) -> float | None:
@@ -47,16 +59,27 @@ class Cell:
 
     def written(self, order: Order) -> str:
         """The cell as people read it: `36.91`, `36.91 (36.85, +0.06)`, `36.85 / 36.91 / +0.06`, or a dash."""
+        return "".join(text for text, _ in self.parts(order))
+
+    def parts(self, order: Order) -> tuple[tuple[str, int], ...]:
+        """What `written` joins, each part with its rank: 1 is to stand out most, 2 less, 0 not."""
         if self.text or (self.measured is None and self.published is None):
-            return (self.text or DASH) + self.marks
-        measured = DASH if self.measured is None else number(self.measured)
+            return (((self.text or DASH) + self.marks, 0),)
+        measured = (DASH if self.measured is None else number(self.measured), self.rank)
+        after = self._spread + self.marks
         if self.published is None:
-            return measured + self.marks
-        published = self.published.text + ("?" if self.published.status == "unverified" else "")
-        difference = DASH if self.difference is None else signed(self.difference)
+            return (measured, (after, 0)) if after else (measured,)
+        published = (self.published.text + ("?" if self.published.status == "unverified" else ""), self.published_rank)
+        difference = (DASH if self.difference is None else signed(self.difference)) + VERDICTS[self.inside]
         if order == "measured first":
-            return f"{measured}{self.marks} ({published}, {difference})"
-        return f"{published} / {measured}{self.marks} / {difference}"
+            return (measured, (f"{after} (", 0), published, (f", {difference})", 0))
+        return (published, (" / ", 0), measured, (f"{after} / {difference}", 0))
+
+    @property
+    def _spread(self) -> str:
+        """Interval and number of values of a mean: ` ±0.12 (n=5)`."""
+        interval = "" if self.interval is None else f" ±{number(self.interval)}"
+        return interval + ("" if self.samples is None else f" (n={self.samples})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,12 +91,14 @@ class Column:
         key: protocol key and metric for machines; empty for a label column.
         unit: of the numbers, empty for a label column.
         higher_is_better: direction, None for a label column.
+        tells: whether a label tells rows apart; False for one that only describes them.
     """
 
     header: str
     key: str = ""
     unit: str = ""
     higher_is_better: bool | None = None
+    tells: bool = True
 
     @property
     def is_label(self) -> bool:

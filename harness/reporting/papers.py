@@ -1,14 +1,17 @@
 """A paper's own table by its id: published, measured, difference in each cell."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harness.record import EvalResult, RunRecord
 from harness.reporting.footnotes import Footnotes
 from harness.reporting.frame import DENSE, JobRow, Measured, measured, model_name
 from harness.reporting.layout import LOWER_IS_BETTER, Cell, Column, Table, metric_header, percent, unique
 from harness.reporting.published import PLAIN_VARIANTS, Published, PublishedRow, normal_name
-from harness.reporting.tables import in_unit, unit_of
+from harness.reporting.ranking import ranked
+from harness.reporting.seeds import NOTE as MEAN_NOTE
+from harness.reporting.seeds import Spreads, mean_over_seeds
+from harness.reporting.tables import compared
 
 Found = tuple[Measured, EvalResult]
 LEGEND = "each cell: published / measured / measured minus published; a dash where nothing was measured"
@@ -17,7 +20,12 @@ PUBLISHED_CALIBRATION = "c4 128×2048"
 
 
 def paper_table(
-    table_id: str, records: Sequence[RunRecord], published: Published, paper_names: Mapping[str, str]
+    table_id: str,
+    records: Sequence[RunRecord],
+    published: Published,
+    paper_names: Mapping[str, str],
+    *,
+    mean_over_seed: bool = False,
 ) -> Table:
     """The table `table_id` in the layout of its paper, with what was measured beside it.
 
@@ -30,6 +38,7 @@ def paper_table(
         records: any records; those that fit no cell are left out.
         published: see `harness.reporting.published.load`.
         paper_names: a model's name here -> its name in the papers.
+        mean_over_seed: measured values are means over the jobs that differ in nothing but the seed.
 
     Raises:
         UserError: no table has this id, or a record's job lacks a field of its identity.
@@ -38,23 +47,28 @@ def paper_table(
     layout = _Layout.of(rows)
     notes = Footnotes()
     notes.add(LEGEND)
-    found = _index(measured(_of_models(records, rows, paper_names)), paper_names)
+    wanted = _of_models(records, rows, paper_names)
+    entries, spreads = mean_over_seeds(wanted) if mean_over_seed else (measured(wanted), {})
+    found = _index(entries, paper_names)
     shown: list[JobRow] = []
     lines: dict[tuple[str, ...], dict[str, Cell]] = {}
     for row in rows:
         matches = found.get(row.setting.key, []) if row.protocol and row.variant in PLAIN_VARIANTS else []
-        lines.setdefault(layout.labels(row), {})[layout.key(row)] = _cell(row, matches, notes)
+        lines.setdefault(layout.labels(row), {})[layout.key(row)] = _cell(row, matches, spreads, notes)
         shown += [matches[0][0].job] if matches else []
-    for line in (*_conditions(shown), *_common_notes(rows)):
+    for line in (*([MEAN_NOTE] if spreads else []), *_conditions(shown), *_common_notes(rows)):
         notes.add(line)
-    return Table(
-        title=layout.title,
-        columns=(*map(Column, layout.label_headers), *layout.columns.values()),
-        rows=tuple(
-            (*map(Cell, labels), *(cells.get(key, Cell()) for key in layout.columns)) for labels, cells in lines.items()
-        ),
-        footnotes=tuple(notes.lines()),
-        order="published first",
+    return ranked(
+        Table(
+            title=layout.title,
+            columns=(*map(Column, layout.label_headers), *layout.columns.values()),
+            rows=tuple(
+                (*map(Cell, labels), *(cells.get(key, Cell()) for key in layout.columns))
+                for labels, cells in lines.items()
+            ),
+            footnotes=tuple(notes.lines()),
+            order="published first",
+        )
     )
 
 
@@ -138,7 +152,7 @@ def _preference(job: JobRow) -> tuple[object, ...]:
     return (job.dirty, job.calibration != PUBLISHED_CALIBRATION, job.seed or 0, job.job_id)
 
 
-def _cell(row: PublishedRow, matches: Sequence[Found], notes: Footnotes) -> Cell:
+def _cell(row: PublishedRow, matches: Sequence[Found], spreads: Spreads, notes: Footnotes) -> Cell:
     notes.published(row)
     if not matches:
         return Cell(published=row)
@@ -146,13 +160,9 @@ def _cell(row: PublishedRow, matches: Sequence[Found], notes: Footnotes) -> Cell
     if len(matches) > 1:
         others = ", ".join(other.job.job_id for other, _ in matches[1:])
         notes.add(f"{row.model}, {row.method}: shown is {entry.job.job_id}; also measured by {others}")
-    unit = unit_of(result.metric)
-    return Cell(
-        measured=in_unit(result.value, unit),
-        stderr=in_unit(result.stderr, unit),
-        published=row,
-        marks=notes.dirty(entry),
-    )
+    cell = replace(compared(entry, result, row, spreads), marks=notes.dirty(entry))
+    notes.verdict(cell)
+    return cell
 
 
 def _conditions(jobs: Sequence[JobRow]) -> Iterable[str]:

@@ -15,6 +15,9 @@ PLAIN_VARIANTS = frozenset({"", "w/o tune", "re-evaluated (*)", "all layers 2:4"
 STATUS_RANK = {"verified": 0, "corrected": 0, "single_source": 1, "unverified": 2}
 """How far a value is trusted, see experiments/README.md; lower is better."""
 
+DENSE_PATTERN = "dense"
+"""The pattern of a model that nothing has pruned."""
+
 REPRODUCTION = "REPRO-"
 """Tables of users' reproductions: printable by id, never the published value of a comparison."""
 

@@ -1,4 +1,4 @@
-"""Tables as text: terminal, Markdown, CSV, LaTeX (booktabs) and JSON.  Hostile strings stay strings."""
+"""Tables as text: terminal, Markdown, CSV, LaTeX, HTML and JSON.  Hostile strings stay strings."""
 
 import csv
 import io
@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from typing import Literal, get_args
 
 from harness.errors import unknown
+from harness.reporting.html import html
+from harness.reporting.latex import latex
 from harness.reporting.layout import Cell, Column, Table
 from harness.reporting.terminal import terminal
-from harness.reporting.text import DASH, clean
+from harness.reporting.text import clean
 
-Format = Literal["terminal", "md", "csv", "latex", "json"]
+Format = Literal["terminal", "md", "csv", "latex", "html", "json"]
 
 
 def write(table: Table, format: Format, width: int = 80) -> str:
@@ -22,7 +24,8 @@ def write(table: Table, format: Format, width: int = 80) -> str:
     Args:
         table: what to write.
         format: ``terminal`` (plain text that fits `width`, in several parts where it is wider), ``md``, ``csv``
-            (full precision, empty where there is no number), ``latex`` (needs booktabs) or ``json``.
+            (full precision, empty where there is no number), ``latex`` (a fragment that names the packages it
+            needs), ``html`` (a fragment) or ``json``.  The best number of a group is bold, the second underlined.
         width: characters a line of ``terminal``.
 
     Raises:
@@ -30,7 +33,13 @@ def write(table: Table, format: Format, width: int = 80) -> str:
     """
     if format == "terminal":
         return terminal(table, width)
-    writers: Mapping[str, Callable[[Table], str]] = {"md": _markdown, "csv": _csv, "latex": _latex, "json": _json}
+    writers: Mapping[str, Callable[[Table], str]] = {
+        "md": _markdown,
+        "csv": _csv,
+        "latex": latex,
+        "html": html,
+        "json": _json,
+    }
     if format not in writers:
         raise unknown("format", format, get_args(Format))
     return writers[format](table)
@@ -42,9 +51,14 @@ def _markdown(table: Table) -> str:
 
     header = line([_md(column.title) for column in table.columns])
     rule = line(["---" if column.is_label else "---:" for column in table.columns])
-    rows = [line([_md(cell.written(table.order)) for cell in row]) for row in table.rows]
+    rows = [line([_md_cell(cell, table) for cell in row]) for row in table.rows]
     notes = [f"- {_md(note)}" for note in table.footnotes]
     return "\n".join([f"**{_md(table.title)}**", "", header, rule, *rows, *([""] if notes else []), *notes]) + "\n"
+
+
+def _md_cell(cell: Cell, table: Table) -> str:
+    marks = {0: "{}", 1: "**{}**", 2: "<ins>{}</ins>"}  # Markdown has no underlining
+    return "".join(marks[rank].format(_md(text)) for text, rank in cell.parts(table.order))
 
 
 def _md(text: str) -> str:
@@ -54,19 +68,25 @@ def _md(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+VALUE_PARTS = ("", " published", " difference", " tolerance")
+MEAN_PARTS = (" ±95%", " n")
+
+
 def _csv(table: Table) -> str:
-    """One column a label; measured, published and difference of each value column."""
+    """One column a label; measured, published, difference and verdict of each value column, spread where means are."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
+    means = any(cell.samples for row in table.rows for cell in row)
+    parts = (*VALUE_PARTS, *(MEAN_PARTS if means else ()))
     header: list[str] = []
     for column in table.columns:
         name = _spreadsheet(column.header)
-        header += [name] if column.is_label else [name, f"{name} published", f"{name} difference"]
+        header += [name] if column.is_label else [f"{name}{part}" for part in parts]
     writer.writerow(header)
     for row in table.rows:
         fields: list[str] = []
         for column, cell in zip(table.columns, row, strict=True):
-            fields += [_spreadsheet(cell.text + cell.marks)] if column.is_label else _csv_numbers(cell)
+            fields += [_spreadsheet(cell.text + cell.marks)] if column.is_label else _csv_numbers(cell)[: len(parts)]
         writer.writerow(fields)
     return stream.getvalue()
 
@@ -77,6 +97,9 @@ def _csv_numbers(cell: Cell) -> list[str]:
         "" if cell.measured is None else repr(cell.measured),
         cell.published.text if cell.published else "",
         "" if difference is None else f"{difference:.6g}",
+        {True: "inside", False: "outside", None: ""}[cell.inside],
+        "" if cell.interval is None else f"{cell.interval:.6g}",
+        "" if cell.samples is None else str(cell.samples),
     ]
 
 
@@ -84,67 +107,6 @@ def _spreadsheet(text: str) -> str:
     """A text that a spreadsheet would run as a formula gets an apostrophe before it."""
     text = clean(text)
     return f"'{text}" if text.startswith(("=", "+", "-", "@")) else text
-
-
-def _latex(table: Table) -> str:
-    alignment = "".join("l" if column.is_label else "r" for column in table.columns)
-
-    def line(cells: list[str]) -> str:
-        return "    " + " & ".join(cells) + r" \\"
-
-    return (
-        "\n".join(
-            [
-                r"% needs \usepackage{booktabs}",
-                r"\begin{table}",
-                r"  \centering",
-                rf"  \caption{{{_tex(table.title)}}}",
-                rf"  \begin{{tabular}}{{{alignment}}}",
-                r"    \toprule",
-                line([_tex(column.title) for column in table.columns]),
-                r"    \midrule",
-                *(line([_tex(cell.written(table.order)) for cell in row]) for row in table.rows),
-                r"    \bottomrule",
-                r"  \end{tabular}",
-                *(rf"  \par\footnotesize {_tex(note)}" for note in table.footnotes),
-                r"\end{table}",
-            ]
-        )
-        + "\n"
-    )
-
-
-TEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "`": r"\textasciigrave{}",
-    "[": "{[}",
-    "]": "{]}",
-    "*": "{*}",
-    DASH: "--",
-    "×": r"$\times$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "†": r"\dag{}",
-    "‡": r"\ddag{}",
-}
-"""`[` and `*` are braced because they would be read as arguments of a row's end `\\\\`."""
-
-
-def _tex(text: str) -> str:
-    text = "".join(TEX.get(character, character) for character in clean(text))
-    return re.sub(r"(?<![\w.])([+-])(?=\d)", r"$\1$", text)
 
 
 def _json(table: Table) -> str:
@@ -180,6 +142,11 @@ def _json_cell(column: Column, cell: Cell) -> dict[str, object]:
         "stderr": _json_number(cell.stderr),
         "published": row.text if row else None,
         "difference": _json_number(cell.difference),
+        "inside_tolerance": cell.inside,
+        "interval_95": _json_number(cell.interval),
+        "samples": cell.samples,
+        "rank": cell.rank,
+        "published_rank": cell.published_rank,
         "source": {name: getattr(row, name) for name in ("table_id", "status", "source", "note")} if row else None,
         "marks": cell.marks,
     }

@@ -17,7 +17,11 @@ from harness.reporting.layout import (
     percent,
     unique,
 )
-from harness.reporting.published import Published, natural_key
+from harness.reporting.published import Published, PublishedRow, natural_key
+from harness.reporting.ranking import ranked
+from harness.reporting.seeds import NOTE as MEAN_NOTE
+from harness.reporting.seeds import Spread, Spreads, mean_over_seeds
+from harness.reporting.tolerances import inside
 
 COUNTED_NOTE = "sparsity in brackets: zeros counted, where they differ from the fraction asked for"
 COUNTED_TOLERANCE = 5e-4
@@ -31,6 +35,18 @@ class _Axis:
     header: str
     value: Callable[[JobRow], str]
     within: Callable[[JobRow], str] = lambda job: ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """Where published numbers come from, and what papers call the models."""
+
+    published: Published
+    paper_names: Mapping[str, str]
+
+    def lookup(self, entry: Measured, result: EvalResult) -> tuple[PublishedRow, ...]:
+        setting = entry.setting(result, self.paper_names)
+        return self.published.lookup(setting) if setting else ()
 
 
 AXES = (
@@ -55,7 +71,13 @@ SAID_ONCE = ("dtype", "calibration", "propagation", "seed")
 """Axes that a footnote states when they are the same everywhere."""
 
 
-def comparison(records: Sequence[RunRecord], published: Published, paper_names: Mapping[str, str]) -> Table:
+def comparison(
+    records: Sequence[RunRecord],
+    published: Published,
+    paper_names: Mapping[str, str],
+    *,
+    mean_over_seed: bool = False,
+) -> Table:
     """Every job against every metric, one column a protocol; published value and difference where they compare.
 
     Rows: by model, dense first, then method, pattern (unstructured by sparsity, then N:M from the widest group).
@@ -65,29 +87,50 @@ def comparison(records: Sequence[RunRecord], published: Published, paper_names: 
         records: jobs in any order; failed ones get a row of dashes.
         published: see `harness.reporting.published.load`.
         paper_names: a model's name here -> its name in the papers; a model that is not in it is compared with none.
+        mean_over_seed: one row for all jobs that differ in nothing but the seed, see `mean_over_seeds`.
 
     Raises:
         UserError: a record's job lacks a field of its identity.
     """
-    entries = sorted(measured(records), key=lambda entry: _job_order(entry.job))
+    entries, spreads = mean_over_seeds(records) if mean_over_seed else (measured(records), {})
+    entries = sorted(entries, key=lambda entry: job_order(entry.job))
     axes = [axis for axis in AXES if _differs(axis, entries)]
     axes += [] if _told_apart(axes, entries) else [_Axis("job", lambda job: job.job_id.rsplit("__", 1)[-1])]
-    results = _columns_of(entries)
+    results = columns_of(entries)
     notes = Footnotes()
+    if spreads:
+        notes.add(MEAN_NOTE)
+    source = _Source(published, paper_names)
     rows = []
     for entry in entries:
         labels = [Cell(entry.job.model), Cell(entry.job.method, marks=notes.job(entry))]
         labels += [Cell("" if entry.job.is_dense else entry.job.pattern), Cell(_sparsity(entry.job, notes))]
         labels += [Cell(axis.value(entry.job)) for axis in axes]
-        found = {_column_key(result): result for result in entry.results}
-        values = [_compare(entry, found.get(key), published, paper_names, notes) for key in results]
+        found = {column_key(result): result for result in entry.results}
+        values = [_compare(entry, found.get(key), spreads, source, notes) for key in results]
         rows.append((*labels, *values))
     headers = ["model", "method", "pattern", "sparsity", *(axis.header for axis in axes)]
-    return Table(
+    table = Table(
         title="Measured results",
-        columns=(*map(Column, headers), *_value_columns(results)),
+        columns=(*map(Column, headers), *value_columns(results)),
         rows=tuple(rows),
-        footnotes=(*_said_once(axes, entries), *_protocol_notes(entries, results), *notes.lines()),
+        footnotes=(*_said_once(axes, entries), *protocol_notes(entries, results), *notes.lines()),
+    )
+    return ranked(table)
+
+
+def compared(entry: Measured, result: EvalResult, row: PublishedRow | None, spreads: Spreads) -> Cell:
+    """The cell of a measured number, beside the published one that it may stand beside, if there is one."""
+    unit = unit_of(result.metric)
+    value = in_unit(result.value, unit)
+    spread = spreads.get((entry.job.job_id, result.protocol, result.metric), Spread(0, None))
+    return Cell(
+        measured=value,
+        stderr=in_unit(result.stderr, unit),
+        published=row,
+        interval=in_unit(spread.interval, unit),
+        samples=spread.samples or None,
+        inside=inside(value, row) if row and value is not None else None,
     )
 
 
@@ -103,7 +146,8 @@ def pattern_order(pattern: str, sparsity: float) -> tuple[int, float, int, str]:
     return (rank, sparsity, -n_of_m.group if n_of_m else 0, pattern)
 
 
-def _job_order(job: JobRow) -> tuple[object, ...]:
+def job_order(job: JobRow) -> tuple[object, ...]:
+    """Sort key: by model, dense first, then method, pattern, sparsity and the other axes."""
     rest = natural_key(" ".join(axis.value(job) for axis in AXES))
     where = (natural_key(job.model), not job.is_dense, natural_key(job.method))
     return (*where, pattern_order(job.pattern, job.sparsity), rest, job.job_id)
@@ -135,13 +179,14 @@ def _sparsity(job: JobRow, notes: Footnotes) -> str:
     return f"{asked} ({percent(counted)})"
 
 
-def _column_key(result: EvalResult) -> tuple[str, str]:
+def column_key(result: EvalResult) -> tuple[str, str]:
+    """What a column is of: protocol and metric."""
     return (result.protocol, result.metric)
 
 
-def _columns_of(entries: Sequence[Measured]) -> dict[tuple[str, str], EvalResult]:
+def columns_of(entries: Sequence[Measured]) -> dict[tuple[str, str], EvalResult]:
     """One example result a (protocol, metric): perplexities first, then tasks, as the papers order them."""
-    examples = {_column_key(result): result for entry in reversed(entries) for result in entry.results}
+    examples = {column_key(result): result for entry in reversed(entries) for result in entry.results}
 
     def order(item: tuple[tuple[str, str], EvalResult]) -> tuple[object, ...]:
         task = item[1].task
@@ -151,7 +196,8 @@ def _columns_of(entries: Sequence[Measured]) -> dict[tuple[str, str], EvalResult
     return dict(sorted(examples.items(), key=order))
 
 
-def _value_columns(results: Mapping[tuple[str, str], EvalResult]) -> list[Column]:
+def value_columns(results: Mapping[tuple[str, str], EvalResult]) -> list[Column]:
+    """Headers of `columns_of`, each as short as tells it apart from the others."""
     headers = [_result_header(result) for result in results.values()]
     return [
         Column(
@@ -186,25 +232,24 @@ def unit_of(metric: str) -> str:
 def _compare(
     entry: Measured,
     result: EvalResult | None,
-    published: Published,
-    paper_names: Mapping[str, str],
+    spreads: Spreads,
+    source: _Source,
     notes: Footnotes,
 ) -> Cell:
     if result is None:
         return Cell()
-    unit = unit_of(result.metric)
-    value, stderr = in_unit(result.value, unit), in_unit(result.stderr, unit)
-    setting = entry.setting(result, paper_names)
-    rows = published.lookup(setting) if setting else ()
+    rows = source.lookup(entry, result)
     if not rows:
-        return Cell(measured=value, stderr=stderr)
+        return compared(entry, result, None, spreads)
     if len({row.value for row in rows}) > 1:
         how = "" if rows[0].pattern == DENSE else f" {rows[0].pattern} {percent(rows[0].sparsity)}"
         where = f"{rows[0].model} {rows[0].method}{how}, {result.task}"
         values = unique([f"{row.text} ({row.table_id})" for row in rows])
         notes.add(f"published values differ for {where}: {', '.join(values)}; the first is shown")
     notes.published(rows[0])
-    return Cell(measured=value, stderr=stderr, published=rows[0])
+    cell = compared(entry, result, rows[0], spreads)
+    notes.verdict(cell)
+    return cell
 
 
 def _said_once(axes: Sequence[_Axis], entries: Sequence[Measured]) -> list[str]:
@@ -215,11 +260,11 @@ def _said_once(axes: Sequence[_Axis], entries: Sequence[Measured]) -> list[str]:
     return [f"all rows: {', '.join(said)}"] if said else []
 
 
-def _protocol_notes(entries: Sequence[Measured], results: Mapping[tuple[str, str], EvalResult]) -> list[str]:
+def protocol_notes(entries: Sequence[Measured], results: Mapping[tuple[str, str], EvalResult]) -> list[str]:
     """Subsets, data that are not the published ones, and data that differ under one name: always said."""
     notes: dict[str, None] = {}
     for key, example in results.items():
-        found = [result for entry in entries for result in entry.results if _column_key(result) == key]
+        found = [result for entry in entries for result in entry.results if column_key(result) == key]
         seq_len, options = _protocol_parts(example)
         name = " ".join([example.task, *([f"@{seq_len}"] if seq_len else []), *options])
         said = unique([result.subset for result in found if result.subset])

@@ -1,13 +1,15 @@
 """Tables for people at a terminal: readable at 80 columns, plain when piped."""
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
-from rich.console import Console, Group, JustifyMethod, RenderableType
-from rich.table import Table as RichTable
+from rich.cells import cell_len
+from rich.console import Console, RenderableType
 from rich.text import Text
 
-from harness.reporting.layout import Column, Table
+from harness.reporting.layout import Cell, Column, Table
 from harness.reporting.text import clean
 
 SHORT = {
@@ -25,11 +27,19 @@ SHORT = {
 """Words of a header that would make a column wider than its numbers."""
 
 NARROWEST_LABEL = 6
+WIDEST_TEXT = 36
+"""Columns of a text that only describes its row; longer ones fold."""
+
+RANK_STYLES = {0: "", 1: "bold", 2: "underline"}
+
+Line = list[tuple[str, str]]
+"""Pieces of one line with their styles."""
 
 
 def terminal(table: Table, width: int) -> str:
     """Plain text of at most `width` columns; see `renderable`."""
-    return plain(renderable(table, width), width)
+    lines = ("".join(text for text, _ in line).rstrip() for line in _Sheet(table, width).lines())
+    return "\n".join(lines) + "\n"
 
 
 def plain(content: RenderableType, width: int) -> str:
@@ -40,87 +50,185 @@ def plain(content: RenderableType, width: int) -> str:
 
 
 def renderable(table: Table, width: int) -> RenderableType:
-    """The table for a rich console.
+    """The table for a rich console: headers and the best numbers bold, the second best underlined.
 
     A table that is too wide becomes several, one below the other, each with the label columns; a label column
-    that says the same in every row is said once above.
+    that says the same in every row is said once above.  Numbers are never cut: labels fold instead.
 
     Args:
         table: what to show.
         width: columns of the terminal.
     """
-    said, labels = _labels(table)
-    parts, gap = _parts(table, labels, width, 2), 2
-    if len(parts) > 1 and len(_parts(table, labels, width, 1)) == 1:
-        parts, gap = _parts(table, labels, width, 1), 1
-    blocks: list[RenderableType] = [Text(clean(table.title), style="bold")]
-    blocks += [Text(clean(said))] if said else []
-    widths = _widths(table, labels, width, gap)
-    for part in parts:
-        blocks += [Text(""), _grid(table, {index: widths[index] for index in [*labels, *part]}, gap)]
-    blocks += [Text("")] if table.footnotes else []
-    return Group(*blocks, *(Text(clean(note), style="dim") for note in table.footnotes))
+    whole = Text(no_wrap=True, end="")
+    for line in _Sheet(table, width).lines():
+        for text, style in line:
+            whole.append(text, style=style or None)
+        whole.append("\n")
+    return whole
 
 
-def _labels(table: Table) -> tuple[str, list[int]]:
-    """What is the same in every row, and the label columns that remain."""
-    said, remaining = [], []
-    for index, column in enumerate(table.columns):
-        texts = {row[index].written(table.order) for row in table.rows}
-        if column.is_label and column.header != "method" and len(texts) == 1 and len(table.rows) > 1:
-            said.append(f"{column.header} {texts.pop()}")
-        elif column.is_label:
-            remaining.append(index)
-    return ", ".join(said), remaining
-
-
-def _parts(table: Table, labels: Sequence[int], width: int, gap: int) -> list[list[int]]:
-    """The value columns, cut where a line would be longer than `width`; every part has at least one."""
-    widths = _widths(table, labels, width, gap)
-    label_width = sum(widths[index] + gap for index in labels)
-    parts: list[list[int]] = []
-    used = width
-    for index, column in enumerate(table.columns):
-        if column.is_label:
+def wrapped(text: str, width: int) -> list[str]:
+    """The text in lines of at most `width` columns, broken between words, within a word where one is longer."""
+    if _length(text) <= width:
+        return [text]
+    lines: list[str] = []
+    current = ""
+    for word in text.split(" "):
+        longer = f"{current} {word}" if current else word
+        if _length(longer) <= width:
+            current = longer
             continue
-        needed = widths[index] + gap
-        if used + needed > width + gap:
-            parts.append([])
-            used = label_width
-        parts[-1].append(index)
-        used += needed
-    return parts or [[]]
+        lines += [current] if current else []
+        *full, current = _chopped(word, width)
+        lines += full
+    return [*lines, current]
 
 
-def _widths(table: Table, labels: Sequence[int], width: int, gap: int) -> dict[int, int]:
-    """Width of every column; long labels are folded where they would leave no room for the widest value."""
-    widths = {index: _natural_width(table, index) for index in range(len(table.columns))}
-    values = [widths[index] for index, column in enumerate(table.columns) if not column.is_label]
-    room = width - max(values, default=0) - gap * len(labels)
-    while labels and sum(widths[index] for index in labels) > room:
-        widest = max(labels, key=lambda index: widths[index])
-        if widths[widest] <= NARROWEST_LABEL:
-            break
-        widths[widest] -= 1
-    return widths
+def _chopped(word: str, width: int) -> list[str]:
+    """A word in pieces of at most `width` columns.  Rich's own function drops a combining sign at a piece's start."""
+    pieces = [""]
+    for character in word:
+        if pieces[-1] and cell_len(pieces[-1] + character) > width:
+            pieces.append("")
+        pieces[-1] += character
+    return pieces
 
 
-def _natural_width(table: Table, index: int) -> int:
-    words = _short(table.columns[index]).split()
-    cells = [clean(row[index].written(table.order)) for row in table.rows]
-    return max(Text(text).cell_len for text in [*words, *cells, ""])
+@dataclass
+class _Sheet:
+    """One table laid out for one width.  Rich's own tables take a millisecond a row: too long for thousands."""
+
+    table: Table
+    width: int
+
+    @cached_property
+    def texts(self) -> list[list[str]]:
+        return [[clean(cell.written(self.table.order)) for cell in row] for row in self.table.rows]
+
+    @cached_property
+    def headers(self) -> list[str]:
+        return [_short(column) for column in self.table.columns]
+
+    @cached_property
+    def natural(self) -> list[int]:
+        """Width that every column asks for: its longest cell, or word of its header."""
+        words = [max(map(_length, header.split()), default=0) for header in self.headers]
+        cells = [max(map(_length, {row[i] for row in self.texts}), default=0) for i in range(len(self.headers))]
+        told = self.table.columns
+        limits = [WIDEST_TEXT if column.is_label and not column.tells else self.width for column in told]
+        return [max(word, min(cell, limit)) for word, cell, limit in zip(words, cells, limits, strict=True)]
+
+    def lines(self) -> Iterator[Line]:
+        said, labels = self._labels()
+        gap, parts = 2, self._parts(labels, 2)
+        if len(parts) > 1 and len(self._parts(labels, 1)) == 1:
+            gap, parts = 1, self._parts(labels, 1)
+        widths = self._widths(labels, gap)
+        yield from ([(line, "bold")] for line in wrapped(clean(self.table.title), self.width))
+        yield from ([(line, "")] for line in wrapped(clean(said), self.width) if said)
+        for part in parts:
+            yield []
+            yield from self._grid([*labels, *part], widths, gap)
+        if self.table.footnotes:
+            yield []
+        for note in self.table.footnotes:
+            yield from ([(line, "dim")] for line in wrapped(clean(note), self.width))
+
+    def _labels(self) -> tuple[str, list[int]]:
+        """What is the same in every row, and the label columns that remain."""
+        said, remaining = [], []
+        for index, column in enumerate(self.table.columns):
+            if not _is_label(column):
+                continue
+            texts = {row[index] for row in self.texts}
+            if column.header != "method" and len(texts) == 1 and len(self.texts) > 1:
+                said.append(f"{column.header} {texts.pop()}")
+            else:
+                remaining.append(index)
+        return ", ".join(said), remaining
+
+    def _parts(self, labels: Sequence[int], gap: int) -> list[list[int]]:
+        """The value columns, cut where a line would be longer than `width`; every part has at least one."""
+        widths = self._widths(labels, gap)
+        label_width = sum(widths[index] + gap for index in labels)
+        parts: list[list[int]] = []
+        used = self.width
+        for index, column in enumerate(self.table.columns):
+            if _is_label(column):
+                continue
+            needed = widths[index] + gap
+            if used + needed > self.width + gap:
+                parts.append([])
+                used = label_width
+            parts[-1].append(index)
+            used += needed
+        return parts or [[]]
+
+    def _widths(self, labels: Sequence[int], gap: int) -> list[int]:
+        """Width of every column; long labels are folded where they would leave no room for the widest value."""
+        widths = list(self.natural)
+        values = [widths[index] for index, column in enumerate(self.table.columns) if not _is_label(column)]
+        room = self.width - max(values, default=0) - gap * len(labels)
+        while labels and sum(widths[index] for index in labels) > room:
+            widest = max(labels, key=lambda index: widths[index])
+            if widths[widest] <= NARROWEST_LABEL:
+                break
+            widths[widest] -= 1
+        return widths
+
+    def _grid(self, columns: Sequence[int], widths: Sequence[int], gap: int) -> Iterator[Line]:
+        """Header and rows of some columns, labels to the left and numbers to the right."""
+        between = (" " * gap, "")
+        heads = {index: wrapped(self.headers[index], widths[index]) for index in columns}
+        height = max((len(lines) for lines in heads.values()), default=0)
+        for number in range(height):
+            line: Line = []
+            for index in columns:
+                lines = heads[index]
+                above = height - len(lines)
+                text = lines[number - above] if number >= above else ""
+                line += [(self._padded(text, index, widths[index]), "bold"), between]
+            yield line[:-1]
+        for texts, cells in zip(self.texts, self.table.rows, strict=True):
+            if any(_length(texts[index]) > widths[index] for index in columns):
+                yield from self._folded(texts, columns, widths, between)
+                continue
+            line = []
+            for index in columns:
+                line += [*self._cell(texts[index], cells[index], index, widths[index]), between]
+            yield line[:-1]
+
+    def _cell(self, text: str, cell: Cell, index: int, width: int) -> Line:
+        if not cell.rank and not cell.published_rank:
+            return [(self._padded(text, index, width), "")]
+        pieces = [(clean(part), RANK_STYLES[rank]) for part, rank in cell.parts(self.table.order)]
+        return [(" " * (width - _length(text)), ""), *pieces]
+
+    def _folded(
+        self, texts: Sequence[str], columns: Sequence[int], widths: Sequence[int], between: tuple[str, str]
+    ) -> Iterator[Line]:
+        """A row whose labels take several lines."""
+        cells = {index: wrapped(texts[index], widths[index]) for index in columns}
+        for number in range(max(map(len, cells.values()))):
+            line: Line = []
+            for index in columns:
+                text = cells[index][number] if number < len(cells[index]) else ""
+                line += [(self._padded(text, index, widths[index]), ""), between]
+            yield line[:-1]
+
+    def _padded(self, text: str, index: int, width: int) -> str:
+        blanks = " " * (width - _length(text))
+        return text + blanks if self.table.columns[index].is_label else blanks + text
+
+
+def _is_label(column: Column) -> bool:
+    """Whether the column stands in every part of a table that is too wide."""
+    return column.is_label and column.tells
+
+
+def _length(text: str) -> int:
+    return len(text) if text.isascii() else cell_len(text)
 
 
 def _short(column: Column) -> str:
     return " ".join(SHORT.get(word, word) for word in clean(column.title).split(" "))
-
-
-def _grid(table: Table, widths: Mapping[int, int], gap: int) -> RichTable:
-    grid = RichTable(box=None, padding=(0, gap, 0, 0), pad_edge=False, header_style="bold", show_edge=False)
-    for index, width in widths.items():
-        column = table.columns[index]
-        justify: JustifyMethod = "left" if column.is_label else "right"
-        grid.add_column(Text(_short(column)), justify=justify, vertical="bottom", overflow="fold", width=width)
-    for row in table.rows:
-        grid.add_row(*(Text(clean(row[index].written(table.order))) for index in widths))
-    return grid

@@ -1,16 +1,29 @@
 """What Weights & Biases is told of a record: names, tags, configuration, numbers.  Nothing here imports wandb."""
 
+import base64
+import binascii
 import hashlib
+import math
 import re
+import zlib
 from collections.abc import Iterable, Mapping
 
-from harness.record import EvalResult, JsonValue, RunRecord
+from harness.errors import UserError
+from harness.record import EvalResult, JsonValue, LayerReport, RunRecord, from_json, to_json
 
 ID_LENGTH = 64
 TAG_LENGTH = 64
 """W&B takes no longer ids and tags."""
 
+RECORD = "record"
+RECORD_SHA256 = "record_sha256"
+"""Configuration fields that carry the record itself, packed, and the digest of its JSON."""
+
 LAYER_COLUMNS = ("layer", "out_features", "in_features", "requested_sparsity", "achieved_sparsity", "output_error")
+BLOCK = "block"
+LAYER_ERROR = "layer_error"
+LAYER_SPARSITY = "layer_sparsity"
+"""The lines over the blocks: ``layer_error/self_attn.q_proj`` against ``block``."""
 
 
 def run_id(job_id: str) -> str:
@@ -23,8 +36,48 @@ def run_id(job_id: str) -> str:
 
 
 def config_of(record: RunRecord) -> dict[str, JsonValue]:
-    """The job, flat: ``method.params.percdamp`` instead of nested mappings."""
-    return {"job_id": record.job_id, **_flat(record.job)}
+    """The job, nested as it is stored (W&B shows ``method.params.percdamp``), and the whole record, packed.
+
+    The record travels in the configuration because that arrives with the run's very first request and comes back
+    with any list of runs: no file to lose, no second request a run to read it.
+    """
+    digest = hashlib.sha256(to_json(record)).hexdigest()
+    return {"job_id": record.job_id, **record.job, RECORD: packed(record), RECORD_SHA256: digest}
+
+
+def packed(record: RunRecord) -> str:
+    """The record's JSON, compressed, as text; `unpacked` reads it."""
+    return base64.b64encode(zlib.compress(to_json(record), 9)).decode()
+
+
+def unpacked(config: Mapping[str, object], origin: str) -> RunRecord:
+    """The record that a run's configuration carries; `origin` names the run in errors.
+
+    Raises:
+        UserError: it carries none, or what it carries is damaged or of another schema version.
+    """
+    text, digest = config.get(RECORD), config.get(RECORD_SHA256)
+    if not isinstance(text, str):
+        raise UserError(f"{origin} carries no record; was it written by `prunebench mirror`?")
+    try:
+        data = zlib.decompress(base64.b64decode(text, validate=True))
+    except (binascii.Error, zlib.error, ValueError) as error:
+        raise UserError(f"{origin} carries a damaged record: {error}") from error
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise UserError(f"{origin} carries a damaged record: it is not the one that {RECORD_SHA256}={digest} names")
+    return from_json(data, origin)
+
+
+def notes_of(record: RunRecord) -> str:
+    """The record's own notes, then where the record is: a reader of the run finds the truth it mirrors."""
+    digest = hashlib.sha256(to_json(record)).hexdigest()
+    return "\n".join([*record.notes, f"record: {record.job_id}.json, sha256 {digest}"])
+
+
+def group_of(record: RunRecord) -> str:
+    """The sweep that the record's command names: its experiment, else ``runs``."""
+    named = (text.partition("=")[2] for text in record.provenance.command if text.startswith("+experiment="))
+    return next(named, "runs")
 
 
 def tags_of(record: RunRecord) -> list[str]:
@@ -50,6 +103,9 @@ def summary_of(record: RunRecord) -> dict[str, float | int | str | bool]:
         values[f"{name}:stderr"] = result.stderr
         values[f"{name}:num_samples"] = result.num_samples
     values["achieved_sparsity"] = record.achieved_sparsity
+    errors = [layer.relative_output_error for layer in record.layers if layer.relative_output_error is not None]
+    if errors:
+        values |= {f"{LAYER_ERROR}_mean": math.fsum(errors) / len(errors), f"{LAYER_ERROR}_max": max(errors)}
     values |= {f"seconds/{step}": seconds for step, seconds in record.timings_s.items()}
     values |= {f"peak_memory_bytes/{place}": amount for place, amount in record.peak_memory_bytes.items()}
     made = record.provenance
@@ -71,11 +127,28 @@ def layer_rows(record: RunRecord) -> list[Iterable[object]]:
     ]
 
 
-def _flat(values: Mapping[str, JsonValue], prefix: str = "") -> dict[str, JsonValue]:
-    flat: dict[str, JsonValue] = {}
-    for name, value in values.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
+def layer_series(record: RunRecord) -> list[dict[str, float | int]]:
+    """One row a block: its number, and error and zeros of each linear under the name it has in every block.
+
+    A linear outside the blocks has no place on that axis; it stands in the table of layers only.
+    """
+    rows: dict[int, dict[str, float | int]] = {}
+    for layer in record.layers:
+        place = _place(layer)
+        if place is None:
+            continue
+        block, name = place
+        row = rows.setdefault(block, {BLOCK: block})
+        row[f"{LAYER_SPARSITY}/{name}"] = layer.achieved_sparsity
+        if layer.relative_output_error is not None:
+            row[f"{LAYER_ERROR}/{name}"] = layer.relative_output_error
+    return [rows[block] for block in sorted(rows)]
+
+
+def _place(layer: LayerReport) -> tuple[int, str] | None:
+    """``model.layers.3.mlp.up_proj`` -> (3, ``mlp.up_proj``); None when the name has no number."""
+    found = re.search(r"(?:^|\.)(\d+)\.(.+)$", layer.name)
+    return (int(found[1]), found[2]) if found else None
 
 
 def _name_in(job: Mapping[str, JsonValue], axis: str) -> str:

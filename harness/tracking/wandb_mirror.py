@@ -1,26 +1,33 @@
 """The mirror in Weights & Biases: one run a job, written once from the finished record.
 
-The records are the truth and the mirror is disposable: it can be deleted and nothing is lost.  Every run is written
-offline first, below ``<results_dir>/wandb/``; being *online* means that it is uploaded right afterwards, by W&B's
-own ``wandb sync`` in a process of its own with a time limit.  So a job never waits for the network while it runs,
-a server that hangs or a tracker that crashes costs one warning, and what was not uploaded waits for `sync`.
+The records are the truth and the mirror is disposable: it can be deleted, nothing is lost, and `rebuild` makes it
+again.  Every run is written offline first, below ``<results_dir>/wandb/``; being *online* means that it is uploaded
+right afterwards (`harness.tracking.wandb_upload`).  So a job never waits for the network while it runs, a server
+that hangs or a tracker that crashes costs one warning, and what was not uploaded waits for `sync`.
+
+A run is written again only when something in it changed: its folder holds the digest of all that went in.
 """
 
+import glob
+import hashlib
+import json
 import logging
 import os
-import re
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError, unknown
-from harness.record import RunRecord
+from harness.record import RunRecord, to_json
+from harness.tracking import wandb_client as client
 from harness.tracking import wandb_content as content
+from harness.tracking.wandb_client import environment, first_line, id_in
+from harness.tracking.wandb_upload import UPLOAD_TIMEOUT_S, is_uploaded, upload
+
+if TYPE_CHECKING:
+    import wandb
 
 LOGGER = logging.getLogger(__name__)
 
@@ -28,100 +35,136 @@ MODES = ("auto", "online", "offline", "disabled")
 NAME = "wandb"
 """The name W&B gives its folder; nobody chooses it."""
 
+DIGEST = "mirrored.sha256"
+LAYOUT = 2
+"""Part of the digest: raise it when a run is to be written differently, and `rebuild` writes every run again."""
+
 INIT_TIMEOUT_S = 30.0
-UPLOAD_TIMEOUT_S = 120.0
+
+State = Literal["written", "unchanged", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
-class SyncOutcome:
-    """What became of one offline run: uploaded, or the reason why not."""
+class Destination:
+    """Where runs go.
 
-    run: str
+    Args:
+        folder: W&B's folder, ``<results_dir>/wandb``.
+        project, entity: of Weights & Biases; entity None = the user's default.
+        group: the sweep; None = the one that the record's command names.
+        model: folder of the pruned model that goes along as an artifact; None = none does.
+    """
+
     folder: Path
-    uploaded: bool
-    message: str
+    project: str
+    entity: str | None = None
+    group: str | None = None
+    model: Path | None = None
+
+    def __post_init__(self) -> None:
+        assert self.folder.name == NAME, f"W&B names its folder {NAME!r}, not {self.folder.name!r}"
 
 
-def mirror(record: RunRecord, *, mode: str, project: str, entity: str | None, group: str | None, folder: Path) -> None:
+@dataclass(frozen=True, slots=True)
+class MirrorOutcome:
+    """What became of one record in `rebuild`; the message says why it failed."""
+
+    job_id: str
+    state: State
+    message: str = ""
+
+
+def mirror(record: RunRecord, mode: str, destination: Destination) -> None:
     """Write a record to W&B.  Whatever goes wrong there is one warning: the record itself is already saved.
 
     Args:
         mode: ``auto`` (online when logged in, else offline; never asks), ``online``, ``offline`` or ``disabled``.
-        group: the sweep.
-        folder: W&B's folder, ``<results_dir>/wandb``.
 
     Raises:
         UserError: `mode` is none of these.
     """
     if mode not in MODES:
         raise unknown("tracking.mode", mode, MODES)
-    assert folder.name == NAME, f"W&B names its folder {NAME!r}, not {folder.name!r}"
     if mode == "disabled" or (mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"):
         return
     try:
-        run_folder = _write_offline(record, project=project, entity=entity, group=group, folder=folder)
-        if mode == "online" or (mode == "auto" and os.environ.get("WANDB_MODE") != "offline" and logged_in()):
-            outcome = _upload(run_folder, project, entity, UPLOAD_TIMEOUT_S)
-            if not outcome.uploaded:
-                LOGGER.warning(
-                    "W&B did not take %s: %s; it stays in %s for `prunebench sync`",
-                    record.job_id,
-                    outcome.message,
-                    run_folder,
-                )
+        run_folder, _ = _write(record, destination, _by_id(destination.folder))
+        if mode == "online" or (mode == "auto" and os.environ.get("WANDB_MODE") != "offline" and client.logged_in()):
+            _upload_now(record, run_folder, destination)
     except Exception as error:  # any tracker failure, on purpose: it must never cost a result
-        LOGGER.warning("W&B did not take %s: %s (its record is saved)", record.job_id, _first_line(error))
+        LOGGER.warning("W&B did not take %s: %s (its record is saved)", record.job_id, first_line(error))
 
 
-def sync(
-    folder: Path, *, project: str | None = None, entity: str | None = None, timeout_s: float = UPLOAD_TIMEOUT_S
-) -> list[SyncOutcome]:
-    """Upload the offline runs below W&B's folder that are not uploaded yet, one after the other.
+def rebuild(records: Iterable[RunRecord], destination: Destination) -> Iterator[MirrorOutcome]:
+    """Write the offline run of every record that has none or a stale one; uploads nothing.
 
-    A run that cannot be read does not stop the others.  After one that ran out of time the rest is not tried, for
-    then it is the server that does not answer.
-
-    Args:
-        project, entity: send the runs there instead of where each was recorded for.
-        timeout_s: seconds for one run.
-
-    Raises:
-        UserError: nobody is logged in.
+    Twice the same records is the same runs: ids come from the jobs, and what is unchanged is not touched.  A record
+    that W&B cannot take does not stop the others.
     """
-    waiting = [run for run in sorted(folder.resolve().glob("offline-run-*")) if run.is_dir() and not _is_uploaded(run)]
-    if not waiting:
-        return []
-    with _environment(WANDB_MODE=None):
-        if not logged_in():
-            raise UserError("not logged in to Weights & Biases; run `wandb login`, or set WANDB_API_KEY")
-    outcomes: list[SyncOutcome] = []
-    silent_server = False
-    for run in waiting:
-        if silent_server:
-            outcomes.append(SyncOutcome(_id_in(run), run, False, "not tried, for the server does not answer"))
-            continue
-        outcomes.append(_upload(run, project, entity, timeout_s))
-        silent_server = "no answer within" in outcomes[-1].message
-    return outcomes
+    present = _by_id(destination.folder)
+    for record in records:
+        try:
+            _, state = _write(record, destination, present)
+            yield MirrorOutcome(record.job_id, state)
+        except Exception as error:  # one broken run or folder must not cost the mirror of the others
+            yield MirrorOutcome(record.job_id, "failed", first_line(error))
 
 
-def logged_in() -> bool:
-    """Whether W&B has credentials, by its own rules; asks nobody and uses no network."""
-    import wandb
+def _upload_now(record: RunRecord, run_folder: Path, destination: Destination) -> None:
+    if is_uploaded(run_folder):
+        return
+    outcome = upload(run_folder, destination.project, destination.entity, UPLOAD_TIMEOUT_S)
+    if not outcome.uploaded:
+        LOGGER.warning(
+            "W&B did not take %s: %s; it stays in %s for `prunebench sync`",
+            record.job_id,
+            outcome.message,
+            run_folder,
+        )
 
-    wandb.setup(wandb.Settings(silent=True))
-    return bool(wandb.login(prompt=False, verify=False))
+
+def _write(
+    record: RunRecord, destination: Destination, present: Mapping[str, list[Path]]
+) -> tuple[Path, Literal["written", "unchanged"]]:
+    """The record's run folder, written unless it is there unchanged; other folders of the id go, so it is one run."""
+    if destination.group is None:
+        destination = replace(destination, group=content.group_of(record))
+    identity = content.run_id(record.job_id)
+    earlier = present.get(identity, [])
+    digest = _digest(record, destination)
+    if len(earlier) == 1 and _digest_in(earlier[0]) == digest:
+        return earlier[0], "unchanged"
+    for folder in earlier:
+        shutil.rmtree(folder)
+    written = _write_offline(record, destination)
+    (written / DIGEST).write_text(digest + "\n", encoding="ascii")
+    return written, "written"
 
 
-def _write_offline(record: RunRecord, *, project: str, entity: str | None, group: str | None, folder: Path) -> Path:
-    """Write the run and return its folder; an earlier run of the same job goes, so that one id is one folder."""
+def _digest(record: RunRecord, destination: Destination) -> str:
+    """Of what a run is made from; not of the group and the model, which a record that is mirrored again cannot tell."""
+    parts = [LAYOUT, destination.project, destination.entity]
+    return hashlib.sha256(json.dumps(parts).encode() + to_json(record)).hexdigest()
+
+
+def _digest_in(run_folder: Path) -> str | None:
+    """The digest that a whole run folder holds: it is written last."""
+    try:
+        return (run_folder / DIGEST).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _write_offline(record: RunRecord, destination: Destination) -> Path:
+    """Write the run and return its folder."""
     import wandb
 
     identity = content.run_id(record.job_id)
-    folder = folder.resolve()  # the log keeps the path of the table's file
+    folder = destination.folder.resolve()  # the log keeps the path of the table's file
+    staged = folder / "data" / identity
+    if staged.exists():
+        shutil.rmtree(staged)
     folder.mkdir(parents=True, exist_ok=True)
-    for earlier in _runs_of(identity, folder):
-        shutil.rmtree(earlier)
     settings = wandb.Settings(
         console="off",
         disable_code=True,
@@ -138,102 +181,56 @@ def _write_offline(record: RunRecord, *, project: str, entity: str | None, group
         x_service_wait=INIT_TIMEOUT_S,
     )
     # The table's file waits for its upload beside the run, not in the home folder.
-    with _environment(WANDB_DATA_DIR=str(folder / "data"), WANDB_SILENT="true"):
+    with environment(WANDB_DATA_DIR=str(staged), WANDB_SILENT="true", WANDB_ERROR_REPORTING="false"):
         wandb.setup(settings)
         run = wandb.init(
             mode="offline",
-            project=project,
-            entity=entity,
-            group=group or None,
+            project=destination.project,
+            entity=destination.entity,
+            group=destination.group or None,
             id=identity,
             name=record.job_id,
-            notes="\n".join(record.notes) or None,
+            notes=content.notes_of(record),
             tags=content.tags_of(record),
             config=content.config_of(record),
             reinit="create_new",
             settings=settings,
         )
-        layers = wandb.Table(columns=list(content.LAYER_COLUMNS), data=content.layer_rows(record))
-        run.log({**content.summary_of(record), "layers": layers})
+        _log(run, record)
+        if destination.model is not None:
+            _log_model(run, identity, destination.model)
         run.finish(exit_code=0 if record.status == "done" else 1)
-    written = _runs_of(identity, folder)
+    written = [path for path in folder.glob(f"offline-run-*-{glob.escape(identity)}") if id_in(path) == identity]
     assert len(written) == 1, f"W&B wrote {len(written)} folders for {identity}"
     return written[0]
 
 
-def _upload(run_folder: Path, project: str | None, entity: str | None, timeout_s: float) -> SyncOutcome:
-    """Upload one run with ``wandb sync``.  Its exit status says little; the mark that it leaves says it is done."""
-    if not list(run_folder.glob("*.wandb")):
-        return SyncOutcome(_id_in(run_folder), run_folder, False, "the folder holds no .wandb file")
-    command = [sys.executable, "-m", "wandb", "sync"]
-    command += ["--project", project] if project else []
-    command += ["--entity", entity] if entity else []
-    output, in_time = _run_with_limit([*command, str(run_folder.resolve())], run_folder.parent.parent, timeout_s)
-    if _is_uploaded(run_folder):
-        return SyncOutcome(_id_in(run_folder), run_folder, True, "uploaded")
-    if in_time:
-        errors = re.findall(r"(?:ERROR|Error:|panic:)\s*(.+)", output)
-        reason = errors[-1].strip() if errors else "`wandb sync` did not mark it as uploaded and gave no reason"
-    else:
-        reason = f"no answer within {timeout_s:g} s"
-    return SyncOutcome(_id_in(run_folder), run_folder, False, reason)
+def _log(run: "wandb.Run", record: RunRecord) -> None:
+    """Lines over the blocks, one row a block, then all the numbers and the table of layers in one row."""
+    import wandb
+
+    for series in (content.BLOCK, content.LAYER_ERROR, content.LAYER_SPARSITY):
+        name = series if series == content.BLOCK else f"{series}/*"
+        run.define_metric(name, step_metric=None if series == content.BLOCK else content.BLOCK, summary="none")
+    for row in content.layer_series(record):
+        run.log(row)
+    layers = wandb.Table(columns=list(content.LAYER_COLUMNS), data=content.layer_rows(record))
+    run.log({**content.summary_of(record), "layers": layers})
 
 
-def _run_with_limit(command: list[str], working_folder: Path, timeout_s: float) -> tuple[str, bool]:
-    """Output of a command and whether it ended in time; out of time, its whole process group is ended."""
-    environment = {name: value for name, value in os.environ.items() if name != "WANDB_MODE"}
-    process = subprocess.Popen(
-        command,
-        cwd=working_folder,
-        env=environment | {"WANDB_SILENT": "false"},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        return process.communicate(timeout=timeout_s)[0], True
-    except subprocess.TimeoutExpired:
-        return "", False
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+def _log_model(run: "wandb.Run", identity: str, model: Path) -> None:
+    import wandb
+
+    if not model.is_dir():
+        raise UserError(f"tracking.log_model=true, but {model} is no folder")
+    artifact = wandb.Artifact(f"model-{identity}", type="model")
+    artifact.add_dir(str(model.resolve()), policy="immutable", skip_cache=True)  # no second copy of the weights
+    run.log_artifact(artifact)
 
 
-def _runs_of(identity: str, folder: Path) -> list[Path]:
-    name = re.compile(rf"offline-run-\d+_\d+-{re.escape(identity)}")
-    return [path for path in sorted(folder.glob("offline-run-*")) if name.fullmatch(path.name)]
-
-
-def _id_in(run_folder: Path) -> str:
-    return re.sub(r"^offline-run-\d+_\d+-", "", run_folder.name)
-
-
-def _is_uploaded(run_folder: Path) -> bool:
-    return any(run_folder.glob("*.wandb.synced"))
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
-@contextmanager
-def _environment(**values: str | None) -> Iterator[None]:
-    """Set environment variables (None unsets one) for a while: W&B has no other way in for these."""
-    before = {name: os.environ.get(name) for name in values}
-    _set_environment(values)
-    try:
-        yield
-    finally:
-        _set_environment(before)
-
-
-def _set_environment(values: Mapping[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+def _by_id(folder: Path) -> dict[str, list[Path]]:
+    """The offline runs below W&B's folder, by id."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("offline-run-*")):
+        found.setdefault(id_in(path), []).append(path)
+    return found

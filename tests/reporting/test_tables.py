@@ -83,7 +83,7 @@ def test_a_measured_value_stands_beside_the_published_one(record, perplexity, pu
     jobs = [record("sparsegpt", results=(perplexity(36.91),)), record("dense", results=(perplexity(27.65),))]
     table = paper_table("SGPT-T1", jobs, published, NAMES)
     assert column(table, "OPT-125M")[0] == "27.66 / 27.65 / -0.01"
-    assert column(table, "OPT-125M")[3] == "36.85 / 36.91 / +0.06"
+    assert column(table, "OPT-125M")[3] == "36.85 / 36.91 / +0.06≈"
     assert column(table, "OPT-350M")[3] == "31.58 / – / –"
     assert "measured values: calibrated on c4 128×2048" in table.footnotes
 
@@ -143,7 +143,7 @@ def test_rows_are_ordered_whatever_the_order_of_the_records(record, perplexity, 
 def test_published_value_and_difference_stand_in_the_comparison(record, perplexity, published) -> None:
     """Measured (published, difference), and the table that it comes from."""
     table = comparison([record("sparsegpt", results=(perplexity(36.91),))], published, NAMES)
-    assert column(table, "wikitext2 ppl @2048") == ["36.91 (36.85, +0.06)"]
+    assert column(table, "wikitext2 ppl @2048") == ["36.91 (36.85, +0.06≈)"]
     assert any("SGPT-T1" in note for note in table.footnotes)
 
 

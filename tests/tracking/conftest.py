@@ -1,6 +1,7 @@
 """Records to store and to mirror, made through the real types."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,8 +9,11 @@ import pytest
 from harness.job import Choice, JobSpec, ModelSpec
 from harness.patterns import SemiStructured, Unstructured
 from harness.record import SCHEMA_VERSION, EvalResult, LayerReport, Provenance, RunRecord
+from harness.tracking import wandb_client
+from tests.tracking.wandb_server import WandbServer, wandb_server
 
 RecordMaker = Callable[..., RunRecord]
+KEY = "0" * 40
 
 
 def _provenance(dirty: bool) -> Provenance:
@@ -83,3 +87,31 @@ def make_record() -> RecordMaker:
         return RunRecord(**(fields | changes))
 
     return make
+
+
+@pytest.fixture
+def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody is logged in, whoever runs the tests, and W&B finds none of their settings."""
+    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_IDENTITY_TOKEN_FILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
+    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """W&B's folder below a results folder."""
+    return tmp_path / "results" / "wandb"
+
+
+@pytest.fixture
+def server(nobody: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """A server that takes everything, and somebody logged in to it."""
+    with wandb_server() as up:
+        monkeypatch.setenv("WANDB_BASE_URL", up.url)
+        monkeypatch.setenv("WANDB_API_KEY", KEY)
+        monkeypatch.setattr(wandb_client, "logged_in", lambda: True)
+        yield up

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.record import RunRecord
+from harness.record import LayerReport, RunRecord
 from harness.tracking import wandb_content as content
 
 RecordMaker = Callable[..., RunRecord]
@@ -38,15 +38,14 @@ def test_metric_names_hold_their_protocol(make_record: RecordMaker) -> None:
     assert not [value for value in summary.values() if isinstance(value, float) and math.isnan(value)]
 
 
-def test_config_is_the_job_flat(make_record: RecordMaker) -> None:
-    """Every part of the identity is one column, and the job id is there to join by."""
+def test_config_is_the_job_and_the_record(make_record: RecordMaker) -> None:
+    """The identity as it is stored, the job id to join by, and the record itself in one field."""
     record = make_record()
     config = content.config_of(record)
     assert config["job_id"] == record.job_id
-    assert config["method.name"] == "wanda"
-    assert config["method.params.block_size"] == 128
+    assert config["method"] == {"name": "wanda", "params": {"block_size": 128}}
     assert (config["pattern"], config["sparsity"], config["seed"]) == ("2:4", 0.5, 0)
-    assert not [value for value in config.values() if isinstance(value, dict)]
+    assert content.unpacked(config, "here") == record
 
 
 def test_tags_are_the_axes(make_record: RecordMaker) -> None:
@@ -61,3 +60,24 @@ def test_layers_are_rows_under_their_columns(make_record: RecordMaker) -> None:
     rows = [list(row) for row in content.layer_rows(make_record())]
     assert [dict(zip(content.LAYER_COLUMNS, row, strict=True))["output_error"] for row in rows] == [0.125, None]
     assert rows[0] == ["model.layers.0.q_proj", 4, 8, 0.5, 0.5, 0.125]
+
+
+def test_lines_run_over_the_blocks(make_record: RecordMaker) -> None:
+    """One row a block, each linear under the name it has in every block; the head has no place among them."""
+    names = ("model.layers.10.mlp.up", "model.layers.2.mlp.up", "model.layers.2.experts.3.up", "lm_head")
+    layers = tuple(LayerReport(name, (4, 8), 0.5, 0.5, 0.125, 64) for name in names)
+    rows = content.layer_series(make_record(layers=layers))
+    assert [row["block"] for row in rows] == [2, 10]
+    assert set(rows[0]) == {"block"} | {
+        f"layer_{what}/{n}" for what in ("error", "sparsity") for n in ("mlp.up", "experts.3.up")
+    }
+
+
+def test_group_is_the_experiment_of_the_command(make_record: RecordMaker) -> None:
+    """A rebuilt run is in the group that it was in at first."""
+    from dataclasses import replace
+
+    record = make_record()
+    assert content.group_of(record) == "runs"
+    made = replace(record.provenance, command=("method=wanda", "+experiment=demo"))
+    assert content.group_of(replace(record, provenance=made)) == "demo"

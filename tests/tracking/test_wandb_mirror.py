@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +17,17 @@ import pytest
 from harness.errors import UserError
 from harness.record import RunRecord
 from harness.tracking import wandb_mirror
-from harness.tracking.wandb_mirror import SyncOutcome, mirror, sync
-from tests.tracking.wandb_server import WandbServer, wandb_server
+from harness.tracking.wandb_mirror import Destination, MirrorOutcome, mirror, rebuild
+from tests.tracking.conftest import KEY
 
 RecordMaker = Callable[..., RunRecord]
-KEY = "0" * 40
 
 
-@pytest.fixture(autouse=True)
-def nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody is logged in, whoever runs the tests, and W&B finds none of their settings."""
-    for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "WANDB_IDENTITY_TOKEN_FILE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
-    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "config"))
-    monkeypatch.setenv("WANDB_CACHE_DIR", str(tmp_path / "cache"))
-    monkeypatch.chdir(tmp_path)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """W&B's folder below a results folder."""
-    return tmp_path / "results" / "wandb"
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
-    """A server that takes everything, and somebody logged in to it."""
-    with wandb_server() as up:
-        monkeypatch.setenv("WANDB_BASE_URL", up.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        monkeypatch.setattr(wandb_mirror, "logged_in", lambda: True)
-        yield up
+pytestmark = pytest.mark.usefixtures("nobody")
 
 
 def _mirror(record: RunRecord, folder: Path, mode: str = "offline") -> None:
-    mirror(record, mode=mode, project="bench", entity=None, group="sweep", folder=folder)
+    mirror(record, mode, Destination(folder, "bench", group="sweep"))
 
 
 def _inspect(run: Path, *options: str) -> str:
@@ -78,14 +53,17 @@ def test_offline_run_holds_the_whole_record(folder: Path, make_record: RecordMak
     assert (shown["run_id"], shown["name"], shown["project"]) == (record.job_id, record.job_id, "bench")
     assert (shown["state"], shown["exit_code"]) == ("finished", 0)
     assert shown["tags"] == ["wanda", "2:4", "sparsity=0.5", "opt-125m"]
-    assert shown["notes"] == "piqa: first 100 questions"
+    assert shown["notes"].startswith(f"piqa: first 100 questions\nrecord: {record.job_id}.json, sha256 ")
     assert shown["config"]["job_id"] == record.job_id
-    assert shown["config"]["method.params.block_size"] == 128
+    assert shown["config"]["method"]["params"]["block_size"] == 128
     assert shown["summary"]["perplexity/wikitext2:seq2048:v1"] == 31.5
     assert shown["summary"]["acc_norm/piqa:first100:v1.0"] == 0.62
     assert shown["summary"]["made/commit"] == "c0ffee"
     log = [json.loads(line) for line in _inspect(run).splitlines()]
     assert [entry["run"]["run_group"] for entry in log if entry["type"] == "run"] == ["sweep"]
+    lines = [entry["history"]["item"] for entry in log if entry["type"] == "history"]
+    assert lines[0] | {"block": 0, "layer_error/q_proj": 0.125, "layer_sparsity/k_proj": 0.5} == lines[0]
+    assert not [name for name in shown["summary"] if name == "block" or name.startswith("layer_error/")]
     table = json.loads((run / "files" / shown["summary"]["layers"]["path"]).read_text())
     assert table["columns"][:3] == ["layer", "out_features", "in_features"]
     assert table["data"][1] == ["model.layers.0.k_proj", 2, 8, 0.5, 0.5, None]
@@ -121,10 +99,11 @@ def test_nothing_is_written_elsewhere_or_on_the_terminal(
 def test_auto_is_offline_when_nobody_is_logged_in(folder: Path, make_record: RecordMaker) -> None:
     """In a process with a terminal and no credentials it asks nothing, uses no network and writes the run offline."""
     code = (
-        "import pickle, sys; from pathlib import Path; from harness.tracking.wandb_mirror import logged_in, mirror;"
+        "import pickle, sys; from pathlib import Path;"
+        "from harness.tracking.wandb_client import logged_in;"
+        "from harness.tracking.wandb_mirror import Destination, mirror;"
         "print(logged_in());"
-        "mirror(pickle.loads(sys.stdin.buffer.read()), mode='auto', project='p', entity=None, group=None,"
-        " folder=Path(sys.argv[1]))"
+        "mirror(pickle.loads(sys.stdin.buffer.read()), 'auto', Destination(Path(sys.argv[1]), 'p'))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(folder)], input=pickle.dumps(make_record()), capture_output=True, check=True
@@ -135,7 +114,7 @@ def test_auto_is_offline_when_nobody_is_logged_in(folder: Path, make_record: Rec
 
 def test_key_in_the_environment_is_being_logged_in() -> None:
     """W&B's own rules decide; the key is not sent anywhere to find out."""
-    code = "from harness.tracking.wandb_mirror import logged_in; print(logged_in())"
+    code = "from harness.tracking.wandb_client import logged_in; print(logged_in())"
     environment = {"WANDB_API_KEY": KEY, "WANDB_BASE_URL": "http://127.0.0.1:9"}
     done = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | environment, capture_output=True, text=True, check=True
@@ -202,57 +181,75 @@ def test_server_that_never_answers_holds_a_job_up_for_the_limit_only(
     assert len(_runs(folder)) == 1
 
 
-def test_online_run_is_uploaded_once(
-    folder: Path, make_record: RecordMaker, server: WandbServer, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The server gets id, group, tags, config and summary, also from a relative path; a later sync is idle."""
-    record = make_record()
-    _mirror(record, folder.relative_to(Path.cwd()), "online")
-    assert _warnings(caplog) == []
-    created = server.runs[0]
-    assert (created["name"], created["groupName"], created["project"]) == (record.job_id, "sweep", "bench")
-    assert "wanda" in created["tags"]
-    assert json.loads(created["config"])["job_id"] == {"value": record.job_id}
-    assert server.summaries[record.job_id]["perplexity/wikitext2:seq2048:v1"] == 31.5
-    assert sync(folder) == []
-
-
-def test_sync_uploads_what_waits_and_says_what_it_could_not_read(
-    folder: Path, make_record: RecordMaker, server: WandbServer
-) -> None:
-    """A damaged and an empty folder are reported and the run after them still goes up."""
-    records = sorted((make_record(seed=seed) for seed in range(3)), key=lambda record: record.job_id)
-    for record in records:
-        _mirror(record, folder)
-    damaged, empty = (next(folder.glob(f"offline-run-*-{record.job_id}")) for record in records[:2])
-    next(damaged.glob("*.wandb")).write_bytes(b"not a log")
-    shutil.rmtree(empty)
-    empty.mkdir()
-    outcomes = {outcome.run: outcome for outcome in sync(folder)}
-    assert [outcomes[record.job_id].uploaded for record in records] == [False, False, True]
-    assert "header" in outcomes[records[0].job_id].message
-    assert "no .wandb file" in outcomes[records[1].job_id].message
-    assert {run["name"] for run in server.runs} == {records[2].job_id}
-
-
-def test_sync_stops_asking_a_server_that_does_not_answer(
+def test_two_runs_of_a_thousand_records_are_a_thousand_runs(
     folder: Path, make_record: RecordMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After the first run that ran out of time the others are not tried, and each says so."""
-    for seed in range(3):
-        _mirror(make_record(seed=seed), folder)
-    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
-    monkeypatch.setenv("WANDB_API_KEY", KEY)
-    monkeypatch.setattr(wandb_mirror, "logged_in", lambda: True)
-    outcomes: list[SyncOutcome] = sync(folder, timeout_s=2.0)
-    assert [outcome.uploaded for outcome in outcomes] == [False] * 3
-    assert ["not tried" in outcome.message for outcome in outcomes] == [False, True, True]
+    """Nothing is written twice; a record that changed replaces its run, and one that broke is written again."""
+    written: list[str] = []
+
+    def fake(record: RunRecord, destination: Destination) -> Path:
+        written.append(record.job_id)
+        run = destination.folder / f"offline-run-20260101_{len(written):06}-{record.job_id}"
+        run.mkdir(parents=True)
+        return run
+
+    monkeypatch.setattr(wandb_mirror, "_write_offline", fake)
+    records = [make_record(seed=seed) for seed in range(1000)]
+    destination = Destination(folder, "bench")
+    assert {outcome.state for outcome in rebuild(records, destination)} == {"written"}
+    assert {outcome.state for outcome in rebuild(records, destination)} == {"unchanged"}
+    assert len(written) == len(_runs(folder)) == 1000
+    records[7] = make_record(seed=7, notes=("another note",))
+    (_runs(folder)[8] / wandb_mirror.DIGEST).unlink()  # killed while it was written
+    list(rebuild(records, destination))
+    assert written[1000:] == [records[7].job_id, records[8].job_id]
+    assert len(_runs(folder)) == 1000
+    assert {outcome.state for outcome in rebuild(records, Destination(folder, "elsewhere"))} == {"written"}
 
 
-def test_sync_without_login_says_how(folder: Path, make_record: RecordMaker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The line names the command and the variable; with nothing to upload nobody need be logged in."""
-    assert sync(folder) == []
-    _mirror(make_record(), folder)
-    monkeypatch.setattr(wandb_mirror, "logged_in", lambda: False)
-    with pytest.raises(UserError, match=r"`wandb login`, or set WANDB_API_KEY"):
-        sync(folder)
+def test_mirror_that_was_deleted_comes_back_the_same(folder: Path, make_record: RecordMaker) -> None:
+    """The ids, and all that W&B's viewer shows but times and random names, are those of the first mirror."""
+    records = [make_record(), make_record(seed=1, status="failed")]
+    shown = []
+    for _ in range(2):
+        assert [outcome.state for outcome in rebuild(records, Destination(folder, "bench"))] == ["written"] * 2
+        found = [json.loads(_inspect(run, "--summary")) for run in _runs(folder)]
+        shown.append(sorted((run["run_id"], json.dumps(run["config"]), run["tags"], run["notes"]) for run in found))
+        shutil.rmtree(folder)
+    assert shown[0] == shown[1]
+    assert [entry[0] for entry in shown[0]] == sorted(record.job_id for record in records)
+
+
+def test_one_record_that_cannot_be_mirrored_does_not_stop_the_others(
+    folder: Path, make_record: RecordMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outcome names the job and the reason, and the next record is written."""
+    records = [make_record(seed=seed) for seed in range(3)]
+
+    def fake(record: RunRecord, destination: Destination) -> Path:
+        if record == records[1]:
+            raise OSError("the disk is full")
+        run = destination.folder / f"offline-run-20260101_000000-{record.job_id}"
+        run.mkdir(parents=True)
+        return run
+
+    monkeypatch.setattr(wandb_mirror, "_write_offline", fake)
+    outcomes = list(rebuild(records, Destination(folder, "bench")))
+    assert [outcome.state for outcome in outcomes] == ["written", "failed", "written"]
+    assert outcomes[1] == MirrorOutcome(records[1].job_id, "failed", "OSError: the disk is full")
+
+
+def test_saved_model_goes_along_when_asked(folder: Path, make_record: RecordMaker, tmp_path: Path) -> None:
+    """Every file of the model's folder is in an artifact of the run, and no copy of it is made."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes(b"weights" * 1000)
+    mirror(make_record(), "offline", Destination(folder, "bench", model=model))
+    log = [json.loads(line) for line in _inspect(_runs(folder)[0]).splitlines()]
+    (artifact,) = [
+        entry["artifact"] for entry in log if entry["type"] == "artifact" and "model" in entry["artifact"]["type"]
+    ]
+    assert [(file["path"], file["local_path"]) for file in artifact["manifest"]["contents"]] == [
+        ("model.safetensors", str(model / "model.safetensors"))
+    ]
+    assert not [path for path in folder.rglob("*") if path.is_file() and b"weights" in path.read_bytes()]

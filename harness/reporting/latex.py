@@ -1,0 +1,235 @@
+"""Tables as LaTeX (booktabs): as large as they can be read, over several pages where they are long."""
+
+import re
+import unicodedata
+from collections.abc import Iterator, Sequence
+
+from harness.reporting.layout import Cell, Table
+from harness.reporting.text import DASH, clean
+
+PACKAGES = ("array", "booktabs", "longtable", "pdflscape")
+"""What the written tables use; besides, UTF-8 input and T1 fonts (``\\usepackage[T1]{fontenc}``)."""
+
+PAGE_PT = {"portrait": 455.0, "landscape": 700.0}
+"""Width of the text on A4 with margins of 25 mm, in points."""
+
+SIZES = (("small", 4.8), ("footnotesize", 4.4), ("scriptsize", 4.0))
+"""Sizes to try, with the width of a character in points: Computer Modern's figures are 0.5 em, letters less."""
+
+COLUMN_PT = 9.0
+"""Space beside a column: twice ``\\tabcolsep``, which is set to 4.5 pt."""
+
+LONGEST_LABEL = 40
+"""Characters of a label's line; longer ones become paragraphs."""
+
+FLOATING_ROWS = 40
+"""A table of more rows than that does not fit a page and becomes a longtable."""
+
+TEX = {
+    "\\": r"\textbackslash{}",
+    "{": r"\{",
+    "}": r"\}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "'": r"\textquotesingle{}",
+    "`": r"\textasciigrave{}",
+    "[": "{[}",
+    "]": "{]}",
+    "*": "{*}",
+    "\u200b": "{}",
+    DASH: "--",
+    "—": "---",
+    "‘": "`",
+    "’": "'",
+    "“": "``",
+    "”": "''",
+    "…": r"\dots{}",
+    "×": r"$\times$",
+    "·": r"$\cdot$",
+    "±": r"$\pm$",
+    "²": r"\texttwosuperior{}",
+    "³": r"\textthreesuperior{}",
+    "≈": r"$\approx$",
+    "≠": r"$\neq$",
+    "≤": r"$\leq$",
+    "≥": r"$\geq$",
+    "∞": r"$\infty$",
+    "α": r"$\alpha$",
+    "β": r"$\beta$",
+    "λ": r"$\lambda$",
+    "μ": r"$\mu$",
+    "σ": r"$\sigma$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+    "→": r"$\rightarrow$",
+    "†": r"\dag{}",
+    "‡": r"\ddag{}",
+    "§": r"\S{}",
+}
+"""`[` and `*` are braced because they would be read as arguments of a row's end `\\\\`."""
+
+ARROWS = ("↑", "↓")
+RANK_COMMANDS = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
+
+
+def latex(table: Table) -> str:
+    """The table as a fragment: a floating ``table``, or a ``longtable`` where it is long or needs a turned page.
+
+    A table too wide for a turned page becomes several, each with the label columns.
+    """
+    page, size, parts = _fit(table)
+    floats = page == "portrait" and len(parts) == 1 and len(table.rows) <= FLOATING_ROWS
+    needs = "array, booktabs" if floats else f"{', '.join(PACKAGES)}, and LaTeX is to run twice"
+    lines = [f"% needs [T1]{{fontenc}}, {needs}"]
+    if floats:
+        lines += _floating(table, parts[0], size)
+    else:
+        lines += [r"\begin{landscape}"] if page == "landscape" else []
+        for number, part in enumerate(parts):
+            lines += _long(table, part, size, f" ({number + 1} of {len(parts)})" if len(parts) > 1 else "")
+        lines += _notes(table, "")
+        lines += [r"\end{landscape}"] if page == "landscape" else []
+    return "\n".join(lines) + "\n"
+
+
+def tex(text: str) -> str:
+    """Text that LaTeX prints as it is; a character that its fonts lack is named by its code."""
+    unjoined = re.sub(r"-(?=-)", "-\u200b", clean(text))  # two hyphens would become a dash
+    escaped = "".join(map(_character, unjoined))
+    return re.sub(r"(?<![\w.])([+-])(?=\d)", r"$\1$", escaped)
+
+
+def _character(character: str) -> str:
+    if character in TEX:
+        return TEX[character]
+    if character.isascii():
+        return character
+    if "\u00c0" <= character <= "\u017e" and unicodedata.decomposition(character):  # accented letters, which T1 has
+        return character
+    return f"U+{ord(character):04X}"
+
+
+def _fit(table: Table) -> tuple[str, str, list[list[int]]]:
+    """Page, size and parts: the largest size at which it is one part, else turned, the smallest, and several."""
+    widths = [_width(table, index) for index in range(len(table.columns))]
+    for page, room in PAGE_PT.items():
+        for size, character in SIZES:
+            if sum(characters * character + COLUMN_PT for characters in widths) <= room:
+                return page, size, [list(range(len(table.columns)))]
+    size, character = SIZES[-1]
+    labels = [index for index, column in enumerate(table.columns) if column.is_label and column.tells]
+    values = [index for index in range(len(table.columns)) if index not in labels]
+    beside = sum(widths[index] * character + COLUMN_PT for index in labels)
+    parts: list[list[int]] = []
+    used = PAGE_PT["landscape"]
+    for index in values:
+        needed = widths[index] * character + COLUMN_PT
+        if not parts or used + needed > PAGE_PT["landscape"]:
+            parts.append([*labels])
+            used = beside
+        parts[-1].append(index)
+        used += needed
+    return "landscape", size, parts or [labels]
+
+
+def _width(table: Table, index: int) -> int:
+    longest = max(_longest_cell(table, index), *map(len, _header(table, index)))
+    return min(longest, LONGEST_LABEL) if table.columns[index].is_label else longest
+
+
+def _longest_cell(table: Table, index: int) -> int:
+    return max((len(row[index].written(table.order)) for row in table.rows), default=0)
+
+
+def _header(table: Table, index: int) -> list[str]:
+    """The header, in two lines where one would be wider than the cells: cut at the blank next to its middle."""
+    title = clean(table.columns[index].title)
+    blanks = [place for place, character in enumerate(title) if character == " " and title[place + 1 :] not in ARROWS]
+    if not blanks or len(title) <= _longest_cell(table, index):
+        return [title]
+    middle = min(blanks, key=lambda place: abs(place - len(title) / 2))
+    return [title[:middle], title[middle + 1 :]]
+
+
+def _floating(table: Table, part: Sequence[int], size: str) -> list[str]:
+    return [
+        r"\begin{table}",
+        r"  \centering",
+        rf"  \{size}\setlength{{\tabcolsep}}{{{COLUMN_PT / 2}pt}}",
+        rf"  \caption{{{tex(table.title)}}}",
+        rf"  \begin{{tabular}}{{{_alignment(table, part, size)}}}",
+        r"    \toprule",
+        *_heads(table, part),
+        r"    \midrule",
+        *_rows(table, part),
+        r"    \bottomrule",
+        r"  \end{tabular}\par\smallskip",
+        *_notes(table, "  "),
+        r"\end{table}",
+    ]
+
+
+def _long(table: Table, part: Sequence[int], size: str, which: str) -> list[str]:
+    return [
+        rf"\begingroup\{size}\setlength{{\tabcolsep}}{{{COLUMN_PT / 2}pt}}\setlength{{\LTcapwidth}}{{\linewidth}}",
+        rf"\begin{{longtable}}{{{_alignment(table, part, size)}}}",
+        rf"    \caption{{{tex(table.title + which)}}} \\",
+        r"    \toprule",
+        *_heads(table, part),
+        r"    \midrule",
+        r"    \endfirsthead",
+        r"    \toprule",
+        *_heads(table, part),
+        r"    \midrule",
+        r"    \endhead",
+        r"    \bottomrule",
+        r"    \endfoot",
+        *_rows(table, part),
+        r"\end{longtable}",
+        r"\endgroup",
+    ]
+
+
+def _alignment(table: Table, part: Sequence[int], size: str) -> str:
+    return "".join(_column_type(table, index, dict(SIZES)[size]) for index in part)
+
+
+def _column_type(table: Table, index: int, character: float) -> str:
+    if not table.columns[index].is_label:
+        return "r"
+    if _longest_cell(table, index) > LONGEST_LABEL:
+        return rf">{{\raggedright\arraybackslash}}p{{{LONGEST_LABEL * character:.0f}pt}}"
+    return "l"
+
+
+def _heads(table: Table, part: Sequence[int]) -> Iterator[str]:
+    headers = [_header(table, index) for index in part]
+    height = max(map(len, headers), default=1)
+    for number in range(height):
+        yield _line([tex(([""] * (height - len(header)) + header)[number]) for header in headers])
+
+
+def _rows(table: Table, part: Sequence[int]) -> Iterator[str]:
+    for row in table.rows:
+        yield _line([_cell(row[index], table) for index in part])
+
+
+def _cell(cell: Cell, table: Table) -> str:
+    return "".join(RANK_COMMANDS[rank].format(tex(text)) for text, rank in cell.parts(table.order))
+
+
+def _notes(table: Table, indent: str) -> list[str]:
+    return [rf"{indent}\par{{\footnotesize\raggedright {tex(note)}\par}}" for note in table.footnotes]
+
+
+def _line(cells: Sequence[str]) -> str:
+    return "    " + " & ".join(cells) + r" \\"

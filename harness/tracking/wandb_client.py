@@ -1,0 +1,57 @@
+"""What every part of the mirror needs of W&B's client: who is logged in, its environment, the names of its folders."""
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.errors import UserError
+
+RUN_FOLDER = re.compile(r"offline-run-\d+_\d+-(.+)")
+
+
+def id_in(run_folder: Path) -> str:
+    """The run's id as its folder says it; the folder's name where it says none."""
+    found = RUN_FOLDER.fullmatch(run_folder.name)
+    return found[1] if found else run_folder.name
+
+
+def logged_in() -> bool:
+    """Whether W&B has credentials, by its own rules; asks nobody and uses no network."""
+    import wandb
+
+    wandb.setup(wandb.Settings(silent=True))
+    return bool(wandb.login(prompt=False, verify=False))
+
+
+def require_login() -> None:
+    """Raises UserError when W&B has no credentials."""
+    with environment(WANDB_MODE=None):
+        if not logged_in():
+            raise UserError("not logged in to Weights & Biases; run `wandb login`, or set WANDB_API_KEY")
+
+
+def first_line(error: Exception) -> str:
+    """An error of any kind in one line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+@contextmanager
+def environment(**values: str | None) -> Iterator[None]:
+    """Set environment variables (None unsets one) for a while: W&B has no other way in for these."""
+    before = {name: os.environ.get(name) for name in values}
+    _set_environment(values)
+    try:
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
