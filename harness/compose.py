@@ -21,7 +21,7 @@ import harness
 from harness.config import Planned, build
 from harness.errors import UserError, unknown
 from harness.patterns import parse_n_of_m
-from harness.pruning.registry import load_methods
+from harness.pruning.registry import load_allocations, load_methods
 
 CONFIG_NAME = "config"
 COMMON_N_OF_M = ("2:4", "4:8", "1:4", "3:4", "2:8", "6:8", "8:16")
@@ -36,16 +36,18 @@ def conf_dir() -> Path:
 
 
 def register(overrides: Sequence[str]) -> None:
-    """Make methods and N:M patterns known to Hydra.
+    """Make methods, allocations and N:M patterns known to Hydra.
 
     Raises:
         UserError: an override names an N:M that is no pattern.
     """
     store = ConfigStore.instance()
-    for name, method in load_methods().items():
-        defaults = {field.name: field.default for field in fields(method)}
-        assert MISSING not in defaults.values(), f"every hyperparameter of {name} needs a default"
-        store.store(group="method", name=name, node={"name": name, **defaults})
+    tables: dict[str, Mapping[str, Any]] = {"method": load_methods(), "allocation": load_allocations()}
+    for group, table in tables.items():
+        for name, entry in table.items():
+            defaults = {field.name: field.default for field in fields(entry)}
+            assert MISSING not in defaults.values(), f"every hyperparameter of {name} needs a default"
+            store.store(group=group, name=name, node={"name": name, **defaults})
     asked = [text for override in overrides if override.startswith("pattern=") for text in override[8:].split(",")]
     for text in {*COMMON_N_OF_M, *asked}:
         pattern = parse_n_of_m(text)
@@ -123,7 +125,7 @@ class _Composer:
     def __init__(self) -> None:
         self._composed: dict[tuple[str, ...], DictConfig] = {}
         self._parser = OverridesParser.create()
-        self._groups = {path.name for path in conf_dir().iterdir() if path.is_dir()} | {"method"}
+        self._groups = {path.name for path in conf_dir().iterdir() if path.is_dir()} | {"method", "allocation"}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """What `hydra.compose` gives for these overrides."""

@@ -13,9 +13,17 @@ from omegaconf import DictConfig, OmegaConf
 
 from harness.data.catalogue import DataRef
 from harness.data.corpora import read_array
+from harness.data.digits import DIGITS, ROW, TRAINING_ROWS
 from harness.data.sources import default_sampling, resolve
 from harness.errors import UserError, unknown
-from harness.evaluation.protocols import CORPORA, TASKS, perplexity_protocol, zero_shot_protocol
+from harness.evaluation.protocols import (
+    CORPORA,
+    IMAGES,
+    TASKS,
+    accuracy_protocol,
+    perplexity_protocol,
+    zero_shot_protocol,
+)
 from harness.job import (
     CalibrationSpec,
     Choice,
@@ -30,8 +38,12 @@ from harness.job import (
     TrackingOptions,
 )
 from harness.models.checkpoint import SOURCES, Checkpoint
-from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.pruning.registry import build_method
+from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
+from harness.pruning.allocations.base import UNIFORM, Allocation
+from harness.pruning.methods.base import PruningMethod
+from harness.pruning.registry import build_allocation, build_method
+from harness.recovery.registry import NONE as NO_RECOVERY
+from harness.recovery.registry import build_recovery
 from harness.request import JobRequest
 
 FieldRole = Literal["identity", "runtime"]
@@ -48,7 +60,7 @@ FIELD_ROLES: dict[str, FieldRole] = {
         ("evaluation.corpora", "evaluation.seq_len", "evaluation.max_windows", "evaluation.bos_every_window"),
         "identity",
     ),
-    **dict.fromkeys(("evaluation.tasks", "evaluation.limit"), "identity"),
+    **dict.fromkeys(("evaluation.tasks", "evaluation.limit", "evaluation.images"), "identity"),
     # Paths and sources of data and local models are runtime: the content that they lead to is identity.
     **dict.fromkeys(("model.path", "model.trust_remote_code", "model.size_b", "model.paper_name"), "runtime"),
     **dict.fromkeys(("calibration.path", "calibration.source"), "runtime"),
@@ -79,18 +91,26 @@ def build(cfg: DictConfig, overrides: tuple[str, ...]) -> Planned:
     method = _choice(cfg.method)
     built = build_method(method)
     pattern: Pattern | None = _pattern(cfg) if built.patterns else None
-    if pattern is not None and (refusal := built.refuses(pattern)) is not None:
-        return Planned(overrides, None, f"method {method.name} with pattern {pattern.label}: {refusal}")
+    allocation = _choice(cfg.allocation)
+    allocated = build_allocation(allocation)
+    if built.needs_whole_model and cfg.offload != "none":
+        raise UserError(f"offload={cfg.offload} cannot run method={method.name}; allowed: offload=none")
+    if pattern is None:
+        allocation = Choice(UNIFORM)  # nothing is spread: the dense model is one job
+    elif (refusal := _refusal(method.name, built, allocation.name, allocated, pattern)) is not None:
+        return Planned(overrides, None, refusal)
     checkpoint = _checkpoint(cfg.model)
-    calibration, calibration_data = _calibration(cfg) if pattern is not None else (None, None)
+    _check_kind(checkpoint, cfg, calibrates=pattern is not None)
+    recovery = _recovery(cfg) if pattern is not None else Choice(NO_RECOVERY)
+    calibration, calibration_data = _calibration(cfg, built) if pattern is not None else (None, None)
     evaluation, evaluation_data = _evaluation(cfg)
     spec = JobSpec(
         model=ModelSpec(checkpoint.name, checkpoint.identity, _one_of("dtype", cfg.dtype, get_args(DType))),
         method=method,
         pattern=pattern,
-        allocation=_choice(cfg.allocation),
+        allocation=allocation,
         calibration=calibration,
-        recovery=_choice(cfg.recovery),
+        recovery=recovery,
         seed=_integer("seed", cfg.seed, least=0) if pattern is not None else 0,
         evaluation=evaluation,
     )
@@ -99,9 +119,27 @@ def build(cfg: DictConfig, overrides: tuple[str, ...]) -> Planned:
     return Planned(overrides, request, None)
 
 
+def _refusal(
+    method_name: str, method: PruningMethod, allocation_name: str, allocation: Allocation, pattern: Pattern
+) -> str | None:
+    """Why these do not go together, or None when they do."""
+    if (refusal := method.refuses(pattern)) is not None:
+        return f"method {method_name} with pattern {pattern.label}: {refusal}"
+    if (refusal := allocation.refuses(pattern)) is not None:
+        return f"allocation {allocation_name} with pattern {pattern.label}: {refusal}"
+    if method.decides_layer_sparsities and allocation_name != UNIFORM:
+        return (
+            f"method {method_name} with allocation {allocation_name}: it decides the sparsity of every layer itself; "
+            f"allowed: allocation={UNIFORM}"
+        )
+    return None
+
+
 def _pattern(cfg: DictConfig) -> Pattern:
     if cfg.pattern.kind == "unstructured":
-        return Unstructured(_number("sparsity", cfg.sparsity))
+        return Unstructured.requested(_number("sparsity", cfg.sparsity))
+    if cfg.pattern.kind == "structured":
+        return Structured(_number("sparsity", cfg.sparsity), str(cfg.pattern.unit))
     return SemiStructured(
         _integer("pattern.keep", cfg.pattern.keep, least=0), _integer("pattern.group", cfg.pattern.group, least=0)
     )
@@ -109,7 +147,7 @@ def _pattern(cfg: DictConfig) -> Pattern:
 
 def _checkpoint(model: DictConfig) -> Checkpoint:
     source = _one_of("model.source", model.source, SOURCES)
-    location = {"embedded": None, "local": model.path, "hub": model.repository or model.name}[source]
+    location = {"local": model.path, "hub": model.repository or model.name}.get(source)
     name = model.name or Path(str(location)).absolute().name
     revision = None if model.revision is None else str(model.revision)
     return Checkpoint(
@@ -117,20 +155,52 @@ def _checkpoint(model: DictConfig) -> Checkpoint:
     )
 
 
-def _calibration(cfg: DictConfig) -> tuple[CalibrationSpec, DataRef]:
+def _check_kind(checkpoint: Checkpoint, cfg: DictConfig, *, calibrates: bool) -> None:
+    """Images go to image classifiers and text to language models: said before any data are looked for."""
+    takes_images = checkpoint.kind == "image classifier"
+    corpus, asked = cfg.calibration.corpus, cfg.evaluation
+    texts = [*_names("evaluation.corpora", asked.corpora, CORPORA), *_names("evaluation.tasks", asked.tasks, TASKS)]
+    for axis, names, are_images in (
+        ("calibration", [corpus] if calibrates else [], corpus == DIGITS),
+        ("evaluation", texts, False),
+        ("evaluation", _names("evaluation.images", asked.images, IMAGES), True),
+    ):
+        if names and are_images != takes_images:
+            article = "an" if takes_images else "a"
+            allowed = f"{axis}={DIGITS}" if takes_images else f"text ({axis} other than {DIGITS})"
+            raise UserError(
+                f"{axis} on {names[0]}, but model {checkpoint.name} is {article} {checkpoint.kind}; allowed: {allowed}"
+            )
+
+
+def _recovery(cfg: DictConfig) -> Choice:
+    """Fine-tuning needs the whole model: said now, and not after hours of pruning."""
+    recovery = _choice(cfg.recovery)
+    if build_recovery(recovery) is not None and cfg.offload != "none":
+        raise UserError(f"offload={cfg.offload} cannot run recovery={recovery.name}; allowed: offload=none")
+    return recovery
+
+
+def _calibration(cfg: DictConfig, method: PruningMethod) -> tuple[CalibrationSpec, DataRef]:
     wanted = cfg.calibration
     data = resolve(wanted.corpus, "calibration", path=_path(wanted.path), source=wanted.source)
     sampling = default_sampling(data) if wanted.sampling == "auto" else wanted.sampling
     most: tuple[int | None, int | None] = (None, None)
-    if sampling == "given":
+    if wanted.corpus == DIGITS:
+        most = (TRAINING_ROWS, ROW)
+        _one_of("calibration.sampling", sampling, ("given",))
+        _one_of("calibration.seq_len", wanted.seq_len, (None, ROW))
+    elif sampling == "given":
         most = cast("tuple[int, int]", read_array(data.path).shape)
+    propagation = _one_of("calibration.propagation", wanted.propagation, ("auto", *get_args(Propagation)))
     spec = CalibrationSpec(
         corpus=wanted.corpus,
         data=data.identity,
         num_sequences=_extent("calibration.num_sequences", wanted.num_sequences, 1, most[0]),
         seq_len=_extent("calibration.seq_len", wanted.seq_len, 2, most[1]),
         sampling=_one_of("calibration.sampling", sampling, get_args(Sampling)),
-        propagation=_one_of("calibration.propagation", wanted.propagation, get_args(Propagation)),
+        # A method that sees the whole model makes no difference between the two: one job, whatever is asked for.
+        propagation=method.propagation if propagation == "auto" or method.needs_whole_model else propagation,
     )
     return spec, data
 
@@ -156,6 +226,11 @@ def _evaluation(cfg: DictConfig) -> tuple[tuple[EvaluationProtocol, ...], dict[s
         protocol = zero_shot_protocol(task, found, limit)
         protocols.append(protocol)
         data[protocol.key] = found
+    for task in _names("evaluation.images", wanted.images, IMAGES):
+        found = resolve(task, "evaluation", source=wanted.source)
+        protocol = accuracy_protocol(task, found)
+        protocols.append(protocol)
+        data[protocol.key] = found
     return tuple(protocols), data
 
 
@@ -174,10 +249,18 @@ def _options(cfg: DictConfig, overrides: Sequence[str]) -> RunOptions:
             _one_of("tracking.mode", tracking.mode, ("auto", "online", "offline", "disabled")),
             str(tracking.project),
             tracking.entity,
+            _log_model(cfg),
         ),
         sweep=experiment or "runs",
         offload=_offload(cfg),
     )
+
+
+def _log_model(cfg: DictConfig) -> bool:
+    """Whether the saved model goes to W&B; there must be one."""
+    if cfg.tracking.log_model and cfg.save_model is None:
+        raise UserError("tracking.log_model=true needs a saved model; add save_model=DIR")
+    return bool(cfg.tracking.log_model)
 
 
 def _offload(cfg: DictConfig) -> Offload:

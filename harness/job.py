@@ -30,8 +30,8 @@ class ModelSpec:
 
     Args:
         name: short name for people, part of the job id.
-        checkpoint: what pins the weights: ``embedded:PACKAGE==VERSION/MEMBER``, ``hub:ORG/NAME@REVISION`` or
-            ``local:FINGERPRINT``.  A folder that moves stays the same model, one whose weights change does not.
+        checkpoint: what pins the weights: ``embedded:PACKAGE==VERSION/MEMBER``, ``hub:ORG/NAME@REVISION``,
+            ``local:FINGERPRINT`` or ``trained:NAME@RECIPE``.  A folder that moves stays the same model, one whose weights change does not.
         dtype: the type asked for; `auto` is resolved on the machine and the record says to what.
     """
 
@@ -53,7 +53,7 @@ class CalibrationSpec:
     """The sequences that the statistics are taken from.
 
     Args:
-        corpus: name of the corpus, or ``tokens`` for an array of token ids.
+        corpus: name of the corpus, ``tokens`` for an array of token ids, or ``digits`` for labelled images.
         data: identity of its content (see `harness.data`).
         num_sequences: how many sequences, >= 1.
         seq_len: tokens a sequence, >= 2.
@@ -126,7 +126,24 @@ class ZeroShotProtocol:
         return ":".join(parts + ([f"data-{_digest(self.data)}"] if self.data else []))
 
 
-EvaluationProtocol = PerplexityProtocol | ZeroShotProtocol
+@dataclass(frozen=True, slots=True)
+class AccuracyProtocol:
+    """Accuracy of an image classifier on one labelled set.
+
+    Args:
+        task: name of the set.
+        version: raised when the computation changes.
+    """
+
+    task: str
+    version: int = 1
+
+    @property
+    def key(self) -> str:
+        return f"accuracy:{self.task}:v{self.version}"
+
+
+EvaluationProtocol = PerplexityProtocol | ZeroShotProtocol | AccuracyProtocol
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,12 +189,14 @@ class TrackingOptions:
         name: ``none`` or ``wandb``.
         mode: ``auto``, ``online``, ``offline`` or ``disabled``.
         project, entity: of Weights & Biases; entity None = the user's default.
+        log_model: the saved model goes along as an artifact.
     """
 
     name: str
     mode: str
     project: str
     entity: str | None
+    log_model: bool = False
 
 
 @dataclass(frozen=True, slots=True)

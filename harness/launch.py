@@ -3,7 +3,9 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
@@ -19,10 +21,12 @@ from harness.errors import UserError
 from harness.progress import JobReporter
 from harness.record import RunRecord
 from harness.request import JobRequest
-from harness.sweep import PlannedJob, distinct_jobs
+from harness.sweep import PlannedJob, distinct_jobs, estimated_seconds
+from harness.tracking.live import running, sweeping
 from harness.tracking.provenance import checkout_state
+from harness.tracking.questions import with_questions
 from harness.tracking.store import RecordStore
-from harness.tracking.wandb_mirror import mirror
+from harness.tracking.wandb_mirror import Destination, mirror
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
@@ -88,7 +92,8 @@ def run_sweep(
     _say_plan(jobs, to_run)
     if not to_run:
         return
-    returns = launcher([_overrides(job, alone=len(to_run) == 1) for job in to_run])
+    with _announced(to_run):
+        returns = launcher([_overrides(job, alone=len(to_run) == 1) for job in to_run])
     errors = [outcome._return_value for outcome in returns if outcome.status != JobStatus.COMPLETED]
     if not _in_multirun() and errors and isinstance(errors[0], UserError):
         raise errors[0]
@@ -102,6 +107,25 @@ def run_sweep(
         console.print(f"{len(to_run) - len(failures)} of {len(to_run)} jobs done, {len(failures)} failed")
     if failures:
         raise JobsFailedError(failures, user=user)
+
+
+@contextmanager
+def _announced(to_run: Sequence[PlannedJob]) -> Iterator[None]:
+    """Those who watch a results folder see the plan of the sweep that writes to it; a single job needs none.
+
+    Raises:
+        UserError: a folder cannot be written, or a record cannot be read.
+    """
+    by_folder: dict[Path, list[PlannedJob]] = {}
+    for job in to_run if len(to_run) > 1 else ():
+        by_folder.setdefault(job.request.options.results_dir, []).append(job)
+    with ExitStack() as open_sweeps:
+        for folder, jobs in by_folder.items():
+            records = RecordStore(folder).all()
+            expected = [estimated_seconds(job, records) for job in jobs]
+            ids = [job.request.spec.job_id for job in jobs]
+            open_sweeps.enter_context(sweeping(folder, jobs[0].request.options.sweep, ids, expected))
+        yield
 
 
 def run_composed(cfg: DictConfig) -> str:
@@ -135,8 +159,8 @@ def _run_and_save(request: JobRequest, store: RecordStore) -> RunRecord:
     job_id = request.spec.job_id
     found = None if request.options.force else store.find(job_id)
     try:
-        with JobReporter(job_id) as reporter:
-            record = run_job(request, found[0] if found else None, reporter, PROCESS_SHELF)
+        with JobReporter(job_id) as bar, running(store.root, job_id, bar) as reporter:
+            finished = run_job(request, found[0] if found else None, reporter, PROCESS_SHELF)
     except UserError as error:
         if _in_multirun():  # a single job's mistake is told once, by the command line
             console.print(f"{job_id}: refused: {error}")
@@ -147,7 +171,8 @@ def _run_and_save(request: JobRequest, store: RecordStore) -> RunRecord:
             console.print(traceback.format_exc().rstrip())
         console.print(f"{job_id}: FAILED: {type(error).__name__}: {error}; traceback in {path}")
         raise
-    path = store.save(record)
+    record, questions = with_questions(finished.record, finished.outcomes, found)
+    path = store.save(record, questions)
     values = ", ".join(
         f"{result.task} {result.metric} {result.value:.4g}" for result in record.results if result.value is not None
     )
@@ -158,14 +183,14 @@ def _run_and_save(request: JobRequest, store: RecordStore) -> RunRecord:
 def _mirror(record: RunRecord, request: JobRequest) -> None:
     tracking = request.options.tracking
     if tracking.name == "wandb":
-        mirror(
-            record,
-            mode=tracking.mode,
+        destination = Destination(
+            folder=request.options.results_dir / "wandb",
             project=tracking.project,
             entity=tracking.entity,
             group=request.options.sweep,
-            folder=request.options.results_dir / "wandb",
+            model=request.options.save_model if tracking.log_model else None,
         )
+        mirror(record, tracking.mode, destination)
 
 
 def _overrides(job: PlannedJob, *, alone: bool) -> list[str]:

@@ -10,15 +10,21 @@ from torch import Tensor
 
 from harness.data.catalogue import DataRef
 from harness.data.corpora import evaluation_ids, load_tokens, windows
+from harness.data.digits import DIGITS, digit_rows
 from harness.data.texts import evaluation_text, text_identity
 from harness.errors import UserError
+from harness.evaluation.accuracy import accuracy
 from harness.evaluation.perplexity import perplexity, perplexity_by_blocks
-from harness.evaluation.zero_shot import evaluate_zero_shot
-from harness.job import EvaluationProtocol, PerplexityProtocol, ZeroShotProtocol
+from harness.evaluation.zero_shot import ZeroShotMeasured, evaluate_zero_shot
+from harness.job import AccuracyProtocol, EvaluationProtocol, PerplexityProtocol, ZeroShotProtocol
 from harness.models.loading import LoadedModel
+from harness.outcomes import TaskOutcomes
 from harness.progress import Reporter
 from harness.record import EvalResult
 from harness.request import JobRequest
+
+NAMED_TASKS = 3
+"""More tasks than these are counted on the progress line, not named."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,20 +85,29 @@ def evaluate(
     token_windows: Mapping[str, Windows],
     device: torch.device,
     reporter: Reporter,
-) -> list[EvalResult]:
-    """Measure `protocols` on the model as it is now, on `device`; `token_windows` are those of `prepare_windows`."""
-    results = []
+) -> tuple[list[EvalResult], list[TaskOutcomes]]:
+    """Measure `protocols` on the model as it is now, on `device`; `token_windows` are those of `prepare_windows`.
+
+    Returns:
+        The numbers, and what was answered to each question of the zero-shot tasks.
+    """
+    results: list[EvalResult] = []
+    outcomes: list[TaskOutcomes] = []
     tasks = []
     for protocol in protocols:
         if isinstance(protocol, ZeroShotProtocol):
             tasks.append((protocol, request.evaluation[protocol.key]))
+        elif isinstance(protocol, AccuracyProtocol):
+            results.append(_measure_accuracy(protocol, request.evaluation[protocol.key], loaded, device, reporter))
         else:
             results.append(
                 _measure_perplexity(request, protocol, loaded, token_windows[protocol.key], device, reporter)
             )
     if tasks:
-        results += _measure_zero_shot(request, loaded, tasks, reporter)
-    return results
+        measured = _measure_zero_shot(request, loaded, tasks, reporter)
+        results += measured.results
+        outcomes += measured.outcomes
+    return results, outcomes
 
 
 def _measure_perplexity(
@@ -135,21 +150,47 @@ def _measure_perplexity(
     )
 
 
+def _measure_accuracy(
+    protocol: AccuracyProtocol, data: DataRef, loaded: LoadedModel, device: torch.device, reporter: Reporter
+) -> EvalResult:
+    assert protocol.task == DIGITS, f"no rows of {protocol.task}"
+    start = time.perf_counter()
+    reporter.start(f"evaluate: accuracy on {protocol.task}", 1)
+    rows_NR = torch.from_numpy(digit_rows("evaluation").copy())
+    measured = accuracy(loaded.model, loaded.residency, rows_NR, device)
+    reporter.advance()
+    return EvalResult(
+        protocol=protocol.key,
+        kind="accuracy",
+        task=protocol.task,
+        metric="acc",
+        value=measured.value,
+        stderr=measured.stderr,
+        num_samples=measured.num_images,
+        higher_is_better=True,
+        subset=None,
+        data_source=data.location,
+        data_fingerprint=data.identity,
+        details={"seconds": round(time.perf_counter() - start, 4)},
+    )
+
+
 def _measure_zero_shot(
     request: JobRequest, loaded: LoadedModel, tasks: Sequence[tuple[ZeroShotProtocol, DataRef]], reporter: Reporter
-) -> list[EvalResult]:
-    shown = ("", 0)
+) -> ZeroShotMeasured:
+    shown: int | None = None
+    names = [protocol.task for protocol, _ in tasks]
+    step = f"evaluate: {', '.join(names) if len(names) <= NAMED_TASKS else f'{len(names)} tasks'}, requests"
 
-    def on_progress(task: str, answered: int, total: int) -> None:
+    def on_progress(answered: int, total: int) -> None:
         nonlocal shown
-        if task != shown[0]:
-            shown = (task, 0)
-            reporter.start(f"evaluate: {task}", total)
-        reporter.advance(answered - shown[1])
-        shown = (task, answered)
+        if shown is None:
+            reporter.start(step, total)
+        reporter.advance(answered - (shown or 0))
+        shown = answered
 
     start = time.perf_counter()
-    results = evaluate_zero_shot(
+    measured = evaluate_zero_shot(
         loaded.model,
         loaded.tokenizer,
         tasks,
@@ -158,7 +199,10 @@ def _measure_zero_shot(
         on_progress=on_progress,
     )
     seconds = round(time.perf_counter() - start, 4)
-    return [replace(result, details={**result.details, "seconds_of_all_tasks": seconds}) for result in results]
+    timed = [
+        replace(result, details={**result.details, "seconds_of_all_tasks": seconds}) for result in measured.results
+    ]
+    return replace(measured, results=tuple(timed))
 
 
 def check_tokenizer(request: JobRequest, loaded: LoadedModel) -> None:
@@ -166,12 +210,12 @@ def check_tokenizer(request: JobRequest, loaded: LoadedModel) -> None:
     if loaded.tokenizer is not None:
         return
     spec = request.spec
-    texts = (
-        [f"calibration={spec.calibration.corpus}"] if spec.calibration and spec.calibration.corpus != "tokens" else []
-    )
+    texts = []
+    if spec.calibration and spec.calibration.corpus not in ("tokens", DIGITS):
+        texts.append(f"calibration={spec.calibration.corpus}")
     for protocol in spec.evaluation:
-        name = protocol.task if isinstance(protocol, ZeroShotProtocol) else protocol.corpus
-        texts += [f"evaluation of {name}"] if name != "tokens" else []
+        name = protocol.corpus if isinstance(protocol, PerplexityProtocol) else protocol.task
+        texts += [f"evaluation of {name}"] if name not in ("tokens", DIGITS) else []
     if texts:
         raise UserError(f"{texts[0]} needs a tokenizer, and the model has none; allowed: token arrays (tokens)")
 

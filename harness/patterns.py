@@ -1,13 +1,16 @@
 """Sparsity patterns: where zeros may lie.  Illegal patterns cannot be written.
 
 *Sparsity* is the fraction of weights that are zero.  *N:M* keeps N of every M consecutive weights along
-in_features; the published codes' ``prune_n`` counts the removed ones, which is equal only at 50 %.
+in_features; the published codes' ``prune_n`` counts the removed ones, which is equal only at 50 %.  *Structured*
+patterns cut out whole units; there is nothing left that could be zero.
 """
 
+import math
 import re
 from dataclasses import dataclass
+from typing import Self
 
-from harness.errors import UserError
+from harness.errors import UserError, unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +18,7 @@ class Unstructured:
     """Zeros anywhere.
 
     Args:
-        sparsity: fraction of zeros, strictly between 0 and 1.
+        sparsity: fraction of zeros, 0 to 1.  The ends are for single layers; what a job asks for lies between them.
 
     Raises:
         UserError: `sparsity` is outside its range.
@@ -24,8 +27,25 @@ class Unstructured:
     sparsity: float
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.sparsity < 1.0:
-            raise UserError(f"sparsity={self.sparsity:g} is not a fraction of zeros; allowed: 0 < sparsity < 1")
+        if not 0.0 <= self.sparsity <= 1.0:
+            raise UserError(f"sparsity={self.sparsity:g} is not a fraction of zeros; allowed: 0 <= sparsity <= 1")
+
+    @classmethod
+    def requested(cls, sparsity: float) -> Self:
+        """The pattern that a job asks for.
+
+        Raises:
+            UserError: `sparsity` is not strictly between 0 and 1.
+        """
+        if not 0.0 < sparsity < 1.0:
+            raise UserError(f"sparsity={sparsity:g} is not a fraction of zeros; allowed: 0 < sparsity < 1")
+        return cls(sparsity)
+
+    @classmethod
+    def of_count(cls, count: int, size: int) -> Self:
+        """The pattern that removes exactly `count` of `size` weights: `int(size * sparsity)` is `count`."""
+        assert 0 <= count <= size, f"{count} of {size} weights"
+        return cls(math.nextafter(count / size, 1.0) if count else 0.0)  # count / size may be rounded down
 
     @property
     def label(self) -> str:
@@ -74,7 +94,47 @@ class SemiStructured:
             )
 
 
-Pattern = Unstructured | SemiStructured
+@dataclass(frozen=True, slots=True)
+class Structured:
+    """Whole units are cut out, so that layers shrink.
+
+    Args:
+        ratio: fraction of the units that go, strictly between 0 and 1.
+        unit: what is cut out; a ``channel`` is a row of the layers that make it and a column of the one that reads it.
+
+    Raises:
+        UserError: `ratio` is outside its range, or `unit` is unknown.
+    """
+
+    ratio: float
+    unit: str
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.ratio < 1.0:
+            raise UserError(
+                f"sparsity={self.ratio:g} is not a fraction of {self.unit}s to cut out; allowed: 0 < sparsity < 1"
+            )
+        if self.unit not in UNITS:
+            raise unknown("unit of a structured pattern", self.unit, UNITS)
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of units; of the weights it is less, since not every weight belongs to a unit."""
+        return self.ratio
+
+    @property
+    def label(self) -> str:
+        return self.unit
+
+    @property
+    def slug(self) -> str:
+        """The part of a job id that names the pattern."""
+        return f"{self.unit}-{self.ratio:g}"
+
+
+UNITS = ("channel",)
+
+Pattern = Unstructured | SemiStructured | Structured
 
 N_OF_M = re.compile(r"(\d+):(\d+)")
 

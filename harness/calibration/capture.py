@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.calibration.statistics import Statistic, Statistics
-from harness.models.layers import PrunableLinear, decoder_blocks
+from harness.models.layers import PrunableLinear, Unfolding, decoder_blocks, input_rows, unfolding
 
 
 class _StopForwardError(Exception):
@@ -31,6 +31,11 @@ class BlockCall:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
     in_args: bool
+
+    def in_float32(self) -> "BlockCall":
+        """The same call for a float32 copy of the block."""
+        args, kwargs = _in_float32((self.args, self.kwargs))
+        return BlockCall(args, kwargs, self.in_args)
 
     def replay(self, block: nn.Module, hidden_BLH: Tensor) -> Tensor:
         """Run `block` on `hidden_BLH` with the recorded arguments, moved to where the hidden state is."""
@@ -140,6 +145,12 @@ def _to_device(value: Any, device: torch.device) -> Any:
     return _mapped(value, lambda item: _to_device(item, device))
 
 
+def _in_float32(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.float() if value.is_floating_point() else value
+    return _mapped(value, _in_float32)
+
+
 def _mapped(value: Any, change: Any) -> Any:
     if isinstance(value, tuple | list) and type(value) in (tuple, list):
         return type(value)(change(item) for item in value)
@@ -151,6 +162,8 @@ def _mapped(value: Any, change: Any) -> Any:
 @dataclass(slots=True)
 class InputGroup:
     """Linears of a block that are given the very same input: one statistic serves them all.
+
+    The very same are the patches of convolutions that cut one input alike.
 
     Attributes:
         names: paths in the block, in the order of definition.
@@ -193,7 +206,7 @@ class InputObserver:
         self._sample_tokens = sample_tokens
         self._stop_early = stop_early
         self._group_of: dict[str, InputGroup] = {}
-        self._held: list[tuple[Tensor, InputGroup]] = []
+        self._held: list[tuple[Tensor, Unfolding, InputGroup]] = []
         self._called: set[str] = set()
         self._num_sequences = 0
 
@@ -230,19 +243,27 @@ class InputObserver:
         return hook
 
     def _observe(self, name: str, x: Tensor) -> None:
-        shared = next((group for held, group in self._held if held is x), None)
-        group = self._group_of.get(name)
-        if group is None:
-            group = self._group_of[name] = shared or self._new_group(x)
-            group.names.append(name)
-        if shared is not group:
-            assert shared is None, f"{name} shared its input with {group.names} before and now with {shared.names}"
-            self._held.append((x, group))
-            x_TI = x.reshape(-1, x.shape[-1])
-            group.statistics.update(x_TI, self._num_sequences)
-            missing = self._sample_tokens - sum(len(part) for part in group.sample)
-            if missing > 0:
-                group.sample.append(x_TI[:missing].clone())
+        linear = self._linears[name]
+        cut = unfolding(linear)
+        shared = next((group for held, its_cut, group in self._held if held is x and its_cut == cut), None)
+        known = self._group_of.get(name)
+        if shared is not None:
+            assert known is None or known is shared, (
+                f"{name} now shares its input with {shared.names}, and did not before"
+            )
+            if known is None:
+                self._group_of[name] = shared
+                shared.names.append(name)
+            return
+        x_TI = input_rows(linear, x)
+        if known is None:
+            known = self._group_of[name] = self._new_group(x_TI)
+            known.names.append(name)
+        self._held.append((x, cut, known))
+        known.statistics.update(x_TI, self._num_sequences)
+        missing = self._sample_tokens - sum(len(part) for part in known.sample)
+        if missing > 0:
+            known.sample.append(x_TI[:missing].clone())
 
-    def _new_group(self, x: Tensor) -> InputGroup:
-        return InputGroup([], Statistics(kind.allocate(x.shape[-1], x.device) for kind in self._needs))
+    def _new_group(self, x_TI: Tensor) -> InputGroup:
+        return InputGroup([], Statistics(kind.allocate(x_TI.shape[1], x_TI.device) for kind in self._needs))

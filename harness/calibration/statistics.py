@@ -7,8 +7,8 @@ some over the other.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import TYPE_CHECKING, Protocol, Self, TypeVar, cast
+from collections.abc import Callable, Hashable, Iterable, MutableMapping
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
 
 if TYPE_CHECKING:  # methods import this module to name what they need; planning a job must not load torch
     import torch
@@ -62,6 +62,48 @@ class FeatureNorm:
         return (self.sum_of_squares_I / self.num_sequences).sqrt()
 
 
+class FeatureMoments:
+    """Sum and variance of every input feature within sequences (DSnoT: Zhang et al. 2023, arXiv 2310.08915).
+
+    The variance is that of a sequence's tokens around the sequence's own mean, divided by their number, averaged over
+    sequences with their tokens as weights; how the means of sequences differ is not in it.  It is summed from
+    deviations, never as a difference of squares, so that features far from 0 keep their digits.
+    """
+
+    def __init__(self, sum_I: Tensor, squared_deviations_I: Tensor) -> None:
+        self.sum_I = sum_I
+        self.squared_deviations_I = squared_deviations_I
+        self.num_tokens = 0
+        self.num_sequences = 0
+
+    @classmethod
+    def allocate(cls, in_features: int, device: torch.device) -> Self:
+        import torch
+
+        empty_2I = torch.zeros(2, in_features, dtype=torch.float32, device=device)
+        return cls(*empty_2I)
+
+    def update(self, x_TI: Tensor, num_sequences: int) -> None:
+        # As with the Hessian, the tokens of an expert of a mixture are no whole sequences: they count as one.
+        for part_TI in x_TI.chunk(num_sequences if len(x_TI) % num_sequences == 0 else 1):
+            part_TI = part_TI.float()
+            mean_I = part_TI.mean(dim=0)
+            self.sum_I += mean_I * len(part_TI)
+            self.squared_deviations_I += (part_TI - mean_I).square().sum(dim=0)
+        self.num_tokens += len(x_TI)
+        self.num_sequences += num_sequences
+
+    @property
+    def mean_sum_I(self) -> Tensor:
+        """Mean over sequences of the sum over their tokens."""
+        return self.sum_I / self.num_sequences
+
+    @property
+    def variance_I(self) -> Tensor:
+        """Token-weighted mean of the variances within sequences."""
+        return self.squared_deviations_I / self.num_tokens
+
+
 class InputHessian:
     """H = 2/n X^T X, n = sequences: the Hessian of a layer's squared output error (Frantar & Alistarh 2023).
 
@@ -104,17 +146,32 @@ class InputHessian:
 
 
 StatisticT = TypeVar("StatisticT", bound=Statistic)
+FindingT = TypeVar("FindingT")
 
 
 class Statistics:
-    """The statistics of one layer input, looked up by their class: `stats[FeatureNorm].l2_I`."""
+    """The statistics of one layer input, looked up by their class: `stats[FeatureNorm].l2_I`.
+
+    Attributes:
+        findings: what was worked out from them at some cost, to be used again by whoever has equal ones (a later job
+            of the process); None = it is dropped.
+    """
 
     def __init__(self, statistics: Iterable[Statistic]) -> None:
         self._by_kind: dict[type[Statistic], Statistic] = {type(statistic): statistic for statistic in statistics}
+        self.findings: MutableMapping[Hashable, Any] | None = None
 
     def __getitem__(self, kind: type[StatisticT]) -> StatisticT:
         assert kind in self._by_kind, f"{kind.__name__} was not collected; name it in the method's `needs`"
         return cast("StatisticT", self._by_kind[kind])
+
+    def find(self, key: Hashable, work_out: Callable[[], FindingT]) -> FindingT:
+        """What was found under `key`, worked out now if nothing was."""
+        if self.findings is None:
+            return work_out()
+        if key not in self.findings:
+            self.findings[key] = work_out()
+        return cast("FindingT", self.findings[key])
 
     def update(self, x_TI: Tensor, num_sequences: int) -> None:
         """Add a batch to every statistic."""

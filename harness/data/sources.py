@@ -9,6 +9,7 @@ from harness.data.catalogue import CORPORA, TASKS, CorpusSplit, Role, TaskRows
 from harness.data.catalogue import DataRef as DataRef  # re-exported: what `resolve` returns
 from harness.data.catalogue import Source as Source
 from harness.data.content import DATA_VARIABLE, unavailable
+from harness.data.digits import DIGITS, digits_ref
 from harness.data.formats import read_file
 from harness.data.questions import rows_identity, rows_of
 from harness.data.texts import evaluation_text_of, text_identity
@@ -25,7 +26,7 @@ def resolve(name: str, role: Role, *, path: Path | None = None, source: str = "a
     """Find the data of one corpus or task; no network, no download, no torch.
 
     Args:
-        name: corpus, task, or ``tokens`` for a token array (which needs `path`).
+        name: corpus, task, ``digits``, or ``tokens`` for a token array (which needs `path`).
         role: ``calibration`` or ``evaluation``.
         path: explicit file, or a folder that holds the corpus's file under its name in the data folder.
         source: ``auto``, or the only place to look in.
@@ -39,6 +40,10 @@ def resolve(name: str, role: Role, *, path: Path | None = None, source: str = "a
         raise UserError(f"{name} has path={path} but source={source}; drop one of them")
     if name == TOKENS:
         return _tokens(role, path)
+    if name == DIGITS:
+        if path is not None or source not in ("auto", "embedded"):
+            raise UserError(f"{DIGITS} come with scikit-learn; allowed: source=auto or embedded, and no path")
+        return digits_ref(role)
     split = _split(name, role)
     if path is not None:
         return _from_path(name, role, split, path)
@@ -56,9 +61,9 @@ def default_sampling(ref: DataRef) -> Sampling:
     """How the published codes draw calibration sequences from this text.
 
     Whole C4 shards: one window a long document.  WikiText-2, PTB and samples of C4 (in which few documents exceed
-    2,048 tokens): windows of the joined text.  Token arrays are used as given.
+    2,048 tokens): windows of the joined text.  Token arrays and images are used as given.
     """
-    if ref.name == TOKENS:
+    if ref.name in (TOKENS, DIGITS):
         return "given"
     sample = ref.source == "embedded" or Path(ref.location).name == "c4_sample_1000.jsonl"
     return "documents" if ref.name == "c4" and not sample else "stream"
@@ -70,7 +75,7 @@ def _split(name: str, role: Role) -> Split:
         return corpus
     if role == "evaluation" and name in TASKS:
         return TASKS[name]
-    names = [corpus for corpus, its_role in CORPORA if its_role == role] + [TOKENS]
+    names = [corpus for corpus, its_role in CORPORA if its_role == role] + [TOKENS, DIGITS]
     raise unknown(f"{role} data", name, names + (list(TASKS) if role == "evaluation" else []))
 
 

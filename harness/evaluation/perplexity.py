@@ -90,8 +90,9 @@ def perplexity_by_blocks(
         with residency.block(index, device) as block:
             handle = block.register_forward_hook(look)
             try:
-                for call, hidden_BLH in zip(recorded.calls[index], recorded.hidden, strict=True):
-                    overwrite(hidden_BLH, call.replay(block, hidden_BLH.to(device)))
+                for place, call in enumerate(recorded.calls[index]):
+                    hidden_BLH = recorded.hidden[place]
+                    recorded.hidden[place] = overwrite(hidden_BLH, call.replay(block, hidden_BLH.to(device)))
             finally:
                 handle.remove()
         recorded.calls[index].clear()

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from harness.data.catalogue import DataRef
 from harness.errors import UserError, unknown
-from harness.job import PerplexityProtocol, ZeroShotProtocol
+from harness.job import AccuracyProtocol, PerplexityProtocol, ZeroShotProtocol
 
 CORPORA: dict[str, str] = {
     "wikitext2": "WikiText-2 raw, test split: the perplexity of the pruning papers",
@@ -53,6 +53,25 @@ TASKS: dict[str, ZeroShotTask] = {
     "lambada_openai": ZeroShotTask("1.0", _ACC, "test", "lambada", "the last word of a passage, greedy"),
 }
 """Zero-shot tasks by lm-eval's name."""
+
+
+IMAGES: dict[str, str] = {
+    "digits": "scikit-learn's digits of 8 x 8 pixels, the last 360 of 1,797: the share that is classified right",
+}
+"""Labelled image sets, with a line each; higher is better."""
+
+
+def accuracy_protocol(task: str, ref: DataRef) -> AccuracyProtocol:
+    """The protocol of a classifier's accuracy on an image set.
+
+    Raises:
+        UserError: unknown set.
+    """
+    if task not in IMAGES:
+        raise unknown("image set", task, IMAGES)
+    assert ref.name == task, f"protocol of {task} on data of {ref.name}"
+    assert ref.official, "image sets come from one place"
+    return AccuracyProtocol(task)
 
 
 def perplexity_protocol(

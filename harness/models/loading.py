@@ -19,6 +19,7 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageClassification,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
@@ -29,8 +30,12 @@ from transformers import (
 from harness.data.assets import cache_dir, extract_member
 from harness.errors import UserError, unknown
 from harness.models.checkpoint import EMBEDDED, Checkpoint, folder_fingerprint
+from harness.models.digits import DigitsConfig, train, trained_note
 from harness.models.layers import decoder_blocks
+from harness.models.processor import multiplies_bfloat16
+from harness.models.recipe import RECIPES
 from harness.models.residency import InMemory, OnDisk, Residency, materialise_outside
+from harness.models.scratch import byte_tokenizer, scratch_digest, scratch_model
 from harness.models.shards import Shards, shard_files, stored_dtype
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -47,6 +52,7 @@ class LoadedModel:
     Args:
         revision: the commit that a hub repository was at, else None.
         on_disk: gives out the blocks, where they are not in memory with the rest of the model.
+        note: what a record must say of the weights.
         kept: what jobs made for this model and its tokenizer and later jobs can use again, by what it was made from.
     """
 
@@ -54,6 +60,7 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase | None
     revision: str | None
     on_disk: OnDisk | None = None
+    note: str | None = None
     kept: dict[Hashable, Any] = field(default_factory=dict)
 
     def keep(self, key: Hashable, make: Callable[[], KeptT]) -> KeptT:
@@ -93,7 +100,7 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype | None) -> LoadedModel
     folder, options = _source_of(checkpoint)
     with _quiet(), _one_line_errors(checkpoint.name, folder):
         config = AutoConfig.from_pretrained(folder, **options)
-        found: Any = AutoModelForCausalLM.from_pretrained(
+        found: Any = _auto_class(config).from_pretrained(
             folder,
             config=config,
             dtype=dtype or "auto",
@@ -110,7 +117,8 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype | None) -> LoadedModel
             "allowed: a complete checkpoint"
         )
     _check_finite(model, checkpoint.name)
-    return LoadedModel(model.eval(), tokenizer, _commit(config, checkpoint))
+    note = trained_note(checkpoint.name, model) if checkpoint.source == "trained" else None
+    return LoadedModel(model.eval(), tokenizer, _commit(config, checkpoint), note=note)
 
 
 @contextmanager
@@ -156,7 +164,7 @@ def _skeleton(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: b
     if getattr(config, "quantization_config", None) is not None:
         raise UserError("offload=disk cannot map quantised weights; allowed: offload=none")
     with init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+        model: PreTrainedModel = _auto_class(config).from_config(
             config, dtype=dtype, trust_remote_code=trust_remote_code
         )
     if plan := model._get_dtype_plan(dtype):
@@ -215,15 +223,7 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype | None:
         return DTYPES[name]
     if device.type != "cpu":
         return None
-    return torch.bfloat16 if _multiplies_bfloat16() else torch.float32
-
-
-def _multiplies_bfloat16() -> bool:
-    try:
-        words = set(Path("/proc/cpuinfo").read_text().split())
-    except OSError:  # no Linux: nothing is known of the processor, and float32 is right everywhere
-        return False
-    return bool(words & {"avx512_bf16", "amx_bf16", "bf16"})
+    return torch.bfloat16 if multiplies_bfloat16() else torch.float32
 
 
 def _source_of(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
@@ -237,6 +237,15 @@ def _source_of(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
             return str(checkpoint.location), options | {"local_files_only": True}
         case "hub":
             return str(checkpoint.location), options | {"revision": checkpoint.revision}
+        case "trained":
+            return str(_trained(checkpoint.name)), options | {"local_files_only": True}
+        case "random":
+            return str(_random(checkpoint.name)), options | {"local_files_only": True}
+
+
+def _auto_class(config: PreTrainedConfig) -> Any:
+    """What transformers loads such a model with."""
+    return AutoModelForImageClassification if isinstance(config, DigitsConfig) else AutoModelForCausalLM
 
 
 def _commit(config: PreTrainedConfig, checkpoint: Checkpoint) -> str | None:
@@ -277,8 +286,31 @@ def _converted(name: str) -> Path:
     return folder
 
 
+def _trained(name: str) -> Path:
+    """Folder of the model that its recipe gives; trained once, in some ten seconds."""
+    folder = cache_dir() / "models" / f"{name}-{RECIPES[name].digest}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            with _quiet():
+                save_model(LoadedModel(train(RECIPES[name]), None, None), folder)
+    return folder
+
+
+def _random(name: str) -> Path:
+    """Folder of the model with random weights; made once."""
+    folder = cache_dir() / "models" / f"{name}-{scratch_digest(name)}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            with _quiet():
+                save_model(LoadedModel(scratch_model(name), byte_tokenizer(), None), folder)
+    return folder
+
+
 def _tokenizer(folder: str, checkpoint: Checkpoint, options: dict[str, Any]) -> PreTrainedTokenizerBase | None:
-    if checkpoint.source == "local" and not any((Path(folder) / name).is_file() for name in TOKENIZER_FILES):
+    may_lack_one = checkpoint.source in ("local", "trained")
+    if may_lack_one and not any((Path(folder) / name).is_file() for name in TOKENIZER_FILES):
         return None
     tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder, **options)
     return tokenizer

@@ -27,8 +27,8 @@ class Residency(Protocol):
     def block(self, index: int, device: torch.device, *, writes: bool = False) -> AbstractContextManager[nn.Module]:
         """The block with that index, all of it on `device`.
 
-        With `writes` its weights are kept as they are when the body ends without an error; otherwise a change to them
-        is lost or kept as it happens, and nobody should make one.
+        With `writes` its weights are kept as they are when the body ends without an error, also where they have become
+        smaller; otherwise a change to them is lost or kept as it happens, and nobody should make one.
         """
         ...
 
@@ -62,7 +62,9 @@ class InMemory:
             if writes:
                 with torch.no_grad():
                     for slot in slots:
-                        if slot.now is not slot.tensor:
+                        if slot.now.shape != slot.tensor.shape:
+                            slot.tensor = _like(slot.tensor, slot.now.to(slot.tensor.device))
+                        elif slot.now is not slot.tensor:
                             slot.tensor.copy_(slot.now)
 
     def _tensors(self, index: int) -> dict[str, Tensor]:
@@ -106,6 +108,9 @@ class OnDisk:
                 named = {f"{prefix}.{slot.path}": slot.now for slot in slots if slot.path in stored}
                 self._shards.write(file, named)
                 self._written[index] = file
+                for slot in slots:
+                    if slot.now.shape != slot.tensor.shape:
+                        slot.tensor = _like(slot.tensor, torch.empty_like(slot.now, device=slot.tensor.device))
 
     def _tensors(self, index: int) -> dict[str, Tensor]:
         """The block's tensors, those that a checkpoint holds read from it; rotary tables and the like are in memory."""

@@ -8,22 +8,29 @@ Layers inside a block see the dense block's activations, but the block's input c
 import hashlib
 import math
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.calibration.activations import overwrite, record_into_buffer
 from harness.calibration.capture import BlockCall, InputGroup, InputObserver
-from harness.errors import UserError
+from harness.calibration.probe import Probe, Probes
+from harness.calibration.statistics import Statistic
 from harness.job import Propagation
 from harness.models.layers import PrunableLinear, decoder_blocks, prunable_linears, unreached_weights, weight_view
 from harness.models.residency import InMemory, Residency
 from harness.patterns import Pattern, SemiStructured
 from harness.progress import Reporter
-from harness.pruning.methods.base import LayerwiseMethod
-from harness.record import LayerReport
+from harness.pruning.allocations.base import Allocation
+from harness.pruning.cutting import cut_block
+from harness.pruning.methods.base import LayerwiseMethod, StructuredMethod
+from harness.pruning.permutation import absorb
+from harness.pruning.survey import BlockTurn, check_reached, statistics_by_path
+from harness.record import JsonValue, LayerReport
 
 ERROR_TOKENS = 1024
 """Calibration tokens, from the first on, that every layer's output error is measured on."""
@@ -31,11 +38,13 @@ ERROR_TOKENS = 1024
 
 @dataclass(slots=True)
 class PruningOutcome:
-    """What the walk did: reports in model order, wall time of its two halves in seconds."""
+    """What the walk did: reports in model order, notes for the record, wall time of its parts in seconds."""
 
     layers: list[LayerReport] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
     calibrate_s: float = 0.0
     prune_s: float = 0.0
+    allocate_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +56,29 @@ class Walk:
         propagation: where the inputs of the next block come from.
         device: where a block is computed.
         batch_tokens: most tokens in one forward pass, >= 1; at least one sequence is run at a time.
+        allocation: refines the patterns when a block's turn has come; None = they stand.
+        keep: gives what was observed under a key by an earlier job with these calibration sequences on the dense
+            model, or observes and keeps it for later ones; None = nothing is kept.
+        findings: what methods found from the statistics of every input, by the path of the input's first linear; of
+            an earlier walk only if all statistics come out equal; None = nothing is kept.
     """
 
     patterns: Mapping[str, Pattern]
     propagation: Propagation
     device: torch.device
     batch_tokens: int
+    allocation: Allocation | None = None
+    keep: Callable[[Hashable, Callable[[], list[InputGroup]]], list[InputGroup]] | None = None
+    findings: MutableMapping[str, dict[Hashable, Any]] | None = None
+
+    @property
+    def refines(self) -> bool:
+        return self.allocation is not None and self.allocation.refines
+
+    def needs(self, method: LayerwiseMethod | StructuredMethod) -> tuple[type[Statistic], ...]:
+        """The statistics that the method or the allocation reads, each once."""
+        allocation = self.allocation.needs if self.allocation is not None and self.refines else ()
+        return tuple(dict.fromkeys((*method.needs, *allocation)))
 
 
 def check_patterns(patterns: Mapping[str, Pattern], shapes: Mapping[str, tuple[int, int]]) -> None:
@@ -79,13 +105,13 @@ def unreached_note(model: nn.Module) -> str | None:
 @torch.no_grad()
 def prune_model(
     model: nn.Module,
-    method: LayerwiseMethod,
+    method: LayerwiseMethod | StructuredMethod,
     tokens_BL: Tensor,
     walk: Walk,
     reporter: Reporter,
     residency: Residency | None = None,
 ) -> PruningOutcome:
-    """Prune every linear of every decoder block of `model`, in place.
+    """Prune every linear of every decoder block of `model`, in place; a structured method makes them smaller.
 
     Args:
         tokens_BL: calibration token ids, all of one length.
@@ -97,27 +123,55 @@ def prune_model(
     residency = residency or InMemory(model)
     outcome = PruningOutcome()
     prefix, blocks = decoder_blocks(model)
-    batches = _batches(tokens_BL if method.needs else _error_sample(tokens_BL), walk.batch_tokens)
+    reads_data = method.needs or walk.refines
+    # An allocation that refines learns from one sequence at a time.
+    batch_tokens = 1 if walk.refines else walk.batch_tokens
+    batches = _batches(tokens_BL if reads_data else _error_sample(tokens_BL), batch_tokens)
     reporter.start("prune: record the model's calls", 1)
     with _timed(outcome, "calibrate_s"):
         recorded = record_into_buffer(model, batches, residency)
+        tries = isinstance(method, StructuredMethod) or method.permutes
+        probes = Probes(model, batches, recorded.hidden[0], residency) if tries else None
     reporter.start("prune: blocks", len(blocks))
     for index in range(len(blocks)):
         with residency.block(index, walk.device, writes=True) as block:
             is_last = index == len(blocks) - 1
+            probe = probes.of_block(index, recorded.hidden[0], walk.device) if probes is not None else None
             with _timed(outcome, "calibrate_s"):
-                groups = _observe(block, recorded.calls[index], recorded.hidden, method, walk, is_last=is_last)
+                observe = partial(
+                    _observe, block, recorded.calls[index], recorded.hidden, method, walk, is_last=is_last
+                )
+                # Nothing is pruned before the first block: every job on the same sequences finds the same there.
+                keep = walk.keep if index == 0 and walk.propagation == "pruned" else None
+                key = ("inputs of the first block", walk.needs(method), batch_tokens, walk.device)
+                groups = observe() if keep is None else keep(key, observe)
             linears = prunable_linears(block)
-            with _timed(outcome, "prune_s"):
-                reports: dict[str, LayerReport] = {}
+            path = f"{prefix}.{index}"
+            statistics = statistics_by_path(groups, path)
+            check_reached({f"{path}.{name}": linear for name, linear in linears.items()}, statistics)
+            if walk.findings is not None:
                 for group in groups:
-                    reports |= _prune_group(group, linears, method, f"{prefix}.{index}", walk.patterns)
-            _check_all_reached(linears, reports, f"{prefix}.{index}")
+                    group.statistics.findings = walk.findings.setdefault(f"{path}.{group.names[0]}", {})
+            patterns = {f"{path}.{name}": walk.patterns[f"{path}.{name}"] for name in linears}
+            if walk.allocation is not None and walk.refines:
+                turn = BlockTurn(
+                    path, block, patterns, statistics, recorded.calls[index], recorded.hidden, walk.device
+                )
+                with _timed(outcome, "allocate_s"):
+                    patterns = dict(walk.allocation.refine(turn))
+                if walk.propagation == "dense" and not is_last:
+                    with _timed(outcome, "calibrate_s"):
+                        _pass_on(block, recorded.calls[index], recorded.hidden, walk.device)
+            with _timed(outcome, "prune_s"):
+                if isinstance(method, StructuredMethod):
+                    assert probe is not None, "a structured method has probes"
+                    reports = cut_block(block, groups, method, path, patterns, probe)
+                else:
+                    reports = _prune_groups(block, groups, method, path, patterns, probe)
             outcome.layers += [reports[name] for name in linears]
             if walk.propagation == "pruned" and not is_last:
                 with _timed(outcome, "calibrate_s"):
-                    for call, hidden_BLH in zip(recorded.calls[index], recorded.hidden, strict=True):
-                        overwrite(hidden_BLH, call.replay(block, hidden_BLH.to(walk.device)))
+                    _pass_on(block, recorded.calls[index], recorded.hidden, walk.device)
         recorded.calls[index].clear()
         reporter.advance()
     return outcome
@@ -127,22 +181,56 @@ def _observe(
     block: nn.Module,
     calls: Sequence[BlockCall],
     hidden: list[Tensor],
-    method: LayerwiseMethod,
+    method: LayerwiseMethod | StructuredMethod,
     walk: Walk,
     *,
     is_last: bool,
 ) -> list[InputGroup]:
-    """Statistics of the block's inputs; with dense propagation `hidden` becomes the block's outputs on the way."""
-    passes_on = walk.propagation == "dense" and not is_last
+    """Statistics of the block's inputs.
+
+    With dense propagation `hidden` becomes the block's outputs on the way, unless the allocation still reads it.
+    """
+    passes_on = walk.propagation == "dense" and not is_last and not walk.refines
     observer = InputObserver(
-        prunable_linears(block), method.needs, sample_tokens=ERROR_TOKENS, stop_early=not passes_on
+        prunable_linears(block), walk.needs(method), sample_tokens=ERROR_TOKENS, stop_early=not passes_on
     )
-    for call, hidden_BLH in zip(calls, hidden, strict=True):
+    for place, (call, hidden_BLH) in enumerate(zip(calls, hidden, strict=True)):
         output = observer.forward(block, call, hidden_BLH.to(walk.device))
         if passes_on:
             assert output is not None, "a pass that was not told to stop early has an output"
-            overwrite(hidden_BLH, output)
+            hidden[place] = overwrite(hidden_BLH, output)
     return observer.groups
+
+
+def _pass_on(block: nn.Module, calls: Sequence[BlockCall], hidden: list[Tensor], device: torch.device) -> None:
+    """Put the block's outputs in the place of its inputs."""
+    for place, (call, hidden_BLH) in enumerate(zip(calls, hidden, strict=True)):
+        hidden[place] = overwrite(hidden_BLH, call.replay(block, hidden_BLH.to(device)))
+
+
+def _prune_groups(
+    block: nn.Module,
+    groups: Sequence[InputGroup],
+    method: LayerwiseMethod,
+    prefix: str,
+    patterns: Mapping[str, Pattern],
+    probe: Probe | None,
+) -> dict[str, LayerReport]:
+    """Prune the linears of a block, those of one input together; reports by path in the block."""
+    linears = prunable_linears(block)
+    reports: dict[str, LayerReport] = {}
+    orders: dict[str, Tensor] = {}
+    for group in groups:
+        pruned = _prune_group(group, linears, method, prefix, patterns)
+        reports |= {name: report for name, (report, _) in pruned.items()}
+        orders |= {name: order_I for name, (_, order_I) in pruned.items() if order_I is not None}
+    if orders:
+        assert probe is not None, "a method that permutes has probes"
+        said = absorb(block, probe, orders, prefix)
+        reports |= {
+            name: replace(reports[name], details={**reports[name].details, **said[name]}) for name in orders
+        }
+    return reports
 
 
 def _prune_group(
@@ -151,8 +239,8 @@ def _prune_group(
     method: LayerwiseMethod,
     prefix: str,
     patterns: Mapping[str, Pattern],
-) -> dict[str, LayerReport]:
-    """Prune the linears of one input together; reports by path in the block."""
+) -> dict[str, tuple[LayerReport, Tensor | None]]:
+    """Prune the linears of one input together; reports and permutations by path in the block."""
     weights = [weight_view(linears[name]) for name in group.names]
     wanted = [patterns[f"{prefix}.{name}"] for name in group.names]
     pruned = method.prune_group(weights, group.statistics, wanted)
@@ -160,26 +248,35 @@ def _prune_group(
     reports = {}
     for name, weight_OI, outcome, pattern in zip(group.names, weights, pruned, wanted, strict=True):
         new_OI = outcome.weight_OI.to(weight_OI.dtype)
-        dense_TO = sample_TI @ weight_OI.float().T
-        error_TO = dense_TO - sample_TI @ new_OI.float().T
-        scale = float(dense_TO.norm())
+        path = f"{prefix}.{name}"
+        report = layer_report(path, (weight_OI, new_OI), sample_TI, pattern, outcome.details)
+        reports[name] = (report, outcome.permutation_I)
         weight_OI.copy_(new_OI)
-        reports[name] = LayerReport(
-            name=f"{prefix}.{name}",
-            shape=(weight_OI.shape[0], weight_OI.shape[1]),
-            requested_sparsity=pattern.sparsity,
-            achieved_sparsity=float((weight_OI == 0).sum()) / weight_OI.numel(),
-            relative_output_error=float(error_TO.norm()) / scale if scale else None,
-            error_tokens=len(sample_TI),
-            details=outcome.details,
-        )
     return reports
 
 
-def _check_all_reached(linears: Mapping[str, PrunableLinear], reports: Mapping[str, LayerReport], prefix: str) -> None:
-    missed = [f"{prefix}.{name}" for name in linears if name not in reports]
-    if missed:
-        raise UserError(f"no calibration token reached {missed[0]}; allowed: more or longer calibration sequences")
+def layer_report(
+    name: str, weights: tuple[Tensor, Tensor], sample_TI: Tensor, pattern: Pattern, details: Mapping[str, JsonValue]
+) -> LayerReport:
+    """What became of one layer.
+
+    Args:
+        weights: before and after, [O, I].
+        sample_TI: inputs in float32 that the output error is measured on.
+    """
+    old_OI, new_OI = weights
+    dense_TO = sample_TI @ old_OI.float().T
+    error_TO = dense_TO - sample_TI @ new_OI.float().T
+    scale = float(dense_TO.norm())
+    return LayerReport(
+        name=name,
+        shape=(new_OI.shape[0], new_OI.shape[1]),
+        requested_sparsity=pattern.sparsity,
+        achieved_sparsity=float((new_OI == 0).sum()) / new_OI.numel(),
+        relative_output_error=float(error_TO.norm()) / scale if scale else None,
+        error_tokens=len(sample_TI),
+        details=details,
+    )
 
 
 def _batches(tokens_BL: Tensor, batch_tokens: int) -> list[Tensor]:
@@ -206,7 +303,7 @@ class _timed:
 
 
 def achieved_sparsity(layers: Sequence[LayerReport]) -> float:
-    """Zeros over all prunable weights, counted."""
+    """Zeros, or weights that were cut out, over all prunable weights of the dense model, counted."""
     zeros = sum(report.achieved_sparsity * math.prod(report.shape) for report in layers)
     return zeros / sum(math.prod(report.shape) for report in layers)
 

@@ -1,28 +1,43 @@
-"""The table of pruning methods; every file in `harness/pruning/methods` adds itself."""
+"""The tables of pruning methods and allocations; every file in their folders adds itself."""
 
 import importlib
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import cache
-from typing import TypeVar, get_args, get_type_hints
+from types import ModuleType
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from harness.errors import UserError, unknown
 from harness.job import Choice, Scalar
+from harness.pruning import allocations as allocations_package
 from harness.pruning import methods as methods_package
+from harness.pruning.allocations.base import Allocation
 from harness.pruning.methods.base import PruningMethod
 
 METHODS: dict[str, type[PruningMethod]] = {}
+ALLOCATIONS: dict[str, type[Allocation]] = {}
 MethodT = TypeVar("MethodT", bound=type[PruningMethod])
+AllocationT = TypeVar("AllocationT", bound=type[Allocation])
+EntryT = TypeVar("EntryT")
 
 
 def register(name: str) -> Callable[[MethodT], MethodT]:
     """Class decorator that makes a method known under `name`."""
 
     def add(method: MethodT) -> MethodT:
-        assert name not in METHODS, f"two methods are called {name!r}"
-        METHODS[name] = method
+        _add(METHODS, "method", name, method)
         return method
+
+    return add
+
+
+def register_allocation(name: str) -> Callable[[AllocationT], AllocationT]:
+    """Class decorator that makes an allocation known under `name`."""
+
+    def add(allocation: AllocationT) -> AllocationT:
+        _add(ALLOCATIONS, "allocation", name, allocation)
+        return allocation
 
     return add
 
@@ -30,9 +45,15 @@ def register(name: str) -> Callable[[MethodT], MethodT]:
 @cache
 def load_methods() -> dict[str, type[PruningMethod]]:
     """Import every method file once; all methods by name."""
-    for module in pkgutil.iter_modules(methods_package.__path__):
-        importlib.import_module(f"{methods_package.__name__}.{module.name}")
+    _import_all(methods_package)
     return dict(sorted(METHODS.items()))
+
+
+@cache
+def load_allocations() -> dict[str, type[Allocation]]:
+    """Import every allocation file once; all allocations by name."""
+    _import_all(allocations_package)
+    return dict(sorted(ALLOCATIONS.items()))
 
 
 def build_method(choice: Choice) -> PruningMethod:
@@ -41,17 +62,40 @@ def build_method(choice: Choice) -> PruningMethod:
     Raises:
         UserError: unknown method or hyperparameter, or a value of the wrong type or out of range.
     """
-    methods = load_methods()
-    if choice.name not in methods:
-        raise unknown("method", choice.name, methods)
-    method = methods[choice.name]
-    hints = get_type_hints(method)
-    allowed = {field.name: hints[field.name] for field in fields(method)}
+    return _build("method", load_methods(), choice)
+
+
+def build_allocation(choice: Choice) -> Allocation:
+    """The allocation that a job names, with its hyperparameters.
+
+    Raises:
+        UserError: unknown allocation or hyperparameter, or a value of the wrong type or out of range.
+    """
+    return _build("allocation", load_allocations(), choice)
+
+
+def _add(table: dict[str, type[EntryT]], axis: str, name: str, entry: type[EntryT]) -> None:
+    assert name not in table, f"two {axis}s are called {name!r}"
+    table[name] = entry
+
+
+def _import_all(package: ModuleType) -> None:
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+
+
+def _build(axis: str, table: Mapping[str, type[EntryT]], choice: Choice) -> EntryT:
+    if choice.name not in table:
+        raise unknown(axis, choice.name, table)
+    entry: Any = table[choice.name]
+    hints = get_type_hints(entry)
+    allowed = {field.name: hints[field.name] for field in fields(entry)}
     for name, value in choice.params.items():
         if name not in allowed:
-            raise unknown(f"parameter of method {choice.name}", name, allowed or ["(it has none)"])
-        _check_type(f"method.{name}", value, allowed[name])
-    return method(**choice.params)
+            raise unknown(f"parameter of {axis} {choice.name}", name, allowed or ["(it has none)"])
+        _check_type(f"{axis}.{name}", value, allowed[name])
+    built: EntryT = entry(**choice.params)
+    return built
 
 
 def _check_type(name: str, value: Scalar, hint: type) -> None:

@@ -3,6 +3,7 @@
 The folder says what a record is worth::
 
     results/<model>/<job_id>.json                  done, from a clean checkout
+    results/<model>/<job_id>.questions.parquet     its answers a question, which the record lists by digest
     results/scratch/dirty/<model>/<job_id>.json    done, with uncommitted changes to code or configuration
     results/scratch/failed/<job_id>.json           failed, with its traceback
     results/scratch/claims/<job_id>.lock           a process runs this job right now
@@ -40,16 +41,27 @@ class RecordStore:
         base = self.root / SCRATCH / "dirty" if record.provenance.dirty else self.root
         return base / _one_component(_model_name(record)) / f"{_one_component(record.job_id)}.json"
 
-    def save(self, record: RunRecord) -> Path:
+    def save(self, record: RunRecord, questions: bytes | None = None) -> Path:
         """Write a record atomically and durably; a done record replaces an earlier failure of its job.
+
+        Args:
+            questions: content of the file that the record lists; written before the record, so that a record never
+                lists what is not there.
 
         Raises:
             UserError: the folder cannot be written or the disk is full; an earlier record is then still whole.
         """
         path = self.path_of(record)
+        beside = questions_beside(path)
+        listed = record.questions.name if record.questions else None
+        assert listed == (None if questions is None else beside.name), f"the record lists {listed}, not {beside.name}"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            if questions is not None:
+                _write_atomically(beside, questions)
             _write_atomically(path, to_json(record))
+            if questions is None:
+                beside.unlink(missing_ok=True)  # of an earlier record, whose numbers are gone
             if record.status == "done":
                 self._failed(record.job_id).unlink(missing_ok=True)
         except OSError as error:
@@ -83,12 +95,19 @@ class RecordStore:
         Raises:
             UserError: a file is not a readable record; the message names it.
         """
-        paths: dict[str, Path] = {}
-        for base in (self.root, self.root / SCRATCH / "dirty"):
-            for path in base.glob("*/*.json"):
-                if RECORD_NAME.fullmatch(path.name):
-                    paths.setdefault(path.name, path)
-        return [_read(paths[name]) for name in sorted(paths)]
+        return [_read(path) for path in self._done_paths()]
+
+    def failures(self) -> list[RunRecord]:
+        """Every failed record, ordered by job id.
+
+        Raises:
+            UserError: a file is not a readable record; the message names it.
+        """
+        return [_read(path) for path in self._failed_paths()]
+
+    def paths(self) -> list[Path]:
+        """Files of all records: what `all` reads, then what `failures` reads."""
+        return [*self._done_paths(), *self._failed_paths()]
 
     @contextmanager
     def claim(self, job_id: str) -> Iterator[bool]:
@@ -114,8 +133,25 @@ class RecordStore:
         finally:
             lock.release()
 
+    def _done_paths(self) -> list[Path]:
+        paths: dict[str, Path] = {}
+        for base in (self.root, self.root / SCRATCH / "dirty"):
+            for path in base.glob("*/*.json"):
+                if RECORD_NAME.fullmatch(path.name):
+                    paths.setdefault(path.name, path)
+        return [paths[name] for name in sorted(paths)]
+
+    def _failed_paths(self) -> list[Path]:
+        paths = (self.root / SCRATCH / "failed").glob("*.json")
+        return sorted(path for path in paths if RECORD_NAME.fullmatch(path.name))
+
     def _failed(self, job_id: str) -> Path:
         return self.root / SCRATCH / "failed" / f"{_one_component(job_id)}.json"
+
+
+def questions_beside(record: Path) -> Path:
+    """Where the answers a question of the record at this path lie, if it has any."""
+    return record.with_name(f"{record.stem}.questions.parquet")
 
 
 def _read(path: Path) -> RunRecord:

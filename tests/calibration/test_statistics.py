@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from harness.calibration.statistics import FeatureNorm, InputHessian, Statistic, Statistics
+from harness.calibration.statistics import FeatureMoments, FeatureNorm, InputHessian, Statistic, Statistics
 
-KINDS = [FeatureNorm, InputHessian]
+KINDS = [FeatureMoments, FeatureNorm, InputHessian]
 CPU = torch.device("cpu")
 
 
@@ -30,6 +30,8 @@ def test_sums_are_float32_whatever_the_input(kind: type[Statistic]) -> None:
         statistic.update(torch.ones(1024, 2, dtype=torch.bfloat16), 1)
     if isinstance(statistic, FeatureNorm):
         assert statistic.sum_of_squares_I.tolist() == [4096.0, 4096.0]
+    elif isinstance(statistic, FeatureMoments):
+        assert statistic.sum_I.tolist() == [4096.0, 4096.0]
     else:
         assert isinstance(statistic, InputHessian)
         assert statistic.hessian_II.dtype == torch.float32
@@ -43,3 +45,22 @@ def test_statistics_are_found_by_their_kind() -> None:
     assert statistics[FeatureNorm].num_tokens == 3
     with pytest.raises(AssertionError, match="InputHessian was not collected"):
         _ = statistics[InputHessian]
+
+
+def test_what_was_found_is_found_again() -> None:
+    """Worked out once a key where findings are kept, every time where they are not."""
+    statistics = Statistics([])
+    worked_out: list[str] = []
+
+    def work_out() -> str:
+        worked_out.append("trace")
+        return "trace"
+
+    assert [statistics.find("key", work_out) for _ in range(2)] == ["trace", "trace"]
+    assert len(worked_out) == 2
+    statistics.findings = {}
+    assert [statistics.find("key", work_out) for _ in range(2)] == ["trace", "trace"]
+    assert len(worked_out) == 3
+    statistics.find("another", work_out)
+    assert len(worked_out) == 4
+    assert statistics.findings == {"key": "trace", "another": "trace"}

@@ -17,7 +17,7 @@ from harness.errors import UserError
 from harness.job import Choice
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning import registry
-from harness.pruning.methods.base import LayerwiseMethod, PrunedWeight, PruningMethod, ScoreMethod
+from harness.pruning.methods.base import LayerwiseMethod, MaskMethod, PrunedWeight, PruningMethod, ScoreMethod
 from harness.pruning.registry import build_method, load_methods
 
 PATTERNS: tuple[Pattern, ...] = (
@@ -51,7 +51,7 @@ def cases() -> list[tuple[Choice, Pattern]]:
         for name in load_methods()
         for choice in choices_of(name)
         for pattern in PATTERNS
-        if build_method(choice).refuses(pattern) is None
+        if isinstance(build_method(choice), LayerwiseMethod) and build_method(choice).refuses(pattern) is None
     ]
 
 
@@ -94,17 +94,22 @@ def pruned(choice: Choice, pattern: Pattern, weight_OI: Tensor) -> Tensor:
     return method.prune(weight_OI, its_statistics(method), pattern).weight_OI.to(weight_OI.dtype)
 
 
+def as_grouped(outcome: PrunedWeight) -> Tensor:
+    """The new weight with its columns in the order that N:M groups lie in."""
+    return outcome.weight_OI if outcome.permutation_I is None else outcome.weight_OI[:, outcome.permutation_I]
+
+
 # ------------------------------------------------------------------------------------------------- what is pruned
 
 
 def check_counts(choice: Choice, pattern: Pattern) -> None:
     """Exactly as many zeros as asked for, in every group that is ranked by itself."""
     method = layerwise(choice)
-    zeros_OI = pruned(choice, pattern, a_layer()) == 0
+    zeros_OI = as_grouped(method.prune(a_layer(), its_statistics(method), pattern)) == 0
     if isinstance(pattern, SemiStructured):
         kept = (~zeros_OI).reshape(-1, pattern.group).sum(dim=1)
         assert kept.unique().tolist() == [pattern.keep]
-    elif isinstance(method, ScoreMethod) and method.comparison_group == "row":
+    elif method.comparison_group == "row":
         assert zeros_OI.sum(dim=1).unique().tolist() == [int(IN * pattern.sparsity)]
     else:
         assert int(zeros_OI.sum()) == int(OUT * IN * pattern.sparsity)
@@ -125,7 +130,7 @@ def test_equal_weights_are_pruned_in_exact_counts_too(choice: Choice, pattern: P
     statistics = Statistics(kind.allocate(IN, CPU) for kind in method.needs)
     for token in torch.eye(IN):  # every feature is as strong as any other, and none is correlated
         statistics.update(token[None], 1)
-    zeros_OI = method.prune(torch.ones(OUT, IN), statistics, pattern).weight_OI == 0
+    zeros_OI = as_grouped(method.prune(torch.ones(OUT, IN), statistics, pattern)) == 0
     if isinstance(pattern, SemiStructured):
         assert (~zeros_OI).reshape(-1, pattern.group).sum(dim=1).unique().tolist() == [pattern.keep]
     else:
@@ -147,13 +152,13 @@ def test_the_result_has_the_layers_shape_and_is_finite(choice: Choice, pattern: 
 
 
 @every_case
-def test_score_methods_keep_weights_as_they_are(choice: Choice, pattern: Pattern) -> None:
-    """A method that only scores changes no weight that it keeps; one that reconstructs changes some."""
+def test_mask_methods_keep_weights_as_they_are(choice: Choice, pattern: Pattern) -> None:
+    """A method that only chooses a mask changes no weight that it keeps; one that reconstructs changes some."""
     weight_OI = a_layer()
     new_OI = pruned(choice, pattern, weight_OI)
     kept_OI = new_OI != 0
     same = torch.equal(new_OI[kept_OI], weight_OI[kept_OI])
-    assert same == isinstance(layerwise(choice), ScoreMethod)
+    assert same == isinstance(layerwise(choice), MaskMethod)
 
 
 @every_case
@@ -177,7 +182,26 @@ def test_inputs_are_left_as_they_are(choice: Choice, pattern: Pattern) -> None:
             assert torch.equal(value, before) if isinstance(value, Tensor) else value == before
 
 
-@every_case
+@pytest.mark.parametrize(("choice", "pattern"), [case for case in cases() if layerwise(case[0]).permutes], ids=label)
+def test_linears_of_one_input_share_a_permutation(choice: Choice, pattern: Pattern) -> None:
+    """Their columns are one input's channels: N:M groups lie in one order in all of them, and counts are exact."""
+    assert isinstance(pattern, SemiStructured), "unstructured patterns have no groups to order"
+    method = layerwise(choice)
+    weights = [a_layer(12, seed=1), a_layer(4, seed=2), a_layer(8, seed=3)]
+    outcomes = method.prune_group(weights, its_statistics(method), [pattern, Unstructured(0.25), pattern])
+    order_I = outcomes[0].permutation_I
+    assert order_I is not None
+    assert order_I.sort().values.tolist() == list(range(IN))
+    assert outcomes[1].permutation_I is None
+    for outcome in (outcomes[0], outcomes[2]):
+        assert outcome.permutation_I is order_I
+        kept = (as_grouped(outcome) != 0).reshape(-1, pattern.group).sum(dim=1)
+        assert kept.unique().tolist() == [pattern.keep]
+
+
+@pytest.mark.parametrize(
+    ("choice", "pattern"), [case for case in cases() if not layerwise(case[0]).permutes], ids=label
+)
 def test_linears_of_one_input_are_pruned_as_if_alone(choice: Choice, pattern: Pattern) -> None:
     """`prune_group` is `prune` of each linear, whatever the patterns of the others."""
     method = layerwise(choice)

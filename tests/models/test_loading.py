@@ -172,7 +172,7 @@ def test_auto_type_follows_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda:0")
     assert resolve_dtype("auto", cuda) is None
     for native, expected in ((True, torch.bfloat16), (False, torch.float32)):
-        monkeypatch.setattr(loading, "_multiplies_bfloat16", lambda native=native: native)
+        monkeypatch.setattr(loading, "multiplies_bfloat16", lambda native=native: native)
         assert resolve_dtype("auto", cpu) == expected
     assert resolve_dtype("float16", cpu) == torch.float16
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.calibration.statistics import FeatureNorm, InputHessian
+from harness.calibration.statistics import FeatureMoments, FeatureNorm, InputHessian
 
 LENGTH, IN = 7, 5
 CPU = torch.device("cpu")
@@ -98,3 +98,47 @@ def test_hessian_of_tokens_that_are_no_whole_sequences() -> None:
     statistic.update(x_TI, 2)
     torch.testing.assert_close(statistic.hessian_II, x_TI.T @ x_TI)
     assert (statistic.num_tokens, statistic.num_sequences) == (7, 2)
+
+
+@pytest.mark.parametrize("batches", [[1, 1, 1, 1, 1], [5], [2, 3]])
+def test_feature_moments(sequences: list[Tensor], batches: list[int]) -> None:
+    """Mean over sequences of the token sums; variances within sequences, weighted with tokens (CONTRACTS C6)."""
+    statistic = FeatureMoments.allocate(IN, CPU)
+    start = 0
+    for size in batches:
+        statistic.update(torch.cat(sequences[start : start + size]), size)
+        start += size
+    for feature in range(IN):
+        columns = [x[:, feature].double().numpy() for x in sequences]
+        total = sum(column.sum() for column in columns) / len(columns)
+        assert float(statistic.mean_sum_I[feature]) == pytest.approx(total, rel=1e-5)
+        variance = sum(len(column) * column.var() for column in columns) / sum(len(column) for column in columns)
+        assert float(statistic.variance_I[feature]) == pytest.approx(variance, rel=1e-5)
+
+
+def test_feature_moments_of_sequences_of_uneven_length(sequences: list[Tensor]) -> None:
+    """Longer sequences weigh more in the variance, not in the mean of the sums."""
+    statistic = FeatureMoments.allocate(IN, CPU)
+    parts = [x[: n + 2].double().numpy() for n, x in enumerate(sequences)]
+    for n, x in enumerate(sequences):
+        statistic.update(x[: n + 2], 1)
+    np.testing.assert_allclose(statistic.mean_sum_I.numpy(), sum(x.sum(axis=0) for x in parts) / 5, rtol=1e-5)
+    variance = sum(len(x) * x.var(axis=0) for x in parts) / sum(len(x) for x in parts)
+    np.testing.assert_allclose(statistic.variance_I.numpy(), variance, rtol=1e-5)
+
+
+def test_feature_moments_keep_their_digits_far_from_0() -> None:
+    """Around 1000 with a spread of 0.01 a difference of squares would be off by more than the variance itself."""
+    x_TI = 1000.0 + 0.01 * torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
+    statistic = FeatureMoments.allocate(2, CPU)
+    statistic.update(x_TI, 4)
+    expected = np.mean([part.double().numpy().var(axis=0) for part in x_TI.split(1000)], axis=0)
+    np.testing.assert_allclose(statistic.variance_I.numpy(), expected, rtol=1e-3)
+
+
+def test_feature_moments_of_an_input_that_never_changes() -> None:
+    """Its variance is exactly 0."""
+    statistic = FeatureMoments.allocate(2, CPU)
+    statistic.update(torch.full((8, 2), 0.5), 2)
+    assert statistic.variance_I.tolist() == [0.0, 0.0]
+    assert statistic.mean_sum_I.tolist() == [2.0, 2.0]

@@ -11,7 +11,6 @@ from harness.job import Choice
 from harness.models.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
-from harness.pruning.allocation import allocate
 from harness.pruning.engine import (
     PruningOutcome,
     Walk,
@@ -170,11 +169,3 @@ def test_unreached_experts_are_said_before_the_job() -> None:
     assert f"{sum(weight.numel() for weight in missed):,} weights" in note
     assert "model.layers.0.mlp." in note
     assert unreached_note(tiny_model("llama")) is None
-
-
-def test_uniform_allocation_gives_every_layer_the_pattern() -> None:
-    """An unknown allocation names the known ones."""
-    pattern = Unstructured(0.5)
-    assert allocate(Choice("uniform"), pattern, ["a", "b"]) == {"a": pattern, "b": pattern}
-    with pytest.raises(UserError, match=r"unknown allocation 'owll'.*uniform"):
-        allocate(Choice("owll"), pattern, ["a"])

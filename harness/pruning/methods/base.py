@@ -9,17 +9,22 @@ A method is a frozen dataclass of its hyperparameters and has no state.  "Higher
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
 
 from harness.calibration.statistics import Statistic, Statistics
-from harness.patterns import Pattern, SemiStructured, Unstructured
+from harness.job import Propagation
+from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
 from harness.pruning.masks import ComparisonGroup, keep_mask
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
+    from transformers import PreTrainedModel
 
+    from harness.progress import Reporter
     from harness.record import JsonValue
 
 
@@ -30,10 +35,13 @@ class PrunedWeight:
     Args:
         weight_OI: in any floating type; the engine casts it to the layer's.
         details: facts for the layer's report, e.g. the damping that made a factorisation succeed.
+        permutation_I: the order of columns in which N:M groups lie, None where they lie as the columns do; `weight_OI`
+            has its columns in the original order all the same.  Linears of one input have the same.
     """
 
     weight_OI: Tensor
     details: Mapping[str, JsonValue] = field(default_factory=dict)
+    permutation_I: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,9 +50,30 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
 
     Attributes:
         patterns: the kinds of pattern it takes; none for the dense model, which is one job whatever the pattern.
+        propagation: its authors' choice, which `calibration.propagation=auto` stands for.
+        updates_weights: whether it changes weights that it keeps.
+        uses_gradients: whether it looks at gradients of the loss.
     """
 
     patterns: ClassVar[tuple[type[Pattern], ...]] = ()
+    propagation: ClassVar[Propagation] = "pruned"
+    updates_weights: ClassVar[bool] = True
+    uses_gradients: ClassVar[bool] = False
+
+    @property
+    def decides_layer_sparsities(self) -> bool:
+        """Whether it spreads the requested sparsity over layers by itself, so that only `allocation=uniform` fits."""
+        return False
+
+    @property
+    def changes_more(self) -> bool:
+        """Whether it changes anything but the weights of the prunable linears, such as biases or embeddings."""
+        return False
+
+    @property
+    def needs_whole_model(self) -> bool:
+        """Whether all of the model must be in memory, so that only `offload=none` fits."""
+        return False
 
     def refuses(self, pattern: Pattern) -> str | None:
         """Why this method cannot make `pattern`, or None when it can."""
@@ -52,6 +81,10 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
             return None
         taken = ", ".join(kind.__name__ for kind in self.patterns)
         return f"it takes {taken}, not {pattern.label}"
+
+    def warning(self, shapes: Mapping[str, tuple[int, int]], device: torch.device) -> str | None:
+        """What a user must know before layers of these shapes (O, I) are pruned there, such as the time it takes."""
+        return None
 
 
 class LayerwiseMethod(PruningMethod):
@@ -65,6 +98,25 @@ class LayerwiseMethod(PruningMethod):
     patterns: ClassVar[tuple[type[Pattern], ...]] = (Unstructured, SemiStructured)
     needs: ClassVar[tuple[type[Statistic], ...]] = ()
 
+    @property
+    def comparison_group(self) -> ComparisonGroup:
+        """The weights that an unstructured pattern counts its zeros over."""
+        return "matrix"
+
+    @property
+    def permutes(self) -> bool:
+        """Whether its weights may come with a permutation."""
+        return False
+
+    def spread(self, weights: Iterable[tuple[str, Tensor]], pattern: Pattern) -> dict[str, Pattern] | None:
+        """The pattern of every layer, for a method that compares layers itself; None leaves it to the allocation.
+
+        Args:
+            weights: path and weight [O, I] of every layer in model order; it can be gone through several times, and
+                a weight is there only until the next one is asked for.
+        """
+        return None
+
     @abstractmethod
     def prune(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> PrunedWeight:
         """The pruned weight of one linear; `weight_OI` is left as it is."""
@@ -76,25 +128,176 @@ class LayerwiseMethod(PruningMethod):
         return [self.prune(weight_OI, stats, pattern) for weight_OI, pattern in zip(weights, patterns, strict=True)]
 
 
-class ScoreMethod(LayerwiseMethod):
-    """Keeps the weights of the highest score and changes none of them.
-
-    Attributes:
-        comparison_group: the weights that are ranked against each other in an unstructured pattern.
-    """
+class MaskMethod(LayerwiseMethod):
+    """Chooses a mask and changes no weight that it keeps."""
 
     __slots__ = ()
+    updates_weights: ClassVar[bool] = False
 
     @property
     def comparison_group(self) -> ComparisonGroup:
         return "row"
 
+
+class ScoreMethod(MaskMethod):
+    """Keeps the weights of the highest score; `comparison_group` are the weights ranked against each other."""
+
+    __slots__ = ()
+
     @abstractmethod
     def score(self, weight_OI: Tensor, stats: Statistics) -> Tensor:
         """Importance [O, I] of every weight, finite, higher = keep."""
 
-    def prune(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> PrunedWeight:
+    def finite_score(self, weight_OI: Tensor, stats: Statistics) -> Tensor:
+        """The scores, seen to be finite: NaN has no rank, and masks would be silently wrong."""
         scores_OI = self.score(weight_OI, stats)
-        if not scores_OI.isfinite().all():  # activations overflowed; NaN has no rank, and masks would be silently wrong
+        if not scores_OI.isfinite().all():
             raise ArithmeticError("scores are not finite: the calibration activations overflowed")
+        return scores_OI
+
+    def prune(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> PrunedWeight:
+        scores_OI = self.finite_score(weight_OI, stats)
         return PrunedWeight(weight_OI * keep_mask(scores_OI, pattern, self.comparison_group))
+
+
+TraceT = TypeVar("TraceT")
+
+
+class TracedMethod(LayerwiseMethod, Generic[TraceT]):
+    """Finds once the order in which weights go; every number of zeros is then a cut through that trace.
+
+    With dense propagation a layer's inputs do not depend on the sparsity: jobs of one process that differ in it share
+    traces, as findings of the inputs' statistics.
+    """
+
+    __slots__ = ()
+
+    @abstractmethod
+    def kind(self, pattern: Pattern) -> Hashable:
+        """What a trace depends on of the pattern: patterns of one kind are cut from one trace."""
+
+    @abstractmethod
+    def trace(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> TraceT:
+        """The order in which the weights of one linear go; on the CPU, and small, since it is kept."""
+
+    @abstractmethod
+    def cut(self, weight_OI: Tensor, stats: Statistics, trace: TraceT, pattern: Pattern) -> PrunedWeight:
+        """The pruned weight at the sparsity of `pattern`."""
+
+    def prune(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> PrunedWeight:
+        key = (self, self.kind(pattern), fingerprint(weight_OI))
+        trace = stats.find(key, lambda: self.trace(weight_OI, stats, pattern))
+        return self.cut(weight_OI, stats, trace, pattern)
+
+
+def fingerprint(weight_OI: Tensor) -> str:
+    """Equal for equal shapes and values, in whatever type that holds them exactly and on whatever device."""
+    import hashlib
+
+    import torch
+
+    digest = hashlib.sha256(str(tuple(weight_OI.shape)).encode())
+    digest.update(weight_OI.detach().float().cpu().contiguous().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """The weights of C channels that some layers of a block make and one layer reads; biases are not among them.
+
+    Args:
+        producers: [C, N] each, row c being what makes channel c.
+        consumer_CN: row c is what reads channel c.
+    """
+
+    producers: tuple[Tensor, ...]
+    consumer_CN: Tensor
+
+
+class StructuredMethod(PruningMethod):
+    """Ranks the channels of every coupling; the engine cuts those of the least importance out of all its layers.
+
+    Attributes:
+        needs: statistics of the channels' values, the consumer's input, to collect.
+    """
+
+    __slots__ = ()
+    patterns: ClassVar[tuple[type[Pattern], ...]] = (Structured,)
+    updates_weights: ClassVar[bool] = False
+    needs: ClassVar[tuple[type[Statistic], ...]] = ()
+
+    @property
+    def changes_more(self) -> bool:
+        return True
+
+    @abstractmethod
+    def importance(self, channels: Channels, stats: Statistics) -> Tensor:
+        """Importance [C] of every channel, finite, higher = keep."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelContext:
+    """How a modelwise method runs the model.
+
+    Args:
+        device: where the whole model is.
+        batch_tokens: most tokens in one forward pass, >= 1; at least one sequence is run at a time.
+        seed: of the job, for whatever the method draws.
+        looks_at_data: enters a stretch of time that counts as calibration, not as pruning.
+    """
+
+    device: torch.device
+    batch_tokens: int
+    seed: int
+    reporter: Reporter
+    looks_at_data: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def batches(self, rows_BL: Tensor) -> list[Tensor]:
+        """The calibration rows in parts of at most `batch_tokens`, on the device."""
+        parts = rows_BL.split(max(1, self.batch_tokens // rows_BL.shape[1]))
+        return [part_BL.to(self.device) for part_BL in parts]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelwiseOutcome:
+    """What a modelwise method says of the weights that it left in the model.
+
+    Args:
+        details: facts for the layers' reports, by path in the model.
+        notes: lines for the record, of what concerns the whole model.
+    """
+
+    details: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+class ModelwiseMethod(PruningMethod):
+    """Prunes all linears of a model together, having seen the whole of it: gradients, one threshold, several shots.
+
+    The model is on the device and in float32 while it is pruned, whatever the job's type: gradients of half-precision
+    weights underflow.  Afterwards it is in its own type again.  Where the inputs of a block come from is the method's
+    affair, so `calibration.propagation` makes no difference.
+    """
+
+    __slots__ = ()
+    uses_gradients: ClassVar[bool] = True
+    patterns: ClassVar[tuple[type[Pattern], ...]] = (Unstructured, SemiStructured)
+
+    @property
+    def decides_layer_sparsities(self) -> bool:
+        return True
+
+    @property
+    def needs_whole_model(self) -> bool:
+        return True
+
+    @abstractmethod
+    def prune_model(
+        self, model: PreTrainedModel, rows_BL: Tensor, pattern: Pattern, context: ModelContext
+    ) -> ModelwiseOutcome:
+        """Prune `model` in place, to exactly `int(weights * sparsity)` zeros of all prunable weights together (or of
+        every layer, for a method that ranks within layers), or to N:M in every layer.
+
+        Args:
+            rows_BL: calibration sequences, as the model takes them for `input_ids`.
+        """

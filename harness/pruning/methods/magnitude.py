@@ -1,14 +1,17 @@
 """Magnitude: |W|.  Han et al. 2015, https://arxiv.org/abs/1506.02626
 
 The baseline of the LLM papers ranks all weights of one matrix (`granularity=tensor`, the default here); ranking
-within each output row is the variant that the Wanda paper shows to be much better.
+within each output row is the variant that the Wanda paper shows to be much better.  One threshold over all prunable
+weights of the model (`global`) is that of Essential Sparsity, Jaiswal et al. 2023, https://arxiv.org/abs/2306.03805
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.masks import ComparisonGroup
 from harness.pruning.methods.base import ScoreMethod
 from harness.pruning.registry import register
@@ -25,14 +28,32 @@ class Magnitude(ScoreMethod):
     """Keeps the largest weights; looks at no data.
 
     Args:
-        granularity: weights ranked against each other: those of a `tensor` or of a `row`.
+        granularity: weights ranked against each other: those of a `tensor`, of a `row`, or of the whole model
+            (`global`: layers differ in sparsity, the model has exactly `int(total * sparsity)` zeros).
     """
 
-    granularity: Literal["tensor", "row"] = "tensor"
+    granularity: Literal["tensor", "row", "global"] = "tensor"
 
     @property
     def comparison_group(self) -> ComparisonGroup:
-        return "matrix" if self.granularity == "tensor" else "row"
+        return "row" if self.granularity == "row" else "matrix"
+
+    @property
+    def decides_layer_sparsities(self) -> bool:
+        return self.granularity == "global"
+
+    def refuses(self, pattern: Pattern) -> str | None:
+        if self.granularity == "global" and isinstance(pattern, SemiStructured):
+            return f"granularity=global ranks all weights of the model, {pattern.label} those of a group only"
+        return ScoreMethod.refuses(self, pattern)
+
+    def spread(self, weights: Iterable[tuple[str, Tensor]], pattern: Pattern) -> dict[str, Pattern] | None:
+        from harness.pruning.ranking import smallest_by_layer
+
+        if self.granularity != "global":
+            return None
+        counts = smallest_by_layer(weights, pattern.sparsity)
+        return {name: Unstructured.of_count(count, size) for name, (count, size) in counts.items()}
 
     def score(self, weight_OI: Tensor, stats: Statistics) -> Tensor:
         return weight_OI.abs()

@@ -1,0 +1,111 @@
+"""Training a model under masks: weights that are removed have no gradient and stay zero."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from harness.models.layers import PrunableLinear
+from harness.models.objective import objective_of, trainable
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """How a model is trained: Adam at one rate, on batches drawn without replacement, pass after pass.
+
+    Args:
+        steps: optimiser steps, >= 1.
+        batch: calibration rows a step, >= 1.
+        learning_rate: > 0.
+        seed: of the order of the rows and of dropout; equal seeds make equal batches.
+    """
+
+    steps: int
+    batch: int
+    learning_rate: float
+    seed: int
+
+
+def train(
+    model: nn.Module,
+    rows_BL: Tensor,
+    schedule: Schedule,
+    removed: Mapping[PrunableLinear, Tensor],
+    *,
+    only_these: bool,
+    after_step: Callable[[], None],
+) -> float:
+    """Train `model` in place on its own objective; the mean loss of the last tenth of the steps.
+
+    Args:
+        rows_BL: calibration rows, on any device.
+        removed: boolean masks [O, I] of the weights of linears that are zero all the time.
+        only_these: nothing but the weights of these linears changes; the model is then in evaluation mode, so that
+            running statistics stay, and dropout is off.
+        after_step: called after every step.
+
+    Raises:
+        ArithmeticError: the loss is not finite any more.
+    """
+    objective, device = objective_of(model), next(model.parameters()).device
+    weights = [(linear.weight, _as_stored(linear, mask_OI)) for linear, mask_OI in removed.items()]
+    losses: list[float] = []
+    _hold_at_zero(weights)
+    with (
+        torch.random.fork_rng([device] if device.type == "cuda" else []),
+        _training(model, [weight for weight, _ in weights] if only_these else None),
+    ):
+        torch.manual_seed(schedule.seed)
+        learnt = [weight for weight in model.parameters() if weight.requires_grad]
+        optimizer = torch.optim.Adam(learnt, lr=schedule.learning_rate)
+        for _, batch in zip(range(schedule.steps), _batches(rows_BL, schedule), strict=False):
+            optimizer.zero_grad()
+            loss = objective(model, batch.to(device))
+            loss.backward()
+            for weight, mask in weights:
+                if weight.grad is not None:
+                    weight.grad.masked_fill_(mask, 0.0)
+            optimizer.step()
+            _hold_at_zero(weights)
+            losses.append(float(loss.detach()))
+            if not abs(losses[-1]) < float("inf"):
+                raise ArithmeticError(f"the loss is {losses[-1]} at step {len(losses)}; a lower learning rate may help")
+            after_step()
+    last = losses[-max(1, len(losses) // 10) :]
+    return sum(last) / len(last)
+
+
+def _as_stored(linear: PrunableLinear, mask_OI: Tensor) -> Tensor:
+    """A matrix as `weight_view` shows it, in the form that the layer stores its weight in."""
+    return mask_OI.T if isinstance(linear, Conv1D) else mask_OI.reshape(linear.weight.shape)
+
+
+def _hold_at_zero(weights: list[tuple[Tensor, Tensor]]) -> None:
+    for weight, mask in weights:
+        weight.data.masked_fill_(mask, 0.0)
+
+
+def _batches(rows_BL: Tensor, schedule: Schedule) -> Iterator[Tensor]:
+    """Batches without end: rows in random order, and in another one every time they are used up."""
+    generator = torch.Generator().manual_seed(schedule.seed)
+    size = min(schedule.batch, len(rows_BL))
+    while True:
+        order = torch.randperm(len(rows_BL), generator=generator)
+        for chosen in order[: len(order) // size * size].split(size):
+            yield rows_BL[chosen]
+
+
+@contextmanager
+def _training(model: nn.Module, only: list[Tensor] | None) -> Iterator[None]:
+    """Gradients, and the mode that goes with what is trained; afterwards evaluation mode, in which models are kept."""
+    chosen = None if only is None else {id(weight) for weight in only}
+    ids = {name: id(weight) for name, weight in model.named_parameters()}
+    model.train(only is None)
+    try:
+        with trainable(model, lambda name: chosen is None or ids[name] in chosen):
+            yield
+    finally:
+        model.eval()

@@ -1,0 +1,56 @@
+"""What an allocation is: how the sparsity of a model is spread over its layers.
+
+An allocation is a frozen dataclass of its hyperparameters and has no state.  It has its say at two moments: `spread`
+before the first block is pruned, and `refine` when a block's turn has come.  Both give layers a `Pattern`, so every
+allocation goes with every method that prunes layer by layer.
+"""
+
+from __future__ import annotations
+
+from abc import ABC
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from harness.calibration.statistics import Statistic
+from harness.patterns import Pattern, Unstructured
+
+if TYPE_CHECKING:
+    from harness.pruning.survey import BlockTurn, Survey
+
+UNIFORM = "uniform"
+"""The allocation that leaves every layer the requested pattern."""
+
+
+@dataclass(frozen=True, slots=True)
+class Allocation(ABC):  # noqa: B024  # an allocation overrides one of its two moments, or both
+    """Base of all allocations.
+
+    Attributes:
+        patterns: the kinds of requested pattern that it can spread.
+        refines: whether it has a say when a block's turn has come; only then does the walk keep the block's inputs.
+        needs: the statistics of every linear's input that `refine` reads, beside those of the method.
+    """
+
+    patterns: ClassVar[tuple[type[Pattern], ...]] = (Unstructured,)
+    refines: ClassVar[bool] = False
+    needs: ClassVar[tuple[type[Statistic], ...]] = ()
+
+    def refuses(self, pattern: Pattern) -> str | None:
+        """Why this allocation cannot spread `pattern`, or None when it can."""
+        if isinstance(pattern, self.patterns):
+            return None
+        taken = ", ".join(kind.__name__ for kind in self.patterns)
+        return f"it spreads {taken}, not {pattern.label}"
+
+    def spread(self, survey: Survey) -> dict[str, Pattern]:
+        """The pattern of every prunable linear by its path in the model; the model is left dense.
+
+        Raises:
+            UserError: the requested total cannot be met.
+        """
+        return dict.fromkeys(survey.shapes, survey.pattern)
+
+    def refine(self, turn: BlockTurn) -> Mapping[str, Pattern]:
+        """The patterns of one block's linears, by path in the model; its weights are left as they are."""
+        return turn.patterns

@@ -1,0 +1,75 @@
+"""BESA: each linear's rate is learned, block by block.  Xu et al. 2024, https://arxiv.org/abs/2402.16880
+
+When a block's turn has come, the rates of all its linears are learned together: masks come from Wanda's ranks, and the
+error of the block's output against the dense block pays for a penalty on the mean rate (`harness.pruning.learned_rates`
+has the formulas).  The ranks are Wanda's whatever method prunes the block afterwards.
+
+Where we differ from the published code: the penalty only draws the mean rate near the request, so the learned rates are
+shifted by one amount until the block's counted zeros are the requested ones.  Logits go through no sigmoid unless asked
+for: it keeps every rate from 0.376 to 0.624, so that 70 % cannot be learned.  One rate serves a whole matrix, as in the
+published layer-wise variant; rates of single rows are no pattern that methods take.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from harness.calibration.statistics import FeatureNorm, Statistic
+from harness.errors import UserError
+from harness.patterns import Pattern
+from harness.pruning.allocations.base import Allocation
+from harness.pruning.budget import meet_total, weighted_mean
+from harness.pruning.methods.wanda import Wanda
+from harness.pruning.registry import register_allocation
+
+if TYPE_CHECKING:
+    from harness.pruning.survey import BlockTurn
+
+
+@register_allocation("besa")
+@dataclass(frozen=True, slots=True)
+class Besa(Allocation):
+    """Blockwise parameter-efficient sparsity allocation (section 3).
+
+    Args:
+        penalty: strength of the pull of the mean rate to the request, >= 0 (published: 5 in the scripts, 1 by default).
+        smoothing: ``sigmoid``: logits go through one, as published by default; ``none``: they do not.
+        epochs: passes over the calibration sequences, >= 1 (published: 1).
+        d_coef: of the optimiser Prodigy, > 0: how fast its step grows (published: 0.05 to 50, 5 for 7B and 13B).
+    """
+
+    penalty: float = 5.0
+    smoothing: Literal["none", "sigmoid"] = "none"
+    epochs: int = 1
+    d_coef: float = 5.0
+    refines: ClassVar[bool] = True
+    needs: ClassVar[tuple[type[Statistic], ...]] = (FeatureNorm,)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.penalty < math.inf:
+            raise UserError(f"allocation.penalty={self.penalty:g} is not allowed; allowed: a finite number >= 0")
+        if self.epochs < 1:
+            raise UserError(f"allocation.epochs={self.epochs} is not allowed; allowed: epochs >= 1")
+        if not 0 < self.d_coef < math.inf:
+            raise UserError(f"allocation.d_coef={self.d_coef:g} is not allowed; allowed: a finite number > 0")
+
+    def refine(self, turn: BlockTurn) -> Mapping[str, Pattern]:
+        from harness.pruning.learned_rates import LearningPlan, RatedWeight, learn_rates
+
+        wanda, start = Wanda(), len(turn.prefix) + 1
+        weights = turn.weights
+        shapes = {name: (weight_OI.shape[0], weight_OI.shape[1]) for name, weight_OI in weights.items()}
+        sizes = [math.prod(shape) for shape in shapes.values()]
+        target = weighted_mean([turn.patterns[name].sparsity for name in weights], sizes)
+        rated = {
+            name[start:]: RatedWeight(weight_OI, wanda.score(weight_OI, turn.statistics[name]), rows=1)
+            for name, weight_OI in weights.items()
+        }
+        plan = LearningPlan(target, self.penalty, self.smoothing, self.epochs, d_coef=self.d_coef)
+        for _ in learn_rates(turn.block, rated, list(zip(turn.calls, turn.hidden, strict=True)), plan):
+            pass
+        rates = {name: rated[name[start:]].learned_rate(self.smoothing) for name in weights}
+        return meet_total(rates, shapes, target)

@@ -1,0 +1,131 @@
+"""Channels are cut out of a block by their importance, and its layers shrink."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from harness.calibration.capture import InputGroup
+from harness.calibration.probe import Probe
+from harness.errors import UserError
+from harness.models.coupling import Coupling, find_couplings
+from harness.models.layers import PrunableLinear, prunable_linears, weight_view
+from harness.models.surgery import consumer_columns, cut, cuts_cleanly, producer_rows, reorders_cleanly
+from harness.patterns import Pattern, Structured
+from harness.pruning.methods.base import Channels, StructuredMethod
+from harness.record import LayerReport
+
+
+def num_kept(num_channels: int, pattern: Structured) -> int:
+    """How many of a coupling's channels stay: `round(channels * (1 - ratio))`.
+
+    Raises:
+        UserError: none would.
+    """
+    kept = round(num_channels * (1 - pattern.ratio))
+    if kept == 0:
+        raise UserError(
+            f"sparsity={pattern.ratio:g} leaves none of {num_channels} {pattern.unit}s; allowed: a smaller fraction"
+        )
+    return kept
+
+
+def kept_channels(importance_C: Tensor, count: int) -> Tensor:
+    """Numbers of the `count` most important channels, ascending; of equal ones the lower goes first.
+
+    Raises:
+        ArithmeticError: an importance is not finite.
+    """
+    if not importance_C.isfinite().all():
+        raise ArithmeticError("the importance of a channel is not finite: weights or activations overflowed")
+    order_C = importance_C.sort(stable=True).indices
+    return order_C[len(order_C) - count :].sort().values.cpu()
+
+
+def free_couplings(block: nn.Module, probe: Probe) -> list[Coupling]:
+    """Couplings whose channels are all alike: any order of them makes the same block, so any of them may go.
+
+    Heads of an attention see their own positions, so that their values are no such channels.
+    """
+    found = []
+    for coupling in find_couplings(block, probe):
+        order_C = torch.randperm(coupling.num_channels, generator=torch.Generator().manual_seed(0))
+        if reorders_cleanly(block, probe, coupling, order_C):
+            found.append(coupling)
+    return found
+
+
+def cut_block(
+    block: nn.Module,
+    groups: Sequence[InputGroup],
+    method: StructuredMethod,
+    prefix: str,
+    patterns: Mapping[str, Pattern],
+    probe: Probe,
+) -> dict[str, LayerReport]:
+    """Cut the least important channels of every coupling out of a block; reports of all its linears, by path in it.
+
+    Raises:
+        UserError: the block's own code needs the channels.
+    """
+    linears = prunable_linears(block)
+    group_of = {name: group for group in groups for name in group.names}
+    dense = {name: weight_view(linear) for name, linear in linears.items()}
+    kept: list[tuple[Coupling, Tensor]] = []
+    ratios = dict.fromkeys(linears, 0.0)
+    for coupling in free_couplings(block, probe):
+        pattern = patterns[f"{prefix}.{coupling.consumer}"]
+        assert isinstance(pattern, Structured), f"channels are cut for a structured pattern, not {pattern.label}"
+        channels = Channels(tuple(producer_rows(block, coupling)), consumer_columns(block, coupling))
+        importance_C = method.importance(channels, group_of[coupling.consumer].statistics)
+        kept.append((coupling, kept_channels(importance_C, num_kept(coupling.num_channels, pattern))))
+        ratios |= dict.fromkeys((*coupling.producers, coupling.consumer), pattern.ratio)
+    for coupling, kept_C in kept:
+        if not cuts_cleanly(block, probe, coupling, kept_C):
+            raise UserError(
+                f"{prefix}.{coupling.consumer}: the model needs channels that no layer reads; allowed: other models"
+            )
+        cut(block, coupling, kept_C)
+    columns = {coupling.consumer: coupling.columns_CK[kept_C].reshape(-1).sort().values for coupling, kept_C in kept}
+    shrunk = {name for coupling, _ in kept for name in coupling.producers}
+    return {
+        name: _report(
+            f"{prefix}.{name}", (dense[name], linear), ratios[name],
+            None if name in shrunk else group_of[name].sample_TI.float(), columns.get(name),
+        )
+        for name, linear in linears.items()
+    }  # fmt: skip
+
+
+def _report(
+    name: str,
+    layers: tuple[Tensor, PrunableLinear],
+    ratio: float,
+    sample_TI: Tensor | None,
+    columns: Tensor | None,
+) -> LayerReport:
+    """What became of one layer.
+
+    Args:
+        layers: the dense weight [O, I], and the layer as it is now.
+        ratio: fraction of its channels that were to go.
+        sample_TI: inputs that the output error is measured on; None where outputs were cut out, so that there is
+            nothing to compare.
+        columns: those of the dense weight that are left, None = all.
+    """
+    dense_OI, new_OI = layers[0], weight_view(layers[1])
+    error = None
+    if sample_TI is not None:
+        dense_TO = sample_TI @ dense_OI.float().T
+        input_TI = sample_TI if columns is None else sample_TI[:, columns.to(sample_TI.device)]
+        scale = float(dense_TO.norm())
+        error = float((dense_TO - input_TI @ new_OI.float().T).norm()) / scale if scale else None
+    return LayerReport(
+        name=name,
+        shape=(dense_OI.shape[0], dense_OI.shape[1]),
+        requested_sparsity=ratio,
+        achieved_sparsity=(dense_OI.numel() - new_OI.numel()) / dense_OI.numel(),
+        relative_output_error=error,
+        error_tokens=0 if sample_TI is None else len(sample_TI),
+        details={"shape_left": list(new_OI.shape)},
+    )

@@ -1,0 +1,39 @@
+"""Channel-wise magnitude: cut out the intermediate channels whose weights have the smallest norms.
+
+For convolutions the channel-wise pruning of https://github.com/satabios/sconce and of the courses it follows: the
+importance of a channel is the L2 norm of the slice of the next layer's weight that reads it, as Li et al. 2017,
+https://arxiv.org/abs/1608.08710, rank filters by the norm of the weights that make them.  For the feed-forward layers
+of a language model it is the sum of the norms of all that belongs to the channel: ||gate_k|| + ||up_k|| + ||down_:,k||.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from harness.pruning.methods.base import Channels, StructuredMethod
+from harness.pruning.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.calibration.statistics import Statistics
+
+
+@register("channel-magnitude")
+@dataclass(frozen=True, slots=True)
+class ChannelMagnitude(StructuredMethod):
+    """Keeps the channels of the largest weights; looks at no data.
+
+    Args:
+        norm_of: `coupled` = the sum of the L2 norms of every layer's slice; `consumer` = that of the layer that reads
+            the channel alone.
+    """
+
+    norm_of: Literal["coupled", "consumer"] = "coupled"
+
+    def importance(self, channels: Channels, stats: Statistics) -> Tensor:
+        import torch
+
+        producers = channels.producers if self.norm_of == "coupled" else ()
+        return torch.stack([each_CN.float().norm(dim=1) for each_CN in (channels.consumer_CN, *producers)]).sum(dim=0)

@@ -1,0 +1,165 @@
+"""Lottery ticket: train, prune the smallest weights, rewind the others to where they started, and again.
+
+Frankle & Carbin 2019, https://arxiv.org/abs/1803.03635.  What is left in the end, the ticket, is trained once more; it
+is the outcome.  The data are the job's calibration sequences, the loss is what the model is trained on (the next token
+for language models), and every training sees the same batches in the same order.  It is meant for models that can be
+trained here: `model=tiny-llama`, `model=digits-cnn`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from harness.errors import UserError
+from harness.patterns import Pattern, SemiStructured
+from harness.pruning.methods.base import ModelContext, ModelwiseMethod, ModelwiseOutcome
+from harness.pruning.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from harness.models.layers import PrunableLinear
+
+
+@register("lottery")
+@dataclass(frozen=True, slots=True)
+class Lottery(ModelwiseMethod):
+    """Iterative magnitude pruning with rewinding; every round prunes the same fraction of what is left.
+
+    In an N:M pattern every group of M loses its smallest weights one after the other over at most M - N rounds.
+
+    Args:
+        rounds: trainings that are followed by pruning, >= 1; the ticket's own training comes on top.
+        steps: optimiser steps of each training, >= 1.
+        batch: calibration sequences a step, >= 1.
+        learning_rate: of Adam, constant, > 0; 0.0012 is the paper's for its small network.
+        granularity: weights ranked against each other: those of one `layer`, as in the paper's small networks, or all
+            of the `model`.
+        start: weights to start from and to rewind to: those of the `checkpoint`, or `random` ones as a new model of
+            its configuration has them.
+        train: `all` parameters, or nothing but the weights of the prunable `linears`.
+        control: the paper's comparisons, trained as long as the ticket: a `random_mask` of the same sparsity, or the
+            ticket's mask with new `random_weights`.
+    """
+
+    rounds: int = 5
+    steps: int = 500
+    batch: int = 32
+    learning_rate: float = 0.0012
+    granularity: Literal["layer", "model"] = "layer"
+    start: Literal["checkpoint", "random"] = "checkpoint"
+    train: Literal["all", "linears"] = "all"
+    control: Literal["none", "random_mask", "random_weights"] = "none"
+
+    def __post_init__(self) -> None:
+        for name in ("rounds", "steps", "batch"):
+            if getattr(self, name) < 1:
+                raise UserError(f"method.{name}={getattr(self, name)} is not allowed; allowed: {name} >= 1")
+        if not 0 < self.learning_rate < math.inf:
+            raise UserError(f"method.learning_rate={self.learning_rate:g} is not allowed; allowed: a finite number > 0")
+
+    @property
+    def changes_more(self) -> bool:
+        return self.train == "all" or self.start == "random"
+
+    def prune_model(
+        self, model: PreTrainedModel, rows_BL: Tensor, pattern: Pattern, context: ModelContext
+    ) -> ModelwiseOutcome:
+        from harness.models.layers import prunable_layers, weight_view
+        from harness.pruning.selection import none_removed
+
+        linears = prunable_layers(model)
+        if self.start == "random":
+            initialise(model, context.seed)
+        beginning = {name: value.clone() for name, value in model.state_dict().items()}
+        removed = none_removed({name: weight_view(linear) for name, linear in linears.items()})
+        notes = []
+        for number, target in enumerate(self._targets(pattern), 1):
+            scores = None
+            if self.control != "random_mask":
+                loss = self._train(model, linears, removed, rows_BL, context, f"round {number}")
+                notes.append(f"{_share(removed)} of the prunable weights removed: trained to a loss of {loss:.4g}")
+                scores = {name: weight_view(linear).abs() for name, linear in linears.items()}
+            removed = self._prune(scores or _draw(removed, context.seed + number), removed, target)
+            model.load_state_dict(beginning)
+        if self.control == "random_weights":
+            initialise(model, context.seed + 1)
+        loss = self._train(model, linears, removed, rows_BL, context, "the ticket")
+        kind = {"none": "the ticket", "random_mask": "a random mask", "random_weights": "the mask on random weights"}
+        notes.append(f"{_share(removed)} of the prunable weights removed: {kind[self.control]} at a loss of {loss:.4g}")
+        return ModelwiseOutcome(notes=tuple(notes))
+
+    def _targets(self, pattern: Pattern) -> Iterator[tuple[Pattern, float]]:
+        """What every round prunes to: a pattern, and the fraction of it that is removed by then."""
+        if isinstance(pattern, SemiStructured):
+            away = pattern.group - pattern.keep
+            rounds = min(self.rounds, away)
+            for number in range(1, rounds + 1):
+                yield SemiStructured(pattern.group - away * number // rounds, pattern.group), 1.0
+            return
+        for number in range(1, self.rounds):
+            yield pattern, (1.0 - (1.0 - pattern.sparsity) ** (number / self.rounds)) / pattern.sparsity
+        yield pattern, 1.0
+
+    def _prune(
+        self, scores: Mapping[str, Tensor], removed: Mapping[str, Tensor], target: tuple[Pattern, float]
+    ) -> dict[str, Tensor]:
+        from harness.pruning.masks import keep_mask
+        from harness.pruning.selection import remove_globally
+
+        pattern, progress = target
+        if isinstance(pattern, SemiStructured):
+            last = {name: scores[name].masked_fill(mask_OI, -1.0) for name, mask_OI in removed.items()}
+            return {name: ~keep_mask(scores_OI, pattern, "row") for name, scores_OI in last.items()}
+        if self.granularity == "model":
+            return remove_globally(scores, removed, pattern, progress)
+        return {
+            name: remove_globally({name: scores[name]}, {name: mask_OI}, pattern, progress)[name]
+            for name, mask_OI in removed.items()
+        }
+
+    def _train(
+        self,
+        model: PreTrainedModel,
+        linears: Mapping[str, PrunableLinear],
+        removed: Mapping[str, Tensor],
+        rows_BL: Tensor,
+        context: ModelContext,
+        what: str,
+    ) -> float:
+        from harness.models.training import Schedule, train
+
+        schedule = Schedule(self.steps, self.batch, self.learning_rate, context.seed)
+        context.reporter.start(f"prune: train {what}, steps", self.steps)
+        masks = {linear: removed[name] for name, linear in linears.items()}
+        only = self.train == "linears"
+        return train(model, rows_BL, schedule, masks, only_these=only, after_step=context.reporter.advance)
+
+
+def initialise(model: PreTrainedModel, seed: int) -> None:
+    """Give the model the weights that a new model of its configuration has."""
+    import copy
+
+    import torch
+
+    with torch.random.fork_rng([]):  # weights are drawn on the CPU
+        torch.manual_seed(seed)
+        fresh = type(model)(copy.deepcopy(model.config))
+    model.load_state_dict(fresh.state_dict())
+
+
+def _draw(removed: Mapping[str, Tensor], seed: int) -> dict[str, Tensor]:
+    """Scores of a random mask."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(mask.shape, generator=generator).to(mask.device) for name, mask in removed.items()}
+
+
+def _share(removed: Mapping[str, Tensor]) -> str:
+    gone = sum(int(mask_OI.sum()) for mask_OI in removed.values())
+    return f"{gone / sum(mask_OI.numel() for mask_OI in removed.values()):.2%}"

@@ -1,0 +1,49 @@
+"""Random: any weights go; the floor that every method must beat.  https://pytorch.org/docs/stable/nn.html#utilities"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from harness.errors import UserError
+from harness.pruning.masks import ComparisonGroup
+from harness.pruning.methods.base import ScoreMethod, fingerprint
+from harness.pruning.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.calibration.statistics import Statistics
+
+
+@register("random")
+@dataclass(frozen=True, slots=True)
+class Random(ScoreMethod):
+    """S_ij uniform on [0, 1): independent of the weights' order; looks at no data.
+
+    The draw starts from the seed, the layer's shape and its weights, so that no two layers share a mask, the same
+    layer gets the same one in every job, process and number format that holds the weights exactly, and on every device.
+
+    Args:
+        seed: of the draws, >= 0; another seed is another set of masks.
+        granularity: weights that a pattern's zeros are counted over: those of a `tensor` or of a `row`.
+    """
+
+    seed: int = 0
+    granularity: Literal["tensor", "row"] = "tensor"
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UserError(f"method.seed={self.seed} is not allowed; allowed: seed >= 0")
+
+    @property
+    def comparison_group(self) -> ComparisonGroup:
+        return "matrix" if self.granularity == "tensor" else "row"
+
+    def score(self, weight_OI: Tensor, stats: Statistics) -> Tensor:
+        import torch
+
+        digest = hashlib.sha256(f"{self.seed} {fingerprint(weight_OI)}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+        return torch.rand(weight_OI.shape, generator=generator, dtype=torch.float64).to(weight_OI.device)

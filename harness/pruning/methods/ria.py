@@ -1,0 +1,97 @@
+"""RIA: |W| relative to its row and column, times the input's norm.  https://openreview.net/forum?id=Tr0lPx9woF
+
+Zhang et al. 2024, "Plug-and-Play: An Efficient Post-training Pruning Method for Large Language Models":
+RIA_ij = (|W_ij| / sum_i |W_ij| + |W_ij| / sum_j |W_ij|) * ||X_j||_2 ** a.  The published code computes the relative
+importance in half precision; here it is float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, TypeGuard
+
+from harness.calibration.statistics import FeatureNorm, Statistic, Statistics
+from harness.errors import UserError
+from harness.patterns import Pattern, SemiStructured
+from harness.pruning.masks import ComparisonGroup, keep_mask
+from harness.pruning.methods.base import PrunedWeight, ScoreMethod
+from harness.pruning.permutation import Permutation, best_permutation, keep_mask_permuted
+from harness.pruning.registry import register
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@register("ria")
+@dataclass(frozen=True, slots=True)
+class RIA(ScoreMethod):
+    """Relative importance and activations; with N:M also the permutation of input channels.
+
+    Args:
+        activation_power: a, finite and >= 0; 0 leaves activations out, which the paper calls RI.
+        comparison_group: weights ranked against each other in an unstructured pattern: of a `matrix`, as published, or
+            of a `row`.
+        permutation: order of the columns that N:M groups are made in: `none` = as they lie; `heuristic` = dealt by
+            their scores; `assignment` = dealt, then improved by linear sum assignments.  Linears of one input share
+            an order, and where none that was tried retains more, columns stay as they lie.
+    """
+
+    activation_power: float = 0.5
+    comparison_group: ComparisonGroup = "matrix"
+    permutation: Permutation = "none"
+    needs: ClassVar[tuple[type[Statistic], ...]] = (FeatureNorm,)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.activation_power < math.inf:
+            raise UserError(
+                f"method.activation_power={self.activation_power:g} is not allowed; allowed: a finite number >= 0"
+            )
+
+    @property
+    def permutes(self) -> bool:
+        return self.permutation != "none"
+
+    @property
+    def changes_more(self) -> bool:
+        return self.permutes  # biases of layers whose rows change places
+
+    def refuses(self, pattern: Pattern) -> str | None:
+        if self.permutes and not isinstance(pattern, SemiStructured):
+            return f"permutation={self.permutation} orders the groups of N:M; allowed: permutation=none"
+        return ScoreMethod.refuses(self, pattern)
+
+    def score(self, weight_OI: Tensor, stats: Statistics) -> Tensor:
+        weight_OI = weight_OI.abs().float()
+        relative_OI = _share(weight_OI, dim=0) + _share(weight_OI, dim=1)
+        return relative_OI * stats[FeatureNorm].l2_I ** self.activation_power
+
+    def prune(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> PrunedWeight:
+        return self.prune_group([weight_OI], stats, [pattern])[0]
+
+    def prune_group(
+        self, weights: Sequence[Tensor], stats: Statistics, patterns: Sequence[Pattern]
+    ) -> list[PrunedWeight]:
+        """With a permutation the N:M linears of one input share it."""
+        scores = [self.finite_score(weight_OI, stats) for weight_OI in weights]
+        n_of_m = [(score, kind) for score, kind in zip(scores, patterns, strict=True) if _is_n_of_m(kind)]
+        permutation_I, gain = best_permutation(n_of_m, self.permutation) if n_of_m else (None, 0.0)
+        pruned = []
+        for weight_OI, score_OI, pattern in zip(weights, scores, patterns, strict=True):
+            if permutation_I is None or not _is_n_of_m(pattern):
+                pruned.append(PrunedWeight(weight_OI * keep_mask(score_OI, pattern, self.comparison_group)))
+            else:
+                mask_OI = keep_mask_permuted(score_OI, pattern, permutation_I)
+                pruned.append(PrunedWeight(weight_OI * mask_OI, {"retained_score_gain": gain}, permutation_I))
+        return pruned
+
+
+def _is_n_of_m(pattern: Pattern) -> TypeGuard[SemiStructured]:
+    return isinstance(pattern, SemiStructured)
+
+
+def _share(weight_OI: Tensor, dim: int) -> Tensor:
+    """Every weight's part of the sum along `dim`; 0 where all are 0."""
+    sums = weight_OI.sum(dim=dim, keepdim=True)
+    return weight_OI / sums.masked_fill(sums == 0, 1.0)

@@ -1,0 +1,83 @@
+"""Structured pruning of a model: what can be cut is seen before anything is, and the configuration shrinks with it."""
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from harness.calibration.activations import record_into_buffer
+from harness.calibration.probe import Probes
+from harness.errors import UserError
+from harness.models.configuration import BlockCuts, apply_fields, fields_after
+from harness.models.layers import decoder_blocks
+from harness.models.residency import Residency
+from harness.patterns import Structured
+from harness.progress import Reporter
+from harness.pruning.cutting import free_couplings, num_kept
+from harness.pruning.engine import PruningOutcome, Walk, prune_model
+from harness.pruning.methods.base import StructuredMethod
+
+
+def shrink_model(
+    model: PreTrainedModel,
+    method: StructuredMethod,
+    tokens_BL: Tensor,
+    walk: Walk,
+    reporter: Reporter,
+    residency: Residency,
+) -> PruningOutcome:
+    """Cut the least important channels out of every block of `model`, and have its configuration say so.
+
+    The same number goes in blocks of one shape.  Layers that have no channels of their own, such as those of an
+    attention, are left as they are, and their reports say that nothing of them was asked for.
+
+    Args:
+        tokens_BL: calibration token ids, all of one length.
+        walk: its patterns are one `Structured` for all layers.
+
+    Raises:
+        UserError: there is nothing to cut, the configuration cannot say that it was cut, or no calibration token
+            reaches a layer.
+    """
+    (pattern,) = set(walk.patterns.values())
+    assert isinstance(pattern, Structured), f"a structured method makes no {pattern.label} pattern"
+    reporter.start("prune: find the channels", 1)
+    fields = configuration_fields(model, pattern, tokens_BL, residency, walk.device)
+    outcome = prune_model(model, method, tokens_BL, walk, reporter, residency)
+    apply_fields(model, fields)
+    sizes = ", ".join(f"{name}={value}" for name, value in fields.items())
+    outcome.notes = (*outcome.notes, f"the model's configuration has now {sizes}")
+    return outcome
+
+
+def configuration_fields(
+    model: PreTrainedModel, pattern: Structured, tokens_BL: Tensor, residency: Residency, device: torch.device
+) -> dict[str, object]:
+    """What of the model's configuration changes with the cuts that `pattern` asks for; the model is left as it is.
+
+    Blocks of the same shapes are taken to have the same couplings, so that only the first of them is looked at; each
+    is looked at again before it is cut.
+
+    Raises:
+        UserError: there is nothing to cut, or the configuration cannot say that it was cut.
+    """
+    with torch.no_grad():
+        recorded = record_into_buffer(model, [tokens_BL[:1]], residency)
+        probes = Probes(model, [tokens_BL], recorded.hidden[0], residency)
+        _, blocks = decoder_blocks(model)
+        shapes = [{name: tensor.shape for name, tensor in block.state_dict().items()} for block in blocks]
+        alike = all(shape == shapes[0] for shape in shapes)
+        hidden = recorded.hidden[0]
+        cuts: list[BlockCuts] = []
+        for index in range(1 if alike else len(blocks)):
+            with residency.block(index, device) as block:
+                probe = probes.of_block(index, hidden, device)
+                couplings = free_couplings(block, probe)
+                cuts.append([(each, num_kept(each.num_channels, pattern)) for each in couplings])
+                if not alike:
+                    hidden = recorded.calls[index][0].replay(block, hidden.to(device))
+    if not any(cuts):
+        raise UserError(
+            f"{type(model).__name__} has no {pattern.unit}s to cut out: in no block do linear layers alone make the "
+            "inputs of another; allowed: models with feed-forward layers of plain linears"
+        )
+    return fields_after(model, cuts * len(blocks) if alike else cuts)

@@ -1,0 +1,244 @@
+"""What every registered allocation keeps to, generated over the registry: a new file in `allocations/` is tested
+unasked.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass
+
+import pytest
+import torch
+from torch import Tensor
+
+from harness.cli import main
+from harness.errors import UserError
+from harness.job import Choice
+from harness.models.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
+from harness.models.residency import InMemory, Residency
+from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
+from harness.progress import Silent
+from harness.pruning import registry
+from harness.pruning.allocations.base import UNIFORM, Allocation
+from harness.pruning.engine import PruningOutcome, Walk, achieved_sparsity, check_patterns, prune_model
+from harness.pruning.methods.base import LayerwiseMethod
+from harness.pruning.registry import build_allocation, build_method, load_allocations
+from harness.pruning.survey import BlockTurn, Survey
+from tests.families import tiny_model
+
+CPU = torch.device("cpu")
+PATTERNS: tuple[Pattern, ...] = (Unstructured(0.5), Unstructured(0.7), SemiStructured(2, 4), SemiStructured(4, 8))
+METHODS = ("magnitude", "wanda", "sparsegpt")
+WIDE = {"num_hidden_layers": 2, "hidden_size": 160, "intermediate_size": 320, "head_dim": 40}
+"""So that int(in_features * 0.7) is exact and a whole number a row comes within 0.1 % of any total."""
+
+every_allocation = pytest.mark.parametrize("name", load_allocations())
+
+
+def accepted() -> list[tuple[str, Pattern]]:
+    """Every allocation with every pattern that it takes."""
+    return [
+        (name, pattern)
+        for name in load_allocations()
+        for pattern in PATTERNS
+        if build_allocation(Choice(name)).refuses(pattern) is None
+    ]
+
+
+every_case = pytest.mark.parametrize(
+    ("name", "pattern"), accepted(), ids=lambda value: value if isinstance(value, str) else value.slug
+)
+
+
+def a_model() -> torch.nn.Module:
+    """A model whose layers differ: weights of the second block have heavier tails."""
+    model = tiny_model("llama", **WIDE)
+    for linear in prunable_linears(decoder_blocks(model)[1][1]).values():
+        linear.weight.data.pow_(3).mul_(30)
+    return model
+
+
+def spread(
+    model: torch.nn.Module, method: LayerwiseMethod, allocation: Allocation, pattern: Pattern, tokens_BL: Tensor
+) -> dict[str, Pattern]:
+    """What the allocation says before the walk; the held-out loss is a stand-in that every lost weight raises."""
+    names = list(prunable_shapes(model))
+    dense = sum(float(weight_view(model.get_submodule(name)).abs().sum()) for name in names)  # type: ignore[arg-type]
+
+    def loss(residency: Residency) -> float:
+        left = 0.0
+        for index in range(len(decoder_blocks(model)[1])):
+            with residency.block(index, CPU) as block:
+                left += sum(float(weight_view(linear).abs().sum()) for linear in prunable_linears(block).values())
+        return 1.0 - left / dense
+
+    survey = Survey(model, method, pattern, tokens_BL, CPU, 1000, InMemory(model), Silent(), loss)
+    return allocation.spread(survey)
+
+
+def prune(name: str, method_name: str, pattern: Pattern, tokens_BL: Tensor) -> tuple[PruningOutcome, list[Tensor]]:
+    """Spread, then walk; what the walk reports and the weights that it leaves."""
+    model, method, allocation = a_model(), build_method(Choice(method_name)), build_allocation(Choice(name))
+    assert isinstance(method, LayerwiseMethod)
+    patterns = spread(model, method, allocation, pattern, tokens_BL)
+    walk = Walk(patterns, "pruned", CPU, 1000, allocation)
+    outcome = prune_model(model, method, tokens_BL, walk, Silent())
+    return outcome, [weight.detach() for weight in model.parameters()]
+
+
+@every_case
+@pytest.mark.parametrize("method", METHODS)
+def test_the_total_is_the_request(
+    name: str, pattern: Pattern, method: str, random_tokens: Callable[..., Tensor]
+) -> None:
+    """Counted zeros over counted weights, within 0.1 % of all weights, with every way of ranking weights."""
+    outcome, _ = prune(name, method, pattern, random_tokens(4))
+    assert achieved_sparsity(outcome.layers) == pytest.approx(pattern.sparsity, abs=1e-3)
+
+
+@every_case
+def test_two_runs_agree_to_the_bit(name: str, pattern: Pattern, random_tokens: Callable[..., Tensor]) -> None:
+    """Equal inputs, equal weights."""
+    first, second = (prune(name, "wanda", pattern, random_tokens(4))[1] for _ in range(2))
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+
+
+@every_case
+def test_spreading_leaves_the_model_as_it_is(name: str, pattern: Pattern, random_tokens: Callable[..., Tensor]) -> None:
+    """Patterns for all prunable linears, in model order and such that layers can take them; no parameter, gradient or
+    mode has changed.
+    """
+    model, before = a_model(), a_model()
+    method = build_method(Choice("wanda"))
+    assert isinstance(method, LayerwiseMethod)
+    patterns = spread(model, method, build_allocation(Choice(name)), pattern, random_tokens(4))
+    assert list(patterns) == list(prunable_shapes(model))
+    check_patterns(patterns, prunable_shapes(model))
+    for after, old in zip(model.parameters(), before.parameters(), strict=True):
+        assert torch.equal(after, old)
+        assert after.grad is None
+    assert not model.training
+
+
+# ------------------------------------------------------------------------------------------ what an allocation is
+
+
+@every_allocation
+def test_an_allocation_is_a_frozen_dataclass_with_defaults(name: str) -> None:
+    """Its state is its hyperparameters, each with a default; it cannot be changed, and equal ones are equal."""
+    assert is_dataclass(load_allocations()[name])
+    built = build_allocation(Choice(name))
+    defaults = {field.name: getattr(built, field.name) for field in fields(built)}
+    assert build_allocation(Choice(name, defaults)) == built
+    assert hash(build_allocation(Choice(name, defaults))) == hash(built)
+    json.dumps(defaults, allow_nan=False)
+    with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
+        built.anything = 1  # type: ignore[attr-defined]
+    for parameter in defaults:
+        with pytest.raises(FrozenInstanceError):
+            setattr(built, parameter, None)
+
+
+@every_allocation
+def test_an_allocation_says_what_it_is_and_where_it_comes_from(name: str) -> None:
+    """The file's first line is what `list allocations` shows; the class and each parameter are documented; one that
+    spreads names its source.
+    """
+    allocation = load_allocations()[name]
+    module = sys.modules[allocation.__module__]
+    assert module.__doc__
+    assert len(module.__doc__.strip().splitlines()[0]) > len(name) + 5
+    assert allocation.__doc__
+    assert not allocation.__doc__.startswith(f"{allocation.__name__}("), "dataclass wrote this docstring"
+    for parameter in fields(allocation):
+        assert f"{parameter.name}:" in allocation.__doc__
+    if name != UNIFORM:
+        assert "https://" in module.__doc__
+
+
+@every_allocation
+def test_patterns_that_it_does_not_spread_are_refused_with_a_reason(name: str) -> None:
+    """`refuses` is None exactly for the kinds of pattern that it names."""
+    allocation = build_allocation(Choice(name))
+    for pattern in (*PATTERNS, Structured(0.3, "channel")):
+        reason = allocation.refuses(pattern)
+        assert (reason is None) == isinstance(pattern, allocation.patterns)
+        assert reason is None or pattern.label in reason
+
+
+@every_allocation
+def test_parameters_are_checked(name: str) -> None:
+    """An unknown name is answered with the known ones; no value is taken in silence for one of another type."""
+    with pytest.raises(UserError, match=rf"unknown parameter of allocation {name} 'no_such'") as caught:
+        build_allocation(Choice(name, {"no_such": 1}))
+    for parameter in fields(load_allocations()[name]):
+        assert parameter.name in str(caught.value)
+        for wrong in ("no-such-value", None, True):
+            with pytest.raises(UserError, match=f"allocation.{parameter.name}"):
+                build_allocation(Choice(name, {parameter.name: wrong}))
+
+
+def test_an_unknown_allocation_names_the_known_ones() -> None:
+    """The error lists what there is."""
+    with pytest.raises(UserError, match=r"unknown allocation 'owll'.*besa.*owl.*uniform"):
+        build_allocation(Choice("owll"))
+
+
+def test_the_allocations_of_this_version() -> None:
+    """These are registered; a new one is added here knowingly."""
+    assert {"uniform", "owl", "besa", "sensitivity"} <= set(load_allocations())
+
+
+# --------------------------------------------------------------------------------------------- a new allocation
+
+
+@pytest.fixture
+def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A copy of the registry that is thrown away after the test."""
+    load_allocations()
+    monkeypatch.setattr(registry, "ALLOCATIONS", dict(registry.ALLOCATIONS))
+    load_allocations.cache_clear()
+    yield
+    monkeypatch.undo()
+    load_allocations.cache_clear()
+
+
+def add_first_block_dense() -> None:
+    """Register an allocation that leaves the first block dense and takes twice as much from the second, which it
+    learns only at the block's turn.
+    """
+
+    @registry.register_allocation("first-dense")
+    @dataclass(frozen=True, slots=True)
+    class FirstDense(Allocation):
+        """Spares the first block."""
+
+        refines = True
+
+        def refine(self, turn: BlockTurn) -> dict[str, Pattern]:
+            factor = 0.0 if turn.prefix.endswith(".0") else 2.0
+            return {name: Unstructured(pattern.sparsity * factor) for name, pattern in turn.patterns.items()}
+
+
+@pytest.mark.usefixtures("fresh_registry")
+def test_a_new_allocation_is_found_by_everything(
+    capsys: pytest.CaptureFixture[str], random_tokens: Callable[..., Tensor]
+) -> None:
+    """Registering is all: contract cases, `list allocations`, `build_allocation` and the walk find it."""
+    add_first_block_dense()
+    assert [pattern for name, pattern in accepted() if name == "first-dense"] == list(PATTERNS[:2])
+    outcome, _ = prune("first-dense", "wanda", Unstructured(0.4), random_tokens(4))
+    half = len(outcome.layers) // 2
+    assert {report.achieved_sparsity for report in outcome.layers[:half]} == {0.0}
+    assert {report.achieved_sparsity for report in outcome.layers[half:]} == {0.8}
+    with pytest.raises(SystemExit) as ended:
+        main(["list", "allocations", "--json"])
+    assert ended.value.code == 0
+    assert "first-dense" in [row["name"] for row in json.loads(capsys.readouterr().out)]
+
+
+@pytest.mark.usefixtures("fresh_registry")
+def test_two_allocations_of_one_name_are_our_bug() -> None:
+    """A name is taken once."""
+    with pytest.raises(AssertionError, match="two allocations are called 'owl'"):
+        registry.register_allocation("owl")(load_allocations()["uniform"])

@@ -1,0 +1,280 @@
+"""What every structured method keeps to, and channel magnitude against plain loops."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoModelForCausalLM
+
+from harness.calibration.statistics import Statistics
+from harness.errors import UserError
+from harness.job import Choice
+from harness.models.layers import decoder_blocks, prunable_shapes, weight_view
+from harness.models.residency import InMemory
+from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
+from harness.progress import Silent
+from harness.pruning.cutting import kept_channels, num_kept
+from harness.pruning.engine import PruningOutcome, Walk, achieved_sparsity, weights_fingerprint
+from harness.pruning.methods.base import Channels, StructuredMethod
+from harness.pruning.methods.channel_magnitude import ChannelMagnitude
+from harness.pruning.registry import build_method, load_methods
+from harness.pruning.structured import shrink_model
+from tests.contracts.test_methods import choices_of, label
+from tests.families import HIDDEN, INNER, tiny_model
+from tests.models.convolutions import ConvConfig, ConvModel, randomised
+
+LAYERS: dict[str, tuple[tuple[str, ...], str, int]] = {
+    "llama-gqa": (("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", INNER),
+    "opt": (("fc1",), "fc2", INNER),
+    "gpt2": (("mlp.c_fc",), "mlp.c_proj", INNER),
+    "gemma-3": (("mlp.gate_proj", "mlp.up_proj"), "mlp.down_proj", INNER),
+    "falcon": (("mlp.dense_h_to_4h",), "mlp.dense_4h_to_h", 4 * HIDDEN),
+}
+"""Layers that make the channels, the layer that reads them, and how many there are."""
+
+
+def structured_choices() -> list[Choice]:
+    """Every structured method with each of its choices."""
+    return [
+        choice
+        for name in load_methods()
+        for choice in choices_of(name)
+        if isinstance(build_method(choice), StructuredMethod)
+    ]
+
+
+every_choice = pytest.mark.parametrize("choice", structured_choices(), ids=label)
+every_family = pytest.mark.parametrize("family", LAYERS)
+
+
+def shrink(model: Any, choice: Choice, tokens_BL: Tensor, ratio: float = 0.5) -> PruningOutcome:
+    """Cut that part of the channels of every block, on the CPU."""
+    method = build_method(choice)
+    assert isinstance(method, StructuredMethod)
+    patterns: dict[str, Pattern] = dict.fromkeys(prunable_shapes(model), Structured(ratio, "channel"))
+    walk = Walk(patterns, "pruned", torch.device("cpu"), 24)
+    return shrink_model(model, method, tokens_BL, walk, Silent(), InMemory(model))
+
+
+def logits(model: Any, tokens_BL: Tensor) -> Tensor:
+    """What the model says."""
+    with torch.no_grad():
+        output: Tensor = model(input_ids=tokens_BL).logits
+    return output
+
+
+def kept_rows(new_OI: Tensor, dense_OI: Tensor) -> list[int]:
+    """Which rows of the dense weight the rows that are left were."""
+    return [next(row for row in range(len(dense_OI)) if torch.equal(dense_OI[row], new_I)) for new_I in new_OI]
+
+
+@every_choice
+@every_family
+def test_the_model_is_the_dense_one_that_does_not_read_the_cut_channels(
+    choice: Choice, family: str, random_tokens: Callable[..., Tensor]
+) -> None:
+    """Exact counts, kept channels in their order, smaller tensors, unchanged weights, and the outputs say it."""
+    dense, model = tiny_model(family), tiny_model(family)
+    outcome = shrink(model, choice, random_tokens(4), 0.3)
+    producers, consumer, channels = LAYERS[family]
+    count = round(channels * 0.7)
+    for old, new in zip(decoder_blocks(dense)[1], decoder_blocks(model)[1], strict=True):
+        of_old: dict[str, Any] = {name: old.get_submodule(name) for name in (*producers, consumer)}
+        of_new: dict[str, Any] = {name: new.get_submodule(name) for name in (*producers, consumer)}
+        kept = kept_rows(weight_view(of_new[producers[0]]), weight_view(of_old[producers[0]]))
+        assert len(kept) == count
+        assert kept == sorted(kept)
+        for name in producers:
+            assert torch.equal(weight_view(of_new[name]), weight_view(of_old[name])[kept])
+        assert torch.equal(weight_view(of_new[consumer]), weight_view(of_old[consumer])[:, kept])
+        gone = sorted(set(range(channels)) - set(kept))
+        weight_view(of_old[consumer])[:, gone] = 0.0
+    torch.testing.assert_close(
+        logits(model, random_tokens(3, seed=1)), logits(dense, random_tokens(3, seed=1)), rtol=1e-4, atol=1e-5
+    )
+    assert sum(each.numel() for each in model.parameters()) < sum(each.numel() for each in dense.parameters())
+    check_reports(outcome, prunable_shapes(dense), prunable_shapes(model))
+
+
+def check_reports(outcome: PruningOutcome, dense: dict[str, tuple[int, int]], left: dict[str, tuple[int, int]]) -> None:
+    """Old shapes, new shapes, the part that is gone, and errors where outputs can be compared."""
+    assert [(report.name, report.shape) for report in outcome.layers] == list(dense.items())
+    for report in outcome.layers:
+        rows, columns = left[report.name]
+        assert report.details == {"shape_left": [rows, columns]}
+        assert report.achieved_sparsity == (math.prod(report.shape) - rows * columns) / math.prod(report.shape)
+        if rows < report.shape[0]:
+            assert (report.relative_output_error, report.error_tokens) == (None, 0)
+            assert report.requested_sparsity == 0.3
+        elif columns < report.shape[1]:
+            assert report.relative_output_error is not None
+            assert 0.0 < report.relative_output_error < 1.0
+            assert report.requested_sparsity == 0.3
+        else:
+            assert (report.relative_output_error, report.requested_sparsity) == (0.0, 0.0)
+    gone = 1 - sum(map(math.prod, left.values())) / sum(map(math.prod, dense.values()))
+    assert achieved_sparsity(outcome.layers) == pytest.approx(gone, abs=1e-12)
+    assert gone > 0
+
+
+@every_choice
+@every_family
+def test_the_saved_model_is_the_model(
+    choice: Choice, family: str, random_tokens: Callable[..., Tensor], tmp_path: Path
+) -> None:
+    """Plain transformers loads it, without a word about shapes, and its logits are equal to the bit."""
+    model = tiny_model(family)
+    outcome = shrink(model, choice, random_tokens(4))
+    (note,) = outcome.notes
+    assert note.startswith("the model's configuration has now ")
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert torch.equal(logits(loaded, random_tokens(2)), logits(model, random_tokens(2)))
+
+
+@every_choice
+def test_two_runs_agree_to_the_bit(choice: Choice, random_tokens: Callable[..., Tensor]) -> None:
+    """Equal fingerprints and reports; another ratio gives another."""
+    prints = []
+    for ratio in (0.5, 0.5, 0.25):
+        model = tiny_model("llama-gqa")
+        layers = shrink(model, choice, random_tokens(4), ratio).layers
+        prints.append((weights_fingerprint(model), layers))
+    assert prints[0] == prints[1]
+    assert prints[0][0] != prints[2][0]
+
+
+@every_choice
+def test_half_precision_models_keep_their_type(choice: Choice, random_tokens: Callable[..., Tensor]) -> None:
+    """What is left is what was there, in its type."""
+    model = tiny_model("llama-gqa").to(torch.bfloat16)
+    shrink(model, choice, random_tokens(4))
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert model.config.intermediate_size == INNER // 2
+    assert logits(model, random_tokens(2)).isfinite().all()
+
+
+@every_choice
+@pytest.mark.parametrize("family", ["bloom", "mixtral"])
+def test_models_that_cannot_shrink_are_refused_whole(
+    choice: Choice, family: str, random_tokens: Callable[..., Tensor]
+) -> None:
+    """In one line that says what is allowed, before anything is cut."""
+    model = tiny_model(family)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with pytest.raises(UserError, match="allowed: models") as caught:
+        shrink(model, choice, random_tokens(4))
+    assert "\n" not in str(caught.value)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@every_choice
+def test_convolutions_shrink(choice: Choice, tmp_path: Path) -> None:
+    """Blocks of different widths, normalisations in between, a linear behind a flattened image; saved and loaded."""
+    model, dense = (randomised(ConvModel(ConvConfig())) for _ in range(2))
+    assert isinstance(model, ConvModel)
+    rows = torch.arange(16 * 12).view(12, 16) % 11
+    outcome = shrink(model, choice, rows)
+    assert (model.config.inner_widths, model.config.flat_width) == ([3, 4], 3)
+    left, shapes = prunable_shapes(model), prunable_shapes(dense)
+    assert left["blocks.0.conv_a"] == (3, 36)
+    assert left["blocks.0.conv_b"] == (4, 27)
+    assert left["blocks.2.linear"] == (5, 48)
+    assert [(report.name, report.shape) for report in outcome.layers] == list(shapes.items())
+    model.save_pretrained(tmp_path)
+    loaded = ConvModel.from_pretrained(tmp_path)
+    assert torch.equal(logits(loaded, rows), logits(model, rows))
+    assert not torch.equal(logits(model, rows), logits(dense, rows))
+
+
+@every_choice
+def test_only_structured_patterns_are_taken(choice: Choice) -> None:
+    """The refusal names what it takes."""
+    method = build_method(choice)
+    assert method.refuses(Structured(0.5, "channel")) is None
+    for pattern in (Unstructured(0.5), SemiStructured(2, 4)):
+        reason = method.refuses(pattern)
+        assert reason is not None
+        assert "it takes Structured" in reason
+
+
+def test_no_other_method_takes_a_structured_pattern() -> None:
+    """A mask does not make a layer smaller."""
+    for name in load_methods():
+        method = build_method(Choice(name))
+        assert isinstance(method, StructuredMethod) == (method.refuses(Structured(0.5, "channel")) is None)
+
+
+# ------------------------------------------------------------------------------------------ counts and importance
+
+
+@pytest.mark.parametrize(("channels", "ratio", "kept"), [(48, 0.5, 24), (48, 0.3, 34), (7, 0.5, 4), (5, 0.01, 5)])
+def test_the_number_kept_is_rounded(channels: int, ratio: float, kept: int) -> None:
+    """`round(channels * (1 - ratio))`."""
+    assert num_kept(channels, Structured(ratio, "channel")) == kept
+
+
+def test_a_layer_without_channels_is_refused() -> None:
+    """The line holds the fraction."""
+    with pytest.raises(UserError, match=r"sparsity=0\.9 leaves none of 4 channels; allowed"):
+        num_kept(4, Structured(0.9, "channel"))
+
+
+def test_of_equal_channels_the_lower_goes_first() -> None:
+    """Stable, and in ascending order."""
+    assert kept_channels(torch.tensor([2.0, 1.0, 1.0, 1.0, 3.0]), 3).tolist() == [0, 3, 4]
+    assert kept_channels(torch.ones(6), 2).tolist() == [4, 5]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_an_importance_that_is_no_number_fails_loudly(value: float) -> None:
+    """NaN has no rank."""
+    with pytest.raises(ArithmeticError, match="not finite"):
+        kept_channels(torch.tensor([1.0, value, 2.0]), 2)
+
+
+@pytest.mark.parametrize("norm_of", ["coupled", "consumer"])
+def test_channel_magnitude_is_the_norm_of_the_slices(norm_of: Any) -> None:
+    """||gate_k|| + ||up_k|| + ||down_:,k||, or the last alone, one number at a time."""
+    generator = torch.Generator().manual_seed(0)
+    gate_CN, up_CN, down_CN = (torch.randn(6, width, generator=generator) for width in (4, 4, 5))
+    channels = Channels((gate_CN, up_CN), down_CN)
+    importance_C = ChannelMagnitude(norm_of).importance(channels, Statistics([]))
+    for channel in range(6):
+        slices = [down_CN[channel].tolist()]
+        if norm_of == "coupled":
+            slices += [gate_CN[channel].tolist(), up_CN[channel].tolist()]
+        expected = sum(math.sqrt(sum(value * value for value in each)) for each in slices)
+        assert float(importance_C[channel]) == pytest.approx(expected, rel=1e-5)
+
+
+def test_the_method_sees_the_slices_of_the_layers(random_tokens: Callable[..., Tensor]) -> None:
+    """The channels that are left in a LLaMA are those of the largest norms, by loops over the dense model."""
+    dense = tiny_model("llama")
+    model = copy.deepcopy(dense)
+    shrink(model, Choice("channel-magnitude"), random_tokens(4))
+    for old, new in zip(decoder_blocks(dense)[1], decoder_blocks(model)[1], strict=True):
+        mlp: Any = old.mlp
+        gate_CN, up_CN, down_CN = mlp.gate_proj.weight.data, mlp.up_proj.weight.data, mlp.down_proj.weight.data.T
+        norms = [sum(float(each[k].double().norm()) for each in (gate_CN, up_CN, down_CN)) for k in range(INNER)]
+        best = sorted(sorted(range(INNER), key=lambda k: norms[k])[INNER // 2 :])
+        new_mlp: Any = new.mlp
+        assert kept_rows(new_mlp.gate_proj.weight, mlp.gate_proj.weight) == best
+
+
+def test_a_structured_pattern_names_itself() -> None:
+    """Label and slug are part of records and file names."""
+    pattern = Structured(0.5, "channel")
+    assert (pattern.label, pattern.slug, pattern.sparsity) == ("channel", "channel-0.5", 0.5)
+    assert replace(pattern, ratio=0.25).slug == "channel-0.25"
+    for ratio in (0.0, 1.0, -0.1, math.nan):
+        with pytest.raises(UserError, match=r"not a fraction of channels to cut out; allowed: 0 < sparsity < 1"):
+            Structured(ratio, "channel")
+    with pytest.raises(UserError, match=r"unknown unit of a structured pattern 'atom'.*channel"):
+        Structured(0.5, "atom")

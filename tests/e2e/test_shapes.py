@@ -1,0 +1,130 @@
+"""Permuted and smaller models through the command line: saved, loaded by plain transformers, measured the same."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from harness.evaluation.perplexity import perplexity
+from harness.patterns import SemiStructured
+from harness.progress import Silent
+from harness.pruning.permutation import layers_that_are_not
+from harness.record import RunRecord, from_json
+from tests.e2e.conftest import Outcome
+from tests.families import tiny_model as tiny
+
+pytestmark = pytest.mark.e2e
+Cli = Callable[..., Outcome]
+PERMUTED = ("method=ria", "method.permutation=assignment", "pattern=2:4")
+SMALLER = ("method=channel-magnitude", "pattern=channel", "sparsity=0.25")
+
+
+def record_of(results: Path) -> RunRecord:
+    """The one record below a results folder."""
+    (path,) = results.rglob("*__*.json")
+    return from_json(path.read_bytes(), str(path))
+
+
+def perplexity_of(model: Any, tokens: Path) -> float:
+    """As the job measures it."""
+    windows_NL = torch.from_numpy(np.load(tokens)).view(-1, 16)
+    measured = perplexity(model, windows_NL, batch_tokens=4096, device=torch.device("cpu"), reporter=Silent())
+    assert measured.value is not None
+    return measured.value
+
+
+@pytest.mark.parametrize("name", ["llama-gqa", "opt", "gpt2"])
+@pytest.mark.parametrize("how", [PERMUTED, SMALLER], ids=["permuted", "smaller"])
+def test_the_saved_model_is_the_one_that_was_measured(
+    name: str, how: tuple[str, ...], cli: Cli, job: tuple[str, ...], tokens: Path, tmp_path: Path
+) -> None:
+    """With every offload: equal records and tensors; the folder's perplexity is the record's, and N:M verifies."""
+    model = tmp_path / "model"
+    tiny(name).save_pretrained(model, max_shard_size="20KB")
+    records, states = [], []
+    for offload in ("none", "disk"):
+        results, saved = tmp_path / offload / "results", tmp_path / offload / "saved"
+        outcome = cli(
+            "run", *job, f"model.path={model}", *how, f"offload={offload}", f"results_dir={results}",
+            f"save_model={saved}",
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.err
+        record, loaded = record_of(results), AutoModelForCausalLM.from_pretrained(saved).eval()
+        (result,) = record.results
+        assert result.value == pytest.approx(perplexity_of(loaded, tokens), rel=1e-6)
+        if how is PERMUTED:
+            assert layers_that_are_not(SemiStructured(2, 4), record.layers, loaded) == []
+            assert {"absorbed", "virtual"} <= {report.details.get("permuted") for report in record.layers}
+        else:
+            dense = AutoModelForCausalLM.from_pretrained(model)
+            sizes = [sum(each.numel() for each in which.parameters()) for which in (loaded, dense)]
+            assert sizes[0] < sizes[1]
+            assert record.achieved_sparsity is not None
+            assert 0.05 < record.achieved_sparsity < 0.25
+            assert record.job["pattern"] == "channel"
+            assert record.job_id.split("__")[2] == "channel-0.25"
+        records.append(record)
+        states.append(loaded.state_dict())
+    for part in ("job_id", "layers", "weights_fingerprint", "achieved_sparsity"):
+        assert getattr(records[0], part) == getattr(records[1], part), part
+    assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_sweep_starts_every_job_from_the_dense_model(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
+    """After a smaller and after a permuted model the next job of the process has the whole one, biases and all."""
+    model = tmp_path / "model"
+    tiny("opt").save_pretrained(model)
+    place = (*job, f"model.path={model}")
+    assert cli("run", *place, "method=magnitude", "pattern=2:4", f"results_dir={tmp_path / 'alone'}").code == 0
+    for how in (PERMUTED, SMALLER):
+        results = tmp_path / how[0].removeprefix("method=")
+        assert cli("run", *place, *how, f"results_dir={results}").code == 0
+        assert cli("run", *place, "method=magnitude", "pattern=2:4", f"results_dir={results}").code == 0
+        (after,) = results.rglob("*__magnitude__nm*.json")
+        (alone,) = (tmp_path / "alone").rglob("*__*.json")
+        ours, expected = (json.loads(path.read_text()) for path in (after, alone))
+        assert ours["weights_fingerprint"] == expected["weights_fingerprint"]
+        assert ours["results"][0]["value"] == expected["results"][0]["value"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (("method=ria", "method.permutation=heuristic"), "permutation=heuristic orders the groups of N:M"),
+        (("method=wanda", "pattern=channel"), "it takes Unstructured, SemiStructured, not channel"),
+        (("method=channel-magnitude", "pattern=2:4"), "it takes Structured, not 2:4"),
+        (("method=channel-magnitude", "pattern=channel", "sparsity=1.0"), "allowed: 0 < sparsity < 1"),
+        (("method=channel-magnitude", "pattern=channel", "allocation=owl"), "it spreads"),
+    ],
+)
+def test_what_does_not_go_together_is_refused_at_planning(
+    overrides: tuple[str, ...], words: str, cli: Cli, job: tuple[str, ...]
+) -> None:
+    """In one line."""
+    outcome = cli("plan", *job, *overrides)
+    assert words in outcome.out + outcome.err
+    assert "Traceback" not in outcome.err
+
+
+def test_a_model_that_cannot_say_its_size_is_refused(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
+    """BLOOM: one line, no record, nothing saved."""
+    tiny("bloom").save_pretrained(tmp_path / "model")
+    saved = tmp_path / "saved"
+    outcome = cli("run", *job, f"model.path={tmp_path / 'model'}", *SMALLER, f"save_model={saved}")
+    assert outcome.code == 2
+    (line,) = [line for line in outcome.err.strip().splitlines() if "allowed" in line]
+    assert "BloomForCausalLM cannot be saved with 96 of 128 channels" in line
+    assert not saved.exists()
+    assert not list((tmp_path / "results").rglob("*__*.json"))
+
+
+def test_the_pattern_is_listed(cli: Cli) -> None:
+    """With one line of what it is."""
+    outcome = cli("list", "patterns")
+    assert outcome.code == 0
+    assert "channel" in outcome.out

@@ -1,0 +1,72 @@
+"""OWL beside the authors' own code: which block gets how much, and the weights that Wanda then leaves."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness.calibration.statistics import FeatureNorm
+from harness.models.checkpoint import Checkpoint
+from harness.models.layers import prunable_shapes
+from harness.models.loading import LoadedModel, load_model
+from harness.patterns import Pattern, Unstructured
+from harness.progress import Silent
+from harness.pruning.allocations.owl import Owl, block_sparsities
+from harness.pruning.engine import Walk, prune_model
+from harness.pruning.methods.wanda import Wanda
+from harness.pruning.survey import Survey
+
+CPU = torch.device("cpu")
+ONE_SEQUENCE = 64
+OWL = Owl(outlier_threshold=3.0, width=0.08)
+DENSITIES = [0.38, 0.22]
+"""Of the two blocks, at 70 % sparsity: the ends of the band, as always with two blocks."""
+
+
+@pytest.fixture
+def loaded(golden_dir: Path) -> LoadedModel:
+    """The tiny model."""
+    return load_model(Checkpoint("local", "tiny-llama", str(golden_dir / "tiny-llama"), None, False), torch.float32)
+
+
+@pytest.fixture
+def survey(golden_dir: Path, loaded: LoadedModel) -> Survey:
+    """Of the tiny model, with the golden calibration tokens."""
+    tokens_BL = torch.from_numpy(np.load(golden_dir / "calibration_tokens.npy"))
+
+    def no_trials(_: object) -> float:
+        raise AssertionError("OWL measures no trials")
+
+    return Survey(
+        loaded.model, Wanda(), Unstructured(0.7), tokens_BL, CPU, ONE_SEQUENCE, loaded.residency, Silent(), no_trials
+    )
+
+
+def test_the_outcome_is_the_authors(golden_dir: Path, loaded: LoadedModel, survey: Survey) -> None:
+    """Zeros identical in every layer, weights too: with `int(in_features * sparsity)` zeros a row, as published."""
+    ratios = [OWL.outlier_ratio(block) for block in survey.walk((FeatureNorm,))]
+    sparsities = block_sparsities(ratios, 0.7, OWL.width)
+    assert [1 - value for value in sparsities] == pytest.approx(DENSITIES)
+    patterns: dict[str, Pattern] = {
+        name: Unstructured(value) for value, names in zip(sparsities, survey.blocks, strict=True) for name in names
+    }
+    walk = Walk(patterns, "pruned", CPU, ONE_SEQUENCE)
+    prune_model(loaded.model, Wanda(), survey.tokens_BL, walk, Silent())
+    state = loaded.model.state_dict()
+    with np.load(golden_dir / "tiny-llama" / "owl_wanda.unstructured70.npz") as authors:
+        assert sorted(authors.files) == sorted(f"{name}.weight" for name in survey.shapes)
+        for name in authors.files:
+            np.testing.assert_array_equal(state[name].numpy() == 0, authors[name] == 0)
+            np.testing.assert_array_equal(state[name].numpy(), authors[name])
+
+
+def test_the_registered_allocation_differs_by_less_than_two_weights_a_row(survey: Survey) -> None:
+    """It meets the total, which the published rounding misses by 0.7 points on these narrow layers."""
+    patterns = OWL.spread(survey)
+    shapes = prunable_shapes(survey.model)
+    for density, names in zip(DENSITIES, survey.blocks, strict=True):
+        for name in names:
+            columns = shapes[name][1]
+            published = int(columns * (1 - density))
+            assert abs(int(columns * patterns[name].sparsity) - published) <= 1

@@ -1,0 +1,44 @@
+"""Our RIA beside that of its authors' code, on the tiny LLaMA: a = 0.5, compared within rows."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from harness.job import Choice
+from harness.models.checkpoint import Checkpoint
+from harness.models.layers import prunable_shapes
+from harness.models.loading import load_model
+from harness.patterns import Pattern, SemiStructured, Unstructured
+from harness.progress import Silent
+from harness.pruning.engine import Walk, prune_model
+from harness.pruning.methods.base import LayerwiseMethod
+from harness.pruning.registry import build_method
+
+PATTERNS: dict[str, Pattern] = {"unstructured": Unstructured(0.5), "2of4": SemiStructured(2, 4)}
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_the_zeros_are_the_authors(golden_dir: Path, pattern: str) -> None:
+    """Identical zeros, and weights that nobody changed, in every layer."""
+    loaded = load_model(Checkpoint("local", "tiny-llama", str(golden_dir / "tiny-llama"), None, False), torch.float32)
+    method = build_method(Choice("ria", {"activation_power": 0.5, "comparison_group": "row"}))
+    assert isinstance(method, LayerwiseMethod)
+    tokens_BL = torch.from_numpy(np.load(golden_dir / "calibration_tokens.npy"))
+    walk = Walk(dict.fromkeys(prunable_shapes(loaded.model), PATTERNS[pattern]), "pruned", torch.device("cpu"), 64)
+    prune_model(loaded.model, method, tokens_BL, walk, Silent())
+    state = loaded.model.state_dict()
+    with np.load(golden_dir / "tiny-llama" / f"ria_row.{pattern}.npz") as authors:
+        assert sorted(authors.files) == sorted(f"{name}.weight" for name in prunable_shapes(loaded.model))
+        for name in authors.files:
+            np.testing.assert_array_equal(state[name].numpy() == 0, authors[name] == 0, err_msg=name)
+            np.testing.assert_array_equal(state[name].numpy(), authors[name], err_msg=name)
+
+
+def test_the_zeros_of_another_power_are_not_the_authors(golden_dir: Path) -> None:
+    """The comparison can fail: without activations other weights go."""
+    with np.load(golden_dir / "tiny-llama" / "ria_row.2of4.npz") as ria:
+        zeros = {name: ria[name] == 0 for name in ria.files}
+    with np.load(golden_dir / "tiny-llama" / "wanda.2of4.npz") as wanda:
+        assert any((zeros[name] != (wanda[name] == 0)).any() for name in wanda.files)

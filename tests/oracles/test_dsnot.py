@@ -1,0 +1,180 @@
+"""DSnoT against loops over rows, cycles and candidates."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from harness.calibration.statistics import FeatureMoments, FeatureNorm, InputHessian, Statistics
+from harness.errors import UserError
+from harness.patterns import Pattern, SemiStructured, Unstructured
+from harness.pruning.masks import keep_mask
+from harness.pruning.methods.dsnot import DSnoT
+from harness.pruning.methods.sparsegpt import SparseGPT
+
+OUT, IN, LENGTH = 12, 32, 20
+PATTERNS: list[Pattern] = [
+    Unstructured(0.3), Unstructured(0.5), Unstructured(0.8),
+    SemiStructured(2, 4), SemiStructured(4, 8), SemiStructured(1, 4),
+]  # fmt: skip
+
+
+def weight(seed: int = 0) -> Tensor:
+    """A random weight."""
+    return torch.randn(OUT, IN, generator=torch.Generator().manual_seed(seed))
+
+
+def sequences(seed: int = 1) -> list[Tensor]:
+    """Inputs whose means are not 0, of uneven spread; input 5 never changes, input 6 is always 0."""
+    stream = torch.Generator().manual_seed(seed)
+    means_I, spread_I = torch.randn(IN, generator=stream), torch.rand(IN, generator=stream) + 0.05
+    parts = [torch.randn(LENGTH, IN, generator=stream) * spread_I + means_I for _ in range(3)]
+    for x_TI in parts:
+        x_TI[:, 5], x_TI[:, 6] = 0.7, 0.0
+    return parts
+
+
+def statistics(parts: list[Tensor]) -> Statistics:
+    """All that the method needs, from sequences."""
+    found = Statistics(kind.allocate(parts[0].shape[1], torch.device("cpu")) for kind in DSnoT.needs)
+    for x_TI in parts:
+        found.update(x_TI, 1)
+    return found
+
+
+def oracle(weight_OI: Tensor, stats: Statistics, first_OI: Any, pattern: Pattern, method: DSnoT) -> Any:
+    """The refined mask, from the first one."""
+    moments = stats[FeatureMoments]
+    variance = np.maximum(moments.variance_I.double().numpy(), np.finfo(np.float32).tiny) ** method.variance_power
+    norms = (weight_OI.abs() * stats[FeatureNorm].l2_I).double().numpy()
+    contributions = weight_OI.double().numpy() * moments.mean_sum_I.double().numpy()
+    masks = first_OI.numpy().copy()
+    for r, keep in enumerate(masks):
+        d, first = contributions[r], keep.copy()
+        error = first_error = float(d[~first].sum())
+        grown: set[int] = set()
+        pruned: set[int] = set()
+        skipped: set[int] = set()
+        for _ in range(method.max_cycles):
+            if abs(error) <= method.update_threshold:
+                break
+            sign = 1 if error > 0 else -1
+            candidates = [j for j in range(IN) if not first[j] and j not in grown | skipped and d[j] * sign > 0]
+            if not candidates:
+                break
+            grow = max(candidates, key=lambda j: (abs(d[j] / variance[j]), -j))
+            takes = [j for j in range(IN) if first[j] and j not in pruned]
+            if isinstance(pattern, SemiStructured):
+                takes = [j for j in takes if j // pattern.group == grow // pattern.group]
+            else:
+                takes = [j for j in takes if d[j] * sign < 0]
+            if not takes:
+                if isinstance(pattern, SemiStructured):
+                    skipped.add(grow)
+                    continue
+                break
+            prune = min(takes, key=lambda j: (norms[r, j], j))
+            after = error + d[prune] - d[grow]
+            if isinstance(pattern, SemiStructured) and np.sign(after) != np.sign(first_error):
+                break
+            keep[grow], keep[prune], error = True, False, after
+            grown.add(grow)
+            pruned.add(prune)
+    return masks
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize("initial", ["wanda", "magnitude"])
+@pytest.mark.parametrize(
+    "setting", [{}, {"max_cycles": 3}, {"update_threshold": 5.0}, {"variance_power": 0.0}], ids=str
+)
+def test_every_row_is_refined_as_the_rule_says(pattern: Pattern, initial: str, setting: dict[str, Any]) -> None:
+    """The same zeros as the loops, the weights as they were, the counts as they were."""
+    method = DSnoT(initial=initial, accept="all_rows", **setting)  # type: ignore[arg-type]
+    stats = statistics(sequences())
+    scores_OI = weight().abs() * (stats[FeatureNorm].l2_I if initial == "wanda" else 1.0)
+    first_OI = keep_mask(scores_OI, pattern, "row")
+    expected_OI = torch.from_numpy(oracle(weight(), stats, first_OI, pattern, method))
+    outcome = method.prune(weight(), stats, pattern)
+    assert torch.equal(outcome.weight_OI, weight() * expected_OI)
+    assert outcome.details["refined_rows"] == int((expected_OI != first_OI).any(dim=1).sum())
+    if setting.get("update_threshold") is None:
+        assert outcome.details["refined_rows"] != 0
+
+
+@settings(max_examples=40)
+@given(st.integers(0, 10**6), st.sampled_from(PATTERNS))
+def test_any_layer_is_refined_as_the_rule_says(seed: int, pattern: Pattern) -> None:
+    """Random layers and inputs."""
+    method, stats = DSnoT(accept="all_rows"), statistics(sequences(seed))
+    first_OI = keep_mask(weight(seed).abs() * stats[FeatureNorm].l2_I, pattern, "row")
+    expected_OI = torch.from_numpy(oracle(weight(seed), stats, first_OI, pattern, method))
+    assert torch.equal(method.prune(weight(seed), stats, pattern).weight_OI, weight(seed) * expected_OI)
+
+
+def test_the_mean_of_the_output_comes_closer() -> None:
+    """That is what the rule is for, and what it reaches in layers of some width."""
+    stream = torch.Generator().manual_seed(2)
+    weight_OI, means_I = torch.randn(40, 400, generator=stream), torch.randn(400, generator=stream)
+    parts = [torch.randn(LENGTH, 400, generator=stream) + means_I for _ in range(2)]
+    mean_sum_I = (parts[0] + parts[1]).sum(dim=0) / 2
+
+    def error(method: DSnoT) -> float:
+        new_OI = method.prune(weight_OI, statistics(parts), Unstructured(0.5)).weight_OI
+        return float(((weight_OI - new_OI) @ mean_sum_I).abs().sum())
+
+    assert error(DSnoT(accept="all_rows")) < 0.2 * error(DSnoT(max_cycles=0))
+
+
+@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
+@pytest.mark.parametrize("initial", ["wanda", "magnitude", "sparsegpt"])
+def test_better_rows_never_make_the_output_worse(pattern: Pattern, initial: str) -> None:
+    """The squared output error of no row grows; the published rule, which takes every row, makes some rows worse."""
+    x_TI = torch.cat(sequences()).double()
+    stats = statistics(sequences())
+
+    def errors(method: DSnoT) -> Tensor:
+        new_OI = method.prune(weight(), stats, pattern).weight_OI
+        return (x_TI @ (weight() - new_OI).double().T).square().sum(dim=0)
+
+    first_O = errors(DSnoT(initial=initial, max_cycles=0))  # type: ignore[arg-type]
+    all_O = errors(DSnoT(initial=initial, accept="all_rows"))  # type: ignore[arg-type]
+    better_O = errors(DSnoT(initial=initial, accept="better_rows"))  # type: ignore[arg-type]
+    assert (better_O <= first_O * (1 + 1e-5)).all()
+    torch.testing.assert_close(better_O, torch.minimum(first_O, all_O), rtol=1e-5, atol=0)
+    said = DSnoT(initial=initial).prune(weight(), stats, pattern).details["rows_that_got_worse"]  # type: ignore[arg-type]
+    assert said == int((all_O > first_O * (1 + 1e-6)).sum())
+
+
+def test_the_first_mask_of_sparsegpt_is_made_from_its_scores() -> None:
+    """W² / U_jj² with the upper factor of the damped inverse, ranked within rows; no weight is updated."""
+    stats = statistics(sequences())
+    outcome = DSnoT(initial="sparsegpt", max_cycles=0).prune(weight(), stats, Unstructured(0.5))
+    hessian_II = stats[InputHessian].hessian_II.double()
+    dead_I = hessian_II.diagonal() == 0
+    hessian_II.diagonal()[dead_I] = 1.0
+    hessian_II += 0.01 * hessian_II.diagonal().mean() * torch.eye(IN)
+    upper_II = torch.linalg.cholesky(torch.linalg.inv(hessian_II), upper=True)
+    scores_OI = weight().double().masked_fill(dead_I, 0.0).square() / upper_II.diagonal().square()
+    assert torch.equal(outcome.weight_OI, weight() * keep_mask(scores_OI, Unstructured(0.5), "row"))
+    assert outcome.details["damping"] == 0.01
+    assert type(SparseGPT().damping) is float, "the default that this repeats"
+    assert SparseGPT().damping == 0.01
+
+
+@pytest.mark.parametrize(
+    ("setting", "match"),
+    [
+        ({"max_cycles": -1}, "method.max_cycles=-1"),
+        ({"update_threshold": -0.1}, "method.update_threshold=-0.1"),
+        ({"variance_power": float("inf")}, "method.variance_power=inf"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(setting: dict[str, float], match: str) -> None:
+    """The line holds the value and what is allowed."""
+    with pytest.raises(UserError, match=match):
+        DSnoT(**setting)  # type: ignore[arg-type]

@@ -1,0 +1,141 @@
+"""LLM Surgeon over whole models: families, shots, biases, warnings."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from harness.errors import UserError
+from harness.models.layers import prunable_layers, weight_view
+from harness.models.objective import next_token_loss
+from harness.patterns import Pattern, SemiStructured, Unstructured
+from harness.progress import Silent
+from harness.pruning.engine import PruningOutcome
+from harness.pruning.methods.base import ModelContext
+from harness.pruning.methods.llm_surgeon import LLMSurgeon
+from harness.pruning.modelwise import prune_modelwise
+from tests.families import tiny_model
+
+CPU = torch.device("cpu")
+
+
+def prune(
+    model: PreTrainedModel, rows_BL: Tensor, pattern: Pattern | None = None, *, batch: int = 2, **parameters: object
+) -> PruningOutcome:
+    """Prune `model` in place with few shots."""
+    method = LLMSurgeon(**{"shots": 2, "max_correlate": 200, **parameters})  # type: ignore[arg-type]
+    context = ModelContext(CPU, batch * rows_BL.shape[1], 0, Silent())
+    return prune_modelwise(model, method, rows_BL, pattern or Unstructured(0.5), context)
+
+
+def test_every_family_is_pruned(family: str, random_tokens: Callable[..., Tensor]) -> None:
+    """Half of all weights, spread unevenly over the layers, and the model still computes."""
+    model = tiny_model(family)
+    outcome = prune(model, random_tokens(4, 10), shots=1)
+    zeros = [int((weight_view(linear) == 0).sum()) for linear in prunable_layers(model).values()]
+    total = sum(weight_view(linear).numel() for linear in prunable_layers(model).values())
+    assert sum(zeros) == total // 2
+    assert len({report.achieved_sparsity for report in outcome.layers}) > 1
+    with torch.no_grad():
+        assert model(input_ids=random_tokens(2), use_cache=False).logits.isfinite().all()
+
+
+def test_batches_do_not_matter(random_tokens: Callable[..., Tensor]) -> None:
+    """Gradients are of every sequence's own loss: one or three sequences at a time, the same weights go."""
+    models = [tiny_model("llama-gqa") for _ in range(2)]
+    for model, batch in zip(models, (1, 3), strict=True):
+        prune(model, random_tokens(4, 10), batch=batch, shots=1)
+    for first, second in zip(*(prunable_layers(model).values() for model in models), strict=True):
+        apart = (weight_view(first) == 0) != (weight_view(second) == 0)
+        assert int(apart.sum()) <= 2  # rounding may swap neighbours in the ranking
+
+
+def test_the_surgeon_loses_less_than_damage_and_magnitude(random_tokens: Callable[..., Tensor]) -> None:
+    """The loss on the calibration tokens ranks the criteria as theory does, with a model that was trained on them."""
+    tokens_BL = random_tokens(16, 12)
+    losses = {}
+    for criterion in ("surgeon", "damage"):
+        model = trained(tokens_BL)
+        prune(model, tokens_BL, criterion=criterion, batch=16)
+        losses[criterion] = loss_of(model, tokens_BL)
+    model = trained(tokens_BL)
+    for linear in prunable_layers(model).values():
+        weight_OI = weight_view(linear)
+        weight_OI[weight_OI.abs() <= weight_OI.abs().median()] = 0.0
+    losses["magnitude"] = loss_of(model, tokens_BL)
+    assert losses["surgeon"] < losses["damage"]
+    assert losses["surgeon"] < losses["magnitude"]
+
+
+def test_more_shots_are_other_weights(random_tokens: Callable[..., Tensor]) -> None:
+    """Curvature is estimated again after every shot."""
+    models = [tiny_model("opt") for _ in range(2)]
+    for model, shots in zip(models, (1, 3), strict=True):
+        outcome = prune(model, random_tokens(4, 10), shots=shots)
+        assert {report.details["shots"] for report in outcome.layers} == {shots}
+    first, second = (weight_view(next(iter(prunable_layers(model).values()))) for model in models)
+    assert not torch.equal(first == 0, second == 0)
+
+
+def test_biases_count_and_go_when_asked_for(random_tokens: Callable[..., Tensor]) -> None:
+    """The published way: exactly half of weights and biases together, with the biases counted in the report."""
+    model = tiny_model("opt")
+    outcome = prune(model, random_tokens(4, 10), prune_bias=True)
+    linears = prunable_layers(model).values()
+    weights = sum(weight_view(linear).numel() for linear in linears)
+    biases = sum(linear.bias.numel() for linear in linears if linear.bias is not None)
+    zeros = sum(int((weight_view(linear) == 0).sum()) for linear in linears)
+    gone = sum(int((linear.bias == 0).sum()) for linear in linears if linear.bias is not None)
+    assert zeros + gone == (weights + biases) // 2
+    assert gone == sum(int(str(report.details["removed_biases"])) for report in outcome.layers)
+    assert gone > 0
+
+
+def test_biases_are_in_no_group(random_tokens: Callable[..., Tensor]) -> None:
+    """In N:M they are updated and never removed; groups are aligned with the weight's columns."""
+    model = tiny_model("opt")
+    before = [linear.bias.clone() for linear in prunable_layers(model).values() if linear.bias is not None]
+    prune(model, random_tokens(4, 10), SemiStructured(2, 4), prune_bias=True)
+    after = [linear.bias for linear in prunable_layers(model).values() if linear.bias is not None]
+    assert all(bool((bias != 0).all()) for bias in after)
+    assert not all(torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def test_a_long_job_says_so() -> None:
+    """Tiny layers need no warning; those of a large model do, with hours and what takes less; brain damage never."""
+    large = {"layer": (11008, 4096)}
+    assert LLMSurgeon().warning({"layer": (64, 64)}, CPU) is None
+    assert LLMSurgeon(criterion="damage").warning(large, CPU) is None
+    said = LLMSurgeon().warning(large, CPU)
+    assert said is not None
+    for part in ("hours", "method.shots", "method.max_correlate"):
+        assert part in said
+
+
+@pytest.mark.parametrize(
+    "parameters", [{"shots": 0}, {"max_correlate": 0}, {"damping_input": 0.0}, {"damping_gradient": float("inf")}]
+)
+def test_values_out_of_range_are_refused(parameters: dict[str, float]) -> None:
+    """One line with the value and what is allowed."""
+    (name,) = parameters
+    with pytest.raises(UserError, match=rf"method\.{name}=.* is not allowed; allowed:"):
+        LLMSurgeon(**parameters)  # type: ignore[arg-type]
+
+
+def trained(tokens_BL: Tensor) -> PreTrainedModel:
+    """A tiny LLaMA that knows these sequences a little."""
+    model = tiny_model("llama")
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(40):
+        optimizer.zero_grad()
+        next_token_loss(model, tokens_BL).backward()
+        optimizer.step()
+    return model
+
+
+@torch.no_grad()
+def loss_of(model: PreTrainedModel, tokens_BL: Tensor) -> float:
+    """Mean loss of a token."""
+    return float(next_token_loss(model, tokens_BL))
