@@ -1,24 +1,15 @@
 """One job from request to record: load, calibrate, prune, evaluate."""
 
-import math
-import time
-from collections.abc import Hashable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from harness.data.corpora import calibration_sequences, load_tokens
-from harness.data.digits import DIGITS, TRAINING_ROWS, digit_rows
-from harness.data.texts import load_documents
-from harness.errors import UserError
-from harness.evaluation.accuracy import accuracy
-from harness.evaluation.perplexity import perplexity_by_blocks
+from harness.clock import Clock
 from harness.job import EvaluationProtocol
-from harness.measurement import check_length, check_tokenizer, evaluate, prepare_windows
+from harness.measurement import check_tokenizer, evaluate, prepare_windows
 from harness.models.layers import prunable_shapes
 from harness.models.loading import (
     LoadedModel,
@@ -28,34 +19,22 @@ from harness.models.loading import (
     resolve_dtype,
     save_model,
 )
-from harness.models.residency import Residency
 from harness.models.shelf import ModelShelf
 from harness.outcomes import TaskOutcomes
-from harness.progress import Reporter, Silent
-from harness.pruning.allocations.base import UNIFORM
+from harness.progress import Reporter
 from harness.pruning.engine import (
-    PruningOutcome,
-    Walk,
     achieved_sparsity,
-    check_patterns,
-    prune_model,
     unreached_note,
     weights_fingerprint,
 )
-from harness.pruning.methods.base import LayerwiseMethod, ModelContext, ModelwiseMethod, StructuredMethod
-from harness.pruning.modelwise import prune_modelwise
-from harness.pruning.ranking import PrunableWeights
-from harness.pruning.registry import build_allocation, build_method
-from harness.pruning.structured import shrink_model
-from harness.pruning.survey import HeldOutLoss, Survey
+from harness.pruning.registry import build_method
 from harness.record import SCHEMA_VERSION, EvalResult, JsonValue, LayerReport, Provenance, RunRecord
 from harness.recovery.recount import recounted
 from harness.recovery.registry import build_recovery
 from harness.request import JobRequest
 from harness.tracking.provenance import collect, peak_memory, reset_peak_memory
+from harness.weights import kept_calibration, prune
 
-HELD_OUT_SEQUENCES = 16
-"""Sequences that an allocation may measure trials on, at most."""
 PROCESS_SHELF = ModelShelf()
 """Of the jobs that one process runs after another."""
 
@@ -66,27 +45,6 @@ class FinishedJob:
 
     record: RunRecord
     outcomes: tuple[TaskOutcomes, ...]
-
-
-class Clock:
-    """Wall time in seconds by phase."""
-
-    def __init__(self) -> None:
-        self.started = time.perf_counter()
-        self.seconds: dict[str, float] = {}
-
-    @contextmanager
-    def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        yield
-        self.add(phase, time.perf_counter() - start)
-
-    def add(self, phase: str, seconds: float) -> None:
-        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
-
-    @property
-    def total(self) -> float:
-        return time.perf_counter() - self.started
 
 
 def run_job(
@@ -150,12 +108,12 @@ def _run_loaded(
         for note in filter(None, (unreached_note(loaded.model), warning)):
             notes.append(note)
             reporter.note(note)
-        pruned = _prune(request, loaded, device, clock, reporter)
+        pruned = prune(request, loaded, device, clock, reporter)
         layers = tuple(pruned.layers)
         notes += pruned.notes
         if recovery := build_recovery(spec.recovery):
             with clock("recover"):
-                rows_BL = _kept_calibration(request, loaded)
+                rows_BL = kept_calibration(request, loaded)
                 notes.append(recovery.recover(loaded.model, rows_BL, spec.seed, device, reporter))
             layers = recounted(layers, loaded.model)
     with clock("evaluate"):
@@ -208,129 +166,6 @@ def failed_record(request: JobRequest, error: str) -> RunRecord:
         notes=(),
         error=error,
     )
-
-
-def _prune(
-    request: JobRequest, loaded: LoadedModel, device: torch.device, clock: Clock, reporter: Reporter
-) -> PruningOutcome:
-    spec = request.spec
-    assert spec.pattern is not None, "a job that prunes has a pattern"
-    assert spec.calibration is not None, "a job that prunes has calibration"
-    method = build_method(spec.method)
-    allocation = build_allocation(spec.allocation)
-    shapes = prunable_shapes(loaded.model)
-    check_patterns(dict.fromkeys(shapes, spec.pattern), shapes)
-    with clock("calibrate"):
-        tokens_BL = _kept_calibration(request, loaded)
-    batch_tokens = request.options.batch_tokens
-    if isinstance(method, ModelwiseMethod):
-        context = ModelContext(device, batch_tokens, spec.seed, reporter)
-        outcome = prune_modelwise(loaded.model, method, tokens_BL, spec.pattern, context)
-        clock.add("calibrate", outcome.calibrate_s)
-        clock.add("prune", outcome.prune_s)
-        return outcome
-    if isinstance(method, StructuredMethod):
-        walk = Walk(dict.fromkeys(shapes, spec.pattern), spec.calibration.propagation, device, batch_tokens)
-        outcome = shrink_model(loaded.model, method, tokens_BL, walk, reporter, loaded.residency)
-        clock.add("calibrate", outcome.calibrate_s)
-        clock.add("prune", outcome.prune_s)
-        return outcome
-    assert isinstance(method, LayerwiseMethod), f"{spec.method.name} takes a pattern, so it prunes layers or models"
-    held_out_loss = _held_out_loss(request, loaded, device)
-    survey = Survey(
-        loaded.model, method, spec.pattern, tokens_BL, device, batch_tokens, loaded.residency, reporter, held_out_loss
-    )
-    with clock("prune"):
-        patterns = method.spread(PrunableWeights(loaded.model, loaded.residency), spec.pattern)
-    start = time.perf_counter()
-    if patterns is None:
-        patterns = allocation.spread(survey)
-    allocate_s = time.perf_counter() - start
-    check_patterns(patterns, shapes)
-    # Blocks that are not all in memory leave no room for statistics of other jobs.
-    drawn = (spec.calibration, request.calibration, spec.seed)
-    keep = None if request.options.offload != "none" else lambda key, observe: loaded.keep((*drawn, key), observe)
-    findings = _findings(request, loaded, device)
-    walk = Walk(patterns, spec.calibration.propagation, device, batch_tokens, allocation, keep, findings)
-    outcome = prune_model(loaded.model, method, tokens_BL, walk, reporter, loaded.residency)
-    if spec.allocation.name != UNIFORM:
-        clock.add("allocate", allocate_s + outcome.allocate_s)
-    clock.add("calibrate", outcome.calibrate_s)
-    clock.add("prune", outcome.prune_s)
-    return outcome
-
-
-def _findings(
-    request: JobRequest, loaded: LoadedModel, device: torch.device
-) -> MutableMapping[str, dict[Hashable, Any]] | None:
-    """What methods found from the dense model's statistics in earlier jobs; of the last calibration, being large."""
-    calibration, options = request.spec.calibration, request.options
-    assert calibration is not None, "a job that prunes has calibration"
-    if calibration.propagation != "dense" or options.offload != "none":
-        return None
-    # Batches and the device decide the rounding, and with it the last bits of what is found.
-    context = (calibration, request.calibration, request.spec.seed, options.batch_tokens, device)
-    kept, found = loaded.keep("findings", lambda: (context, {}))
-    if kept != context:
-        found = {}
-        loaded.kept["findings"] = (context, found)
-    return cast("MutableMapping[str, dict[Hashable, Any]]", found)
-
-
-def _kept_calibration(request: JobRequest, loaded: LoadedModel) -> Tensor:
-    """The job's calibration sequences, made once for all jobs of the model that share them."""
-    key = (request.spec.calibration, request.calibration, request.spec.seed)
-    return loaded.keep(key, lambda: _calibration_tokens(request, loaded))
-
-
-def _calibration_tokens(request: JobRequest, loaded: LoadedModel, *, more: int = 0) -> Tensor:
-    """The job's sequences, and up to `more` that follow them in the array or in the random draw."""
-    calibration, data = request.spec.calibration, request.calibration
-    assert calibration is not None, "a job that prunes has calibration"
-    assert data is not None, "calibration has data"
-    check_length("calibration.seq_len", calibration.seq_len, loaded)
-    count = calibration.num_sequences + more
-    if calibration.corpus == DIGITS:
-        ids = digit_rows("calibration")[:count].copy()
-    elif calibration.sampling == "given":
-        ids = load_tokens(data.path, loaded.vocab_size)[:count, : calibration.seq_len]
-    else:
-        ids = calibration_sequences(
-            load_documents(data),
-            loaded.tokenizer,
-            num_sequences=count,
-            seq_len=calibration.seq_len,
-            seed=request.spec.seed,
-            sampling=calibration.sampling,
-        )
-    return torch.from_numpy(np.ascontiguousarray(ids))
-
-
-def _held_out_loss(request: JobRequest, loaded: LoadedModel, device: torch.device) -> HeldOutLoss:
-    """Measures on the sequences that come after the job's own; they are drawn when the first trial is measured."""
-    calibration = request.spec.calibration
-    assert calibration is not None, "a job that prunes has calibration"
-    used, batch_tokens = calibration.num_sequences, request.options.batch_tokens
-    is_classifier = request.checkpoint.kind == "image classifier"
-
-    def loss(residency: Residency) -> float:
-        key = ("held out", calibration, request.calibration, request.spec.seed)
-        more = TRAINING_ROWS if is_classifier else HELD_OUT_SEQUENCES
-        tokens_BL = loaded.keep(key, lambda: _calibration_tokens(request, loaded, more=more)[used:])
-        if not len(tokens_BL):
-            raise UserError(
-                f"allocation={request.spec.allocation.name} measures on sequences that calibration leaves over, and "
-                f"calibration.num_sequences={used} leaves none; allowed: fewer"
-            )
-        if is_classifier:
-            right = accuracy(loaded.model, residency, tokens_BL, device).value
-            return math.inf if right is None else 1.0 - right
-        measured = perplexity_by_blocks(
-            loaded.model, residency, tokens_BL, batch_tokens=batch_tokens, device=device, reporter=Silent()
-        )
-        return math.inf if measured.value is None else math.log(measured.value)
-
-    return loss
 
 
 def _in_order(protocols: Sequence[EvaluationProtocol], results: Sequence[EvalResult]) -> tuple[EvalResult, ...]:

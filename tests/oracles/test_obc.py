@@ -16,10 +16,11 @@ from harness.compose import hydra_session, plan, register
 from harness.errors import UserError
 from harness.models.shelf import ModelShelf
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.progress import Silent
+from harness.progress import Reporter, Silent
 from harness.pruning.least_squares import positive_definite, solve_survivors
 from harness.pruning.methods import obc
 from harness.pruning.methods.obc import OBC, Trace
+from harness.record import RunRecord
 from harness.runner import run_job
 from tests.families import tiny_model
 
@@ -211,16 +212,20 @@ def job(tmp_path: Path) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def fingerprint(shelf: ModelShelf, *overrides: str) -> str | None:
-    """Run one job in this process; the hash of its weights."""
+def record_of(shelf: ModelShelf, reporter: Reporter, *overrides: str) -> RunRecord:
+    """Run one job in this process."""
     register(overrides)
     with hydra_session():
         (planned,) = plan(overrides, multirun=False)
     assert planned.request is not None
-    outcome: Any = run_job(planned.request, None, Silent(), shelf)
-    record = getattr(outcome, "record", outcome)
+    return run_job(planned.request, None, reporter, shelf).record
+
+
+def fingerprint(shelf: ModelShelf, *overrides: str) -> str | None:
+    """The hash of a job's weights."""
+    record = record_of(shelf, Silent(), *overrides)
     assert record.achieved_sparsity == pytest.approx(record.job["sparsity"], abs=1e-3)
-    return str(record.weights_fingerprint)
+    return record.weights_fingerprint
 
 
 def test_a_second_sparsity_makes_no_trace_and_comes_out_as_if_alone(counting: Counting, job: tuple[str, ...]) -> None:
@@ -238,16 +243,28 @@ def test_a_second_sparsity_makes_no_trace_and_comes_out_as_if_alone(counting: Co
         assert len(counting.traces) == before + 14, different
 
 
-def test_the_warning_is_said_before_pruning_and_in_the_record(job: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+class Listening(Silent):
+    """Remembers the steps and the notes of a job in their order."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+
+    def start(self, step: str, total: int) -> None:
+        self.heard.append(step)
+
+    def note(self, text: str) -> None:
+        self.heard.append(text)
+
+
+def test_the_warning_is_said_before_pruning_and_in_the_record(
+    job: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before any layer is traced, which may take hours."""
-    said: list[str] = []
     monkeypatch.setattr(obc, "COMFORTABLE_WIDTH", 40)
-    monkeypatch.setattr(OBC, "trace", lambda *_: pytest.fail(f"traced with nothing but {said} said") if not said else "")
-    monkeypatch.setattr(Silent, "note", lambda _, text: said.append(text))
-    with pytest.raises(AttributeError):
-        fingerprint(ModelShelf(), *job)
-    assert len(said) == 1
-    assert "up to 48" in said[0]
+    reporter = Listening()
+    (note,) = record_of(ModelShelf(), reporter, *job).notes
+    assert "up to 48: about 0 hours on cpu" in note
+    assert reporter.heard.index(note) < reporter.heard.index("prune: blocks")
 
 
 def test_traces_hold_for_dense_inputs_only(counting: Counting, job: tuple[str, ...]) -> None:

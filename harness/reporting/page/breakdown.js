@@ -35,7 +35,6 @@ export function times(rows, colours) {
       barmode: "stack",
       xaxis: { title: { text: "seconds" } },
       yaxis: { autorange: "reversed" },
-      legend: { orientation: "h", y: 1.02, yanchor: "bottom", traceorder: "normal" },
       height: 140 + 22 * shown.length,
     },
     table: {

@@ -19,6 +19,7 @@ const WORST_FIRST = [
   [0.75, "#9ccf8d"],
   [1, "#f4f1b8"],
 ];
+const LEGEND_LINE = 24; // pixels
 const WIDE = 700; // pixels from which the legend stands beside the plot
 let loading = null;
 
@@ -105,7 +106,7 @@ export async function draw(canvas, figure, name) {
   canvas.style.minHeight = `${figure.layout.height ?? 500}px`;
   await loadPlotly();
   if (!canvas.isConnected) return; // the view has changed meanwhile
-  await globalThis.Plotly.newPlot(canvas, figure.data, themed(figure.layout, canvas.clientWidth > WIDE), {
+  await globalThis.Plotly.newPlot(canvas, figure.data, themed(figure, canvas.clientWidth > WIDE), {
     responsive: true,
     displaylogo: false,
     modeBarButtons: [["toImage"], ["zoom2d", "pan2d", "resetScale2d"]],
@@ -128,7 +129,8 @@ export function colours() {
   return [1, 2, 3, 4, 5, 6, 7, 8].map((index) => style.getPropertyValue(`--series-${index}`).trim());
 }
 
-function themed(layout, wide) {
+/** The figure's layout in the page's colours; a narrow one gets room for its legend below the plot. */
+function themed({ layout, data }, wide) {
   const style = getComputedStyle(document.documentElement);
   const [ink, line, quiet] = ["--ink", "--line", "--quiet"].map((name) => style.getPropertyValue(name).trim());
   const axis = (given) => ({ gridcolor: line, zerolinecolor: line, linecolor: quiet, automargin: true, ...given });
@@ -137,16 +139,20 @@ function themed(layout, wide) {
       .filter(([name]) => /axis/.test(name))
       .map(([name, given]) => [name, axis(given)]),
   );
+  const entries = data.filter((trace) => trace.type !== "heatmap" && trace.showlegend !== false).length;
+  const below = wide ? 0 : LEGEND_LINE * entries;
   return {
-    height: 500,
-    margin: { l: 64, r: 16, t: 40, b: 56 },
+    margin: { l: 64, r: 16, t: 40, b: 56 + below },
     paper_bgcolor: "transparent",
     plot_bgcolor: "transparent",
     font: { family: style.fontFamily, color: ink, size: 13 },
-    legend: wide ? { orientation: "v" } : { orientation: "h", y: -0.25, yanchor: "top" },
+    legend: wide
+      ? { traceorder: "normal" }
+      : { traceorder: "normal", x: 0, y: 0, yref: "container", yanchor: "bottom" },
     modebar: { bgcolor: "transparent", color: quiet, activecolor: ink },
     hoverlabel: { font: { family: style.fontFamily } },
     ...layout,
     ...axes,
+    height: (layout.height ?? (wide ? 500 : 400)) + below,
   };
 }

@@ -1,0 +1,190 @@
+"""What decides a job's weights: its calibration sequences, the patterns of its layers, and the walk over the model."""
+
+import math
+import time
+from collections.abc import Hashable, MutableMapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.clock import Clock
+from harness.data.corpora import calibration_sequences, load_tokens
+from harness.data.digits import DIGITS, TRAINING_ROWS, digit_rows
+from harness.data.texts import load_documents
+from harness.errors import UserError
+from harness.evaluation.accuracy import accuracy
+from harness.evaluation.perplexity import perplexity_by_blocks
+from harness.measurement import check_length
+from harness.models.layers import prunable_shapes
+from harness.models.loading import (
+    LoadedModel,
+    resolve_device,
+)
+from harness.models.residency import Residency
+from harness.progress import Reporter, Silent
+from harness.pruning.allocations.base import UNIFORM
+from harness.pruning.engine import (
+    PruningOutcome,
+    Walk,
+    check_patterns,
+    prune_model,
+)
+from harness.pruning.methods.base import LayerwiseMethod, ModelContext, ModelwiseMethod, StructuredMethod
+from harness.pruning.modelwise import prune_modelwise
+from harness.pruning.ranking import PrunableWeights
+from harness.pruning.registry import build_allocation, build_method
+from harness.pruning.structured import shrink_model
+from harness.pruning.survey import HeldOutLoss, Survey
+from harness.request import JobRequest
+
+HELD_OUT_SEQUENCES = 16
+"""Sequences that an allocation may measure trials on, at most."""
+
+
+def prune(
+    request: JobRequest, loaded: LoadedModel, device: torch.device, clock: Clock, reporter: Reporter
+) -> PruningOutcome:
+    """Prune the model of a job, in place.
+
+    Raises:
+        UserError: a layer cannot take its pattern, or the calibration cannot be had.
+    """
+    spec = request.spec
+    assert spec.pattern is not None, "a job that prunes has a pattern"
+    assert spec.calibration is not None, "a job that prunes has calibration"
+    method = build_method(spec.method)
+    shapes = prunable_shapes(loaded.model)
+    check_patterns(dict.fromkeys(shapes, spec.pattern), shapes)
+    with clock("calibrate"):
+        tokens_BL = kept_calibration(request, loaded)
+    batch_tokens = request.options.batch_tokens
+    if isinstance(method, ModelwiseMethod):
+        context = ModelContext(device, batch_tokens, spec.seed, reporter)
+        outcome = prune_modelwise(loaded.model, method, tokens_BL, spec.pattern, context)
+    elif isinstance(method, StructuredMethod):
+        walk = Walk(dict.fromkeys(shapes, spec.pattern), spec.calibration.propagation, device, batch_tokens)
+        outcome = shrink_model(loaded.model, method, tokens_BL, walk, reporter, loaded.residency)
+    else:
+        assert isinstance(method, LayerwiseMethod), f"{spec.method.name} takes a pattern and is of no known kind"
+        walk = _layerwise_walk(request, loaded, method, tokens_BL, clock, reporter)
+        outcome = prune_model(loaded.model, method, tokens_BL, walk, reporter, loaded.residency)
+        if spec.allocation.name != UNIFORM:
+            clock.add("allocate", outcome.allocate_s)
+    clock.add("calibrate", outcome.calibrate_s)
+    clock.add("prune", outcome.prune_s)
+    return outcome
+
+
+def _layerwise_walk(
+    request: JobRequest,
+    loaded: LoadedModel,
+    method: LayerwiseMethod,
+    tokens_BL: Tensor,
+    clock: Clock,
+    reporter: Reporter,
+) -> Walk:
+    """Spread the sparsity over the layers, and say how the blocks are walked."""
+    spec, options = request.spec, request.options
+    assert spec.pattern is not None, "a job that prunes has a pattern"
+    assert spec.calibration is not None, "a job that prunes has calibration"
+    device, shapes = resolve_device(options.device), prunable_shapes(loaded.model)
+    allocation = build_allocation(spec.allocation)
+    with clock("prune"):
+        patterns = method.spread(PrunableWeights(loaded.model, loaded.residency), spec.pattern)
+    if patterns is None:
+        survey = Survey(
+            loaded.model,
+            method,
+            spec.pattern,
+            tokens_BL,
+            device,
+            options.batch_tokens,
+            loaded.residency,
+            reporter,
+            _held_out_loss(request, loaded, device),
+        )
+        start = time.perf_counter()
+        patterns = allocation.spread(survey)
+        if spec.allocation.name != UNIFORM:
+            clock.add("allocate", time.perf_counter() - start)
+    check_patterns(patterns, shapes)
+    # Blocks that are not all in memory leave no room for statistics of other jobs.
+    drawn = (spec.calibration, request.calibration, spec.seed)
+    keep = None if options.offload != "none" else lambda key, observe: loaded.keep((*drawn, key), observe)
+    findings = _findings(request, loaded, device)
+    return Walk(patterns, spec.calibration.propagation, device, options.batch_tokens, allocation, keep, findings)
+
+
+def _findings(
+    request: JobRequest, loaded: LoadedModel, device: torch.device
+) -> MutableMapping[str, dict[Hashable, Any]] | None:
+    """What methods found from the dense model's statistics in earlier jobs; of the last calibration, being large."""
+    calibration, options = request.spec.calibration, request.options
+    assert calibration is not None, "a job that prunes has calibration"
+    if calibration.propagation != "dense" or options.offload != "none":
+        return None
+    # Batches and the device decide the rounding, and with it the last bits of what is found.
+    context = (calibration, request.calibration, request.spec.seed, options.batch_tokens, device)
+    empty: tuple[object, MutableMapping[str, dict[Hashable, Any]]] = (context, {})
+    kept = loaded.keep("findings", lambda: empty)
+    if kept[0] != context:
+        loaded.kept["findings"] = kept = empty
+    return kept[1]
+
+
+def kept_calibration(request: JobRequest, loaded: LoadedModel) -> Tensor:
+    """The job's calibration sequences, made once for all jobs of the model that share them."""
+    key = (request.spec.calibration, request.calibration, request.spec.seed)
+    return loaded.keep(key, lambda: _calibration_tokens(request, loaded))
+
+
+def _calibration_tokens(request: JobRequest, loaded: LoadedModel, *, more: int = 0) -> Tensor:
+    """The job's sequences, and up to `more` that follow them in the array or in the random draw."""
+    calibration, data = request.spec.calibration, request.calibration
+    assert calibration is not None, "a job that prunes has calibration"
+    assert data is not None, "calibration has data"
+    check_length("calibration.seq_len", calibration.seq_len, loaded)
+    count = calibration.num_sequences + more
+    if calibration.corpus == DIGITS:
+        ids = digit_rows("calibration")[:count].copy()
+    elif calibration.sampling == "given":
+        ids = load_tokens(data.path, loaded.vocab_size)[:count, : calibration.seq_len]
+    else:
+        ids = calibration_sequences(
+            load_documents(data),
+            loaded.tokenizer,
+            num_sequences=count,
+            seq_len=calibration.seq_len,
+            seed=request.spec.seed,
+            sampling=calibration.sampling,
+        )
+    return torch.from_numpy(np.ascontiguousarray(ids))
+
+
+def _held_out_loss(request: JobRequest, loaded: LoadedModel, device: torch.device) -> HeldOutLoss:
+    """Measures on the sequences that come after the job's own; they are drawn when the first trial is measured."""
+    calibration = request.spec.calibration
+    assert calibration is not None, "a job that prunes has calibration"
+    used, batch_tokens = calibration.num_sequences, request.options.batch_tokens
+    is_classifier = request.checkpoint.kind == "image classifier"
+
+    def loss(residency: Residency) -> float:
+        key = ("held out", calibration, request.calibration, request.spec.seed)
+        more = TRAINING_ROWS if is_classifier else HELD_OUT_SEQUENCES
+        tokens_BL = loaded.keep(key, lambda: _calibration_tokens(request, loaded, more=more)[used:])
+        if not len(tokens_BL):
+            raise UserError(
+                f"allocation={request.spec.allocation.name} measures on sequences that calibration leaves over, and "
+                f"calibration.num_sequences={used} leaves none; allowed: fewer"
+            )
+        if is_classifier:
+            right = accuracy(loaded.model, residency, tokens_BL, device).value
+            return math.inf if right is None else 1.0 - right
+        measured = perplexity_by_blocks(
+            loaded.model, residency, tokens_BL, batch_tokens=batch_tokens, device=device, reporter=Silent()
+        )
+        return math.inf if measured.value is None else math.log(measured.value)
+
+    return loss
