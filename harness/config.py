@@ -66,6 +66,7 @@ FIELD_ROLES: dict[str, FieldRole] = {
     **dict.fromkeys(("calibration.path", "calibration.source"), "runtime"),
     **dict.fromkeys(("evaluation.tokens_path", "evaluation.source", "evaluation.token_budget", "data"), "runtime"),
     **dict.fromkeys(("device", "batch_tokens", "results_dir", "save_model", "force", "tracking", "offload"), "runtime"),
+    "compile": "runtime",
 }
 """Every field of the configuration, or the group it lies in: does it decide weights or numbers, or not?"""
 
@@ -253,6 +254,7 @@ def _options(cfg: DictConfig, overrides: Sequence[str]) -> RunOptions:
         ),
         sweep=experiment or "runs",
         offload=_offload(cfg),
+        compile=_compile(cfg),
     )
 
 
@@ -261,6 +263,12 @@ def _log_model(cfg: DictConfig) -> bool:
     if cfg.tracking.log_model and cfg.save_model is None:
         raise UserError("tracking.log_model=true needs a saved model; add save_model=DIR")
     return bool(cfg.tracking.log_model)
+
+
+def _compile(cfg: DictConfig) -> bool:
+    if cfg.compile and cfg.offload != "none":
+        raise UserError(f"compile=true cannot run with offload={cfg.offload}; allowed: offload=none")
+    return bool(cfg.compile)
 
 
 def _offload(cfg: DictConfig) -> Offload:

@@ -215,6 +215,7 @@ class RunOptions:
         offload: where the model's blocks are while they are not computed: ``none`` = they are pruned one by one, and
             the whole model is on the device when it is measured; ``cpu`` = in main memory, one at a time on the device;
             ``disk`` = in the checkpoint's shards, one at a time in memory.
+        compile: run the blocks through `torch.compile` while perplexity is measured.
     """
 
     device: str
@@ -226,6 +227,7 @@ class RunOptions:
     tracking: TrackingOptions
     sweep: str
     offload: Offload = "none"
+    compile: bool = False
 
 
 def canonical_json(value: object) -> str:

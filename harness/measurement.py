@@ -123,7 +123,14 @@ def _measure_perplexity(
     step = f"evaluate: perplexity on {protocol.corpus}"
     if request.options.offload == "none":
         reporter.start(step, count)
-        measured = perplexity(loaded.model, windows_NL, batch_tokens=batch_tokens, device=device, reporter=reporter)
+        measured = perplexity(
+            loaded.model,
+            windows_NL,
+            batch_tokens=batch_tokens,
+            device=device,
+            reporter=reporter,
+            compiled=request.options.compile,
+        )
     else:
         reporter.start(f"{step}, block by block", loaded.num_blocks)
         measured = perplexity_by_blocks(
@@ -144,6 +151,7 @@ def _measure_perplexity(
         details={
             "seq_len": protocol.seq_len,
             "predicted_tokens": count * (protocol.seq_len - 1),
+            "compiled": request.options.compile,
             "unk_tokens": prepared.num_unk,
             "seconds": round(time.perf_counter() - start, 4),
         },

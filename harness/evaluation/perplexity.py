@@ -7,7 +7,7 @@ over windows of the mean negative log-likelihood, which equals the mean over all
 
 import math
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from harness.calibration.activations import overwrite, record_into_buffer
 from harness.evaluation.head import Head, find_head
+from harness.models.compiled import compiled_blocks
 from harness.models.layers import decoder_blocks
 from harness.models.residency import Residency, outside_on
 from harness.progress import Reporter
@@ -43,19 +44,30 @@ class Perplexity:
 
 @torch.no_grad()
 def perplexity(
-    model: PreTrainedModel, windows_NL: Tensor, *, batch_tokens: int, device: torch.device, reporter: Reporter
+    model: PreTrainedModel,
+    windows_NL: Tensor,
+    *,
+    batch_tokens: int,
+    device: torch.device,
+    reporter: Reporter,
+    compiled: bool = False,
 ) -> Perplexity:
     """Perplexity of `model` (on `device`) over token windows [N, L].
 
     Args:
         batch_tokens: most tokens in one forward pass; at least one window is run at a time.
+        compiled: run the blocks through `torch.compile`, which pays on many windows.
+
+    Raises:
+        UserError: `compiled` where nothing can compile.
     """
     probe_BL = windows_NL[:1, :PROBE_TOKENS].to(device)
     _, head = find_head(model, {"input_ids": probe_BL, "use_cache": False})
     losses = []
-    for batch_BL in _batches(windows_NL, batch_tokens):
-        losses.append(_batch_nll(model, head, batch_BL.to(device)))
-        reporter.advance(len(batch_BL))
+    with compiled_blocks(model, device) if compiled else nullcontext():
+        for batch_BL in _batches(windows_NL, batch_tokens):
+            losses.append(_batch_nll(model, head, batch_BL.to(device)))
+            reporter.advance(len(batch_BL))
     return _summary(torch.cat(losses))
 
 

@@ -300,7 +300,7 @@ def test_a_value_of_the_wrong_type_is_refused(name: str) -> None:
 
 def test_the_methods_of_this_version() -> None:
     """These are registered; a new one is added here knowingly."""
-    assert {"dense", "magnitude", "wanda", "sparsegpt"} <= set(load_methods())
+    assert {"dense", "random", "magnitude", "wanda", "sparsegpt", "obc", "adaprune", "dsnot"} <= set(load_methods())
 
 
 def test_an_unknown_method_names_the_known_ones() -> None:

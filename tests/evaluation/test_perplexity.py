@@ -1,6 +1,7 @@
 """Perplexity against code that spells it out."""
 
 import math
+import shutil
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.errors import UserError
 from harness.evaluation.perplexity import Perplexity, perplexity
+from harness.models.layers import decoder_blocks
+from harness.progress import Silent
 from tests.families import VOCAB, tiny_model
 
 CPU = torch.device("cpu")
@@ -123,3 +127,33 @@ def test_the_model_is_not_trained(random_tokens: Callable[..., Tensor]) -> None:
     model = tiny_model("llama")
     measure(model, random_tokens(2))
     assert all(weight.grad is None for weight in model.parameters())
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")  # torch's compiler imports its own old parts
+@pytest.mark.skipif(shutil.which("g++") is None, reason="compiling for the CPU needs g++")
+def test_compiled_blocks_measure_the_same_and_are_gone_afterwards() -> None:
+    """The same perplexity to rounding, a last batch of another size included; the model is left as it was."""
+    model = tiny_model("llama-gqa").eval()
+    windows_NL = torch.randint(0, VOCAB, (5, 24), generator=torch.Generator().manual_seed(0))
+    options: dict[str, Any] = {"batch_tokens": 48, "device": CPU, "reporter": Silent()}
+    plain = perplexity(model, windows_NL, **options)
+    compiled = perplexity(model, windows_NL, **options, compiled=True)
+    assert compiled.value == pytest.approx(plain.value, rel=1e-5)
+    assert all(block._compiled_call_impl is None for block in decoder_blocks(model)[1])
+    assert perplexity(model, windows_NL, **options) == plain
+
+
+def test_compiling_without_a_compiler_is_one_clear_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says what is missing and what is allowed, before any window is measured."""
+    monkeypatch.setattr(shutil, "which", lambda _: None)
+    windows_NL = torch.zeros((2, 16), dtype=torch.long)
+    with pytest.raises(UserError, match=r"compile=true needs a C\+\+ compiler.*allowed: compile=false"):
+        perplexity(
+            tiny_model("llama"),
+            windows_NL,
+            batch_tokens=32,
+            device=CPU,
+            reporter=Silent(),
+            compiled=True,
+        )

@@ -1,4 +1,8 @@
-"""Random: any weights go; the floor that every method must beat.  https://pytorch.org/docs/stable/nn.html#utilities"""
+"""Random: any weights go; the floor that every method must beat.
+
+Compare Liu et al. 2022, https://arxiv.org/abs/2202.02643: they train networks that are pruned so, here nothing
+is trained.
+"""
 
 from __future__ import annotations
 
