@@ -123,10 +123,10 @@ def prune_model(
     residency = residency or InMemory(model)
     outcome = PruningOutcome()
     prefix, blocks = decoder_blocks(model)
-    reads_data = method.needs or walk.refines
     # An allocation that refines learns from one sequence at a time.
     batch_tokens = 1 if walk.refines else walk.batch_tokens
-    batches = _batches(tokens_BL if reads_data else _error_sample(tokens_BL), batch_tokens)
+    reads_all = walk.needs(method) or walk.refines
+    batches = _batches(tokens_BL if reads_all else _error_sample(tokens_BL), batch_tokens)
     reporter.start("prune: record the model's calls", 1)
     with _timed(outcome, "calibrate_s"):
         recorded = record_into_buffer(model, batches, residency)
@@ -153,21 +153,10 @@ def prune_model(
                 for group in groups:
                     group.statistics.findings = walk.findings.setdefault(f"{path}.{group.names[0]}", {})
             patterns = {f"{path}.{name}": walk.patterns[f"{path}.{name}"] for name in linears}
-            if walk.allocation is not None and walk.refines:
-                turn = BlockTurn(
-                    path, block, patterns, statistics, recorded.calls[index], recorded.hidden, walk.device
-                )
-                with _timed(outcome, "allocate_s"):
-                    patterns = dict(walk.allocation.refine(turn))
-                if walk.propagation == "dense" and not is_last:
-                    with _timed(outcome, "calibrate_s"):
-                        _pass_on(block, recorded.calls[index], recorded.hidden, walk.device)
+            turn = BlockTurn(path, block, patterns, statistics, recorded.calls[index], recorded.hidden, walk.device)
+            patterns = _refined(turn, walk, outcome, is_last=is_last)
             with _timed(outcome, "prune_s"):
-                if isinstance(method, StructuredMethod):
-                    assert probe is not None, "a structured method has probes"
-                    reports = cut_block(block, groups, method, path, patterns, probe)
-                else:
-                    reports = _prune_groups(block, groups, method, path, patterns, probe)
+                reports = _prune_block(block, groups, method, path, patterns, probe)
             outcome.layers += [reports[name] for name in linears]
             if walk.propagation == "pruned" and not is_last:
                 with _timed(outcome, "calibrate_s"):
@@ -202,10 +191,37 @@ def _observe(
     return observer.groups
 
 
+def _refined(turn: BlockTurn, walk: Walk, outcome: PruningOutcome, *, is_last: bool) -> dict[str, Pattern]:
+    """The block's patterns as the allocation wants them, now that it has seen the block's inputs."""
+    if walk.allocation is None or not walk.refines:
+        return dict(turn.patterns)
+    with _timed(outcome, "allocate_s"):
+        patterns = dict(walk.allocation.refine(turn))
+    if walk.propagation == "dense" and not is_last:
+        with _timed(outcome, "calibrate_s"):
+            _pass_on(turn.block, turn.calls, turn.hidden, turn.device)
+    return patterns
+
+
 def _pass_on(block: nn.Module, calls: Sequence[BlockCall], hidden: list[Tensor], device: torch.device) -> None:
     """Put the block's outputs in the place of its inputs."""
     for place, (call, hidden_BLH) in enumerate(zip(calls, hidden, strict=True)):
         hidden[place] = overwrite(hidden_BLH, call.replay(block, hidden_BLH.to(device)))
+
+
+def _prune_block(
+    block: nn.Module,
+    groups: Sequence[InputGroup],
+    method: LayerwiseMethod | StructuredMethod,
+    prefix: str,
+    patterns: Mapping[str, Pattern],
+    probe: Probe | None,
+) -> dict[str, LayerReport]:
+    """Prune or cut the linears of a block; reports by path in the block."""
+    if isinstance(method, StructuredMethod):
+        assert probe is not None, "a structured method has probes"
+        return cut_block(block, groups, method, prefix, patterns, probe)
+    return _prune_groups(block, groups, method, prefix, patterns, probe)
 
 
 def _prune_groups(
@@ -227,9 +243,7 @@ def _prune_groups(
     if orders:
         assert probe is not None, "a method that permutes has probes"
         said = absorb(block, probe, orders, prefix)
-        reports |= {
-            name: replace(reports[name], details={**reports[name].details, **said[name]}) for name in orders
-        }
+        reports |= {name: replace(reports[name], details={**reports[name].details, **said[name]}) for name in orders}
     return reports
 
 

@@ -61,7 +61,7 @@ class BlockTurn:
     patterns: Mapping[str, Pattern]
     statistics: Mapping[str, Statistics]
     calls: Sequence[BlockCall]
-    hidden: Sequence[Tensor]
+    hidden: list[Tensor]
     device: torch.device
 
     @property
