@@ -40,7 +40,7 @@ class LayerReport:
     name: Annotated[str, "module path in the model"]
     shape: Annotated[tuple[int, int], "(out_features, in_features); of a convolution (C_out, C_in * kh * kw)"]
     requested_sparsity: Annotated[float, "fraction of zeros asked for"]
-    achieved_sparsity: Annotated[float, "fraction of zeros counted in the weight that was written"]
+    achieved_sparsity: Annotated[float, "zeros, or weights that were cut out, over the layer's dense weights, counted"]
     relative_output_error: Annotated[
         float | None, "||X W^T - X W'^T|| / ||X W^T|| (Frobenius) on the calibration tokens that `error_tokens` counts"
     ]
@@ -86,7 +86,7 @@ class RunRecord:
     status: Annotated[Status, "done or failed"]
     results: Annotated[tuple[EvalResult, ...], "measured numbers"]
     layers: Annotated[tuple[LayerReport, ...], "one report a pruned linear, in model order"]
-    achieved_sparsity: Annotated[float | None, "zeros over all prunable weights, counted"]
+    achieved_sparsity: Annotated[float | None, "zeros, or weights that were cut out, over all prunable weights, counted"]
     weights_fingerprint: Annotated[str | None, "sha256 of the pruned weights, to recognise them when they are remade"]
     timings_s: Annotated[Mapping[str, float], "wall time in seconds: load, calibrate, prune, evaluate, total"]
     peak_memory_bytes: Annotated[Mapping[str, int], "peak resident memory (cpu) and allocated memory (accelerator)"]
