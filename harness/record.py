@@ -86,7 +86,7 @@ class RunRecord:
     status: Annotated[Status, "done or failed"]
     results: Annotated[tuple[EvalResult, ...], "measured numbers"]
     layers: Annotated[tuple[LayerReport, ...], "one report a pruned linear, in model order"]
-    achieved_sparsity: Annotated[float | None, "zeros, or weights that were cut out, over all prunable weights, counted"]
+    achieved_sparsity: Annotated[float | None, "zeros, or weights cut out, over all prunable weights, counted"]
     weights_fingerprint: Annotated[str | None, "sha256 of the pruned weights, to recognise them when they are remade"]
     timings_s: Annotated[Mapping[str, float], "wall time in seconds: load, calibrate, prune, evaluate, total"]
     peak_memory_bytes: Annotated[Mapping[str, int], "peak resident memory (cpu) and allocated memory (accelerator)"]
