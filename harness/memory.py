@@ -46,11 +46,15 @@ class PeakMemory:
 
 
 def estimated_peak(request: JobRequest) -> PeakMemory | None:
-    """The peaks of a job, None while its checkpoint is not on this machine, whose headers tell the sizes."""
+    """The peaks of a job.
+
+    None while its checkpoint is not on this machine, whose headers tell the sizes, or where that stores another type
+    than plain floating point.
+    """
     anatomy = anatomy_of(request.checkpoint)
-    if anatomy is None:
+    if anatomy is None or anatomy.stored_type not in STORED_TYPES:
         return None
-    asked, stored = request.spec.model.dtype, STORED_TYPES.get(anatomy.stored_type, "float32")
+    asked, stored = request.spec.model.dtype, STORED_TYPES[anatomy.stored_type]
     cpu_type = ("bfloat16" if multiplies_bfloat16() else "float32") if asked == "auto" else asked
     accelerator_type = stored if asked == "auto" else asked
     on_cpu = _Terms(request, anatomy, cpu_type, converts=cpu_type != stored)

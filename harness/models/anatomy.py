@@ -12,7 +12,6 @@ from harness.data.assets import cache_dir
 from harness.models.checkpoint import EMBEDDED, Checkpoint
 
 _BLOCK = re.compile(r"(?P<stack>.*?\.)??(?P<index>\d+)\.(?P<path>.+)")
-_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +68,7 @@ def anatomy_of(checkpoint: Checkpoint) -> Anatomy | None:
     if not files:
         return None
     tensors = {name: tensor for file in files for name, tensor in _header(file)}
-    return _anatomy(tensors)
+    return _anatomy(tensors, stored_bytes=sum(tensor_bytes(file) for file in files))
 
 
 def _folder(checkpoint: Checkpoint) -> Path | None:
@@ -98,7 +97,13 @@ def _header(file: Path) -> Iterator[tuple[str, tuple[str, tuple[int, ...]]]]:
             yield name, (facts["dtype"], tuple(facts["shape"]))
 
 
-def _anatomy(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> Anatomy | None:
+def tensor_bytes(file: Path) -> int:
+    """Bytes of the tensors of a safetensors file: what follows the header, whose length is its first eight bytes."""
+    with file.open("rb") as stream:
+        return file.stat().st_size - 8 - int.from_bytes(stream.read(8), "little")
+
+
+def _anatomy(tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, stored_bytes: int) -> Anatomy | None:
     stacks: dict[str, dict[int, list[tuple[int, ...]]]] = {}
     members: dict[str, list[str]] = {}
     for name, (_, shape) in tensors.items():
@@ -126,5 +131,5 @@ def _anatomy(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> Anatomy | No
         block_weights=sum(math.prod(shape) for shape in largest),
         outside=outside,
         stored_type=types.most_common(1)[0][0],
-        stored_bytes=sum(_BYTES.get(kind, 1) * math.prod(shape) for kind, shape in tensors.values()),
+        stored_bytes=stored_bytes,
     )

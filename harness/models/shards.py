@@ -19,6 +19,7 @@ from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from harness.errors import UserError
+from harness.models.anatomy import tensor_bytes
 
 
 class Shards:
@@ -114,7 +115,7 @@ class Shards:
             shutil.move(file, target)
             with safe_open(target, framework="pt") as shard:
                 weight_map |= dict.fromkeys(shard.keys(), name)
-            total += _tensor_bytes(target)
+            total += tensor_bytes(target)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
 
@@ -143,10 +144,3 @@ def stored_dtype(files: Iterable[Path]) -> torch.dtype:
                 if dtype.is_floating_point:
                     return dtype
     return torch.float32
-
-
-def _tensor_bytes(file: Path) -> int:
-    """Bytes of the tensors of a safetensors file: what follows the header, whose length is its first eight bytes."""
-    with file.open("rb") as stream:
-        header = int.from_bytes(stream.read(8), "little")
-    return file.stat().st_size - 8 - header

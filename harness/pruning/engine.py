@@ -149,9 +149,7 @@ def prune_model(
             path = f"{prefix}.{index}"
             statistics = statistics_by_path(groups, path)
             check_reached({f"{path}.{name}": linear for name, linear in linears.items()}, statistics)
-            if walk.findings is not None:
-                for group in groups:
-                    group.statistics.findings = walk.findings.setdefault(f"{path}.{group.names[0]}", {})
+            _share_findings(groups, path, walk)
             patterns = {f"{path}.{name}": walk.patterns[f"{path}.{name}"] for name in linears}
             turn = BlockTurn(path, block, patterns, statistics, recorded.calls[index], recorded.hidden, walk.device)
             patterns = _refined(turn, walk, outcome, is_last=is_last)
@@ -189,6 +187,13 @@ def _observe(
             assert output is not None, "a pass that was not told to stop early has an output"
             hidden[place] = overwrite(hidden_BLH, output)
     return observer.groups
+
+
+def _share_findings(groups: Sequence[InputGroup], prefix: str, walk: Walk) -> None:
+    """Give the statistics what methods found from the same ones in earlier jobs."""
+    if walk.findings is not None:
+        for group in groups:
+            group.statistics.findings = walk.findings.setdefault(f"{prefix}.{group.names[0]}", {})
 
 
 def _refined(turn: BlockTurn, walk: Walk, outcome: PruningOutcome, *, is_last: bool) -> dict[str, Pattern]:
