@@ -4,7 +4,7 @@ import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
@@ -77,24 +77,51 @@ def user_errors() -> Iterator[None]:
         raise UserError(_one_line(error)) from error
 
 
-def expand(arguments: Sequence[str], params: Mapping[str, Any], *, multirun: bool) -> list[tuple[str, ...]]:
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """What an experiment sweeps over, from its `hydra.sweeper`; without an experiment, nothing.
+
+    Args:
+        params: comma-separated values by key, of every job.
+        products: such tables, swept one after the other, each with `params`: for fields that only some of the methods
+            have.  None is one table without entries.
+    """
+
+    params: Mapping[str, Any] | None = None
+    products: Sequence[Mapping[str, Any]] | None = None
+
+    def overrides(self, arguments: Sequence[str]) -> Iterator[list[str]]:
+        """The overrides of each product, with those of the command line, which win.
+
+        A key of the command line replaces that key, and the fields below it: a method's fields go with the method.
+        """
+        parser = OverridesParser.create()
+        given = {parser.parse_override(text).key_or_group for text in arguments}
+        for product in self.products or [{}]:
+            entries = {**(self.params or {}), **product}
+            kept = {key: value for key, value in entries.items() if not {key, key.partition(".")[0]} & given}
+            yield [f"{key}={value}" for key, value in kept.items()] + [*arguments]
+
+
+def expand(arguments: Sequence[str], sweep: Sweep, *, multirun: bool) -> list[tuple[str, ...]]:
     """The overrides of every job of a sweep: the product of all comma-separated values.
 
     Args:
         arguments: overrides of the command line.
-        params: the sweep of an experiment (`hydra.sweeper.params`); an override of the same key replaces it.
+        sweep: the sweep of an experiment.
         multirun: several values are allowed.
 
     Raises:
         UserError: several values without `multirun`.
     """
-    parsed = OverridesParser.create().parse_overrides(
-        [f"{key}={value}" for key, value in params.items()] + [*arguments]
-    )
-    swept = next((override for override in parsed if override.is_sweep_override()), None)
-    if swept is not None and not multirun:
-        raise UserError(f"{swept.get_key_element()} has several values; add -m to run a sweep")
-    return [tuple(job) for job in BasicSweeper.split_arguments(parsed, None)[0]]
+    jobs: list[tuple[str, ...]] = []
+    for overrides in sweep.overrides(arguments):
+        parsed = OverridesParser.create().parse_overrides(overrides)
+        swept = next((override.get_key_element() for override in parsed if override.is_sweep_override()), None)
+        if (swept is not None or jobs) and not multirun:
+            raise UserError(f"{swept or 'the experiment'} has several values; add -m to run a sweep")
+        jobs += [tuple(job) for job in BasicSweeper.split_arguments(parsed, None)[0]]
+    return jobs
 
 
 def plan(arguments: Sequence[str], *, multirun: bool) -> list[Planned]:
@@ -105,8 +132,8 @@ def plan(arguments: Sequence[str], *, multirun: bool) -> list[Planned]:
     """
     plain = [text for text in arguments if not OverridesParser.create().parse_override(text).is_sweep_override()]
     base = hydra.compose(CONFIG_NAME, overrides=plain, return_hydra_config=True)
-    params = cast("dict[str, Any]", OmegaConf.to_container(base.hydra.sweeper.params or OmegaConf.create({})))
-    return plan_jobs(expand(arguments, params, multirun=multirun))
+    sweeper = cast("dict[str, Any]", OmegaConf.to_container(base.hydra.sweeper))
+    return plan_jobs(expand(arguments, Sweep(sweeper["params"], sweeper["products"]), multirun=multirun))
 
 
 def plan_jobs(jobs: Iterable[Sequence[str]]) -> list[Planned]:

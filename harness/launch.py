@@ -3,10 +3,9 @@
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 from unittest.mock import patch
 
 import hydra
@@ -15,7 +14,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from omegaconf import DictConfig
 from rich.console import Console
 
-from harness.compose import CONFIG_NAME, conf_dir, expand, plan_jobs, register, user_errors
+from harness.compose import CONFIG_NAME, Sweep, conf_dir, expand, plan_jobs, register, user_errors
 from harness.config import build
 from harness.errors import UserError
 from harness.progress import JobReporter
@@ -78,7 +77,7 @@ def _in_multirun() -> bool:
 
 def run_sweep(
     arguments: Sequence[str],
-    params: Mapping[str, Any],
+    sweep: Sweep,
     launcher: Callable[[Sequence[Sequence[str]]], Sequence[JobReturn]],
 ) -> None:
     """Plan a sweep, run what has to run, and end with a list of failures.
@@ -87,7 +86,7 @@ def run_sweep(
         UserError: a composition is wrong; nothing was run.
         JobsFailedError: some jobs failed.
     """
-    jobs = distinct_jobs(plan_jobs(expand(arguments, params, multirun=_in_multirun())))
+    jobs = distinct_jobs(plan_jobs(expand(arguments, sweep, multirun=_in_multirun())))
     to_run = _to_run(jobs)
     _say_plan(jobs, to_run)
     if not to_run:

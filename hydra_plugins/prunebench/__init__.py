@@ -23,8 +23,12 @@ class JobSweeper(Sweeper):
     outcomes instead of raising the first failure.
     """
 
-    def __init__(self, params: Mapping[str, Any] | None = None) -> None:
-        self._params = dict(params or {})
+    def __init__(
+        self, params: Mapping[str, Any] | None = None, products: Sequence[Mapping[str, Any]] | None = None
+    ) -> None:
+        from harness.compose import Sweep
+
+        self._sweep = Sweep(params, products)
         self._launcher: Launcher | None = None
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
@@ -36,7 +40,7 @@ class JobSweeper(Sweeper):
         """Hydra's entry: the overrides of the command line."""
         from harness.launch import run_sweep
 
-        run_sweep(arguments, self._params, self._launch)
+        run_sweep(arguments, self._sweep, self._launch)
 
     def _launch(self, jobs: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
         assert self._launcher is not None, "Hydra calls setup() before sweep()"
@@ -46,6 +50,6 @@ class JobSweeper(Sweeper):
 ConfigStore.instance().store(
     group="hydra/sweeper",
     name="prunebench",
-    node={"_target_": "hydra_plugins.prunebench.JobSweeper", "params": None},
+    node={"_target_": "hydra_plugins.prunebench.JobSweeper", "params": None, "products": None},
     provider="prunebench",
 )

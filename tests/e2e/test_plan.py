@@ -113,7 +113,36 @@ def test_declared_fields_exist(field: str) -> None:
 def test_several_values_need_multirun() -> None:
     """A sweep is asked for with -m."""
     with pytest.raises(UserError, match="add -m"):
-        compose.expand(["seed=1,2"], {}, multirun=False)
+        compose.expand(["seed=1,2"], compose.Sweep(), multirun=False)
+
+
+def test_several_products_need_multirun() -> None:
+    """So is an experiment of several products, even when each is one job."""
+    with pytest.raises(UserError, match="the experiment has several values; add -m"):
+        compose.expand([], compose.Sweep(products=[{"method": "dense"}, {"method": "wanda"}]), multirun=False)
+
+
+RIA = {"method": "ria", "method.permutation": "none"}
+PRODUCTS = compose.Sweep({"seed": "0,1"}, [{"method": "dense,random"}, RIA])
+
+
+def test_products_are_swept_one_after_the_other() -> None:
+    """Each product has the common values, and its own fields only."""
+    assert compose.expand([], PRODUCTS, multirun=True) == [
+        ("seed=0", "method=dense"),
+        ("seed=0", "method=random"),
+        ("seed=1", "method=dense"),
+        ("seed=1", "method=random"),
+        ("seed=0", "method=ria", "method.permutation=none"),
+        ("seed=1", "method=ria", "method.permutation=none"),
+    ]
+
+
+def test_the_command_line_replaces_a_key_and_what_lies_below_it() -> None:
+    """Another method takes the fields of the experiment's method away, which it may not have."""
+    assert compose.expand(["method=wanda", "seed=3"], PRODUCTS, multirun=True) == [("method=wanda", "seed=3")] * 2
+    field = compose.expand(["method.permutation=heuristic"], compose.Sweep(RIA), multirun=True)
+    assert field == [("method=ria", "method.permutation=heuristic")]
 
 
 def leaves(node: object, path: str = "") -> list[str]:
