@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
@@ -151,9 +151,10 @@ def to_frame(records: Sequence[RunRecord]) -> "pd.DataFrame":
 
 def _frame_rows(entry: Measured) -> Iterator[dict[str, object]]:
     seconds = {"seconds" if name == "total" else f"seconds_{name}": spent for name, spent in entry.timings_s.items()}
+    job = {name: getattr(entry.job, name) for name in JobRow.__slots__}
     for result in entry.results or (None,):
         outcome: dict[str, object] = {name: getattr(result, name, None) for name in RESULT_COLUMNS}
-        yield asdict(entry.job) | outcome | seconds
+        yield job | outcome | seconds
 
 
 RESULT_COLUMNS = (

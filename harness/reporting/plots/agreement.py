@@ -66,16 +66,19 @@ def _figure(some: list[Pair], example: EvalResult, known: Mapping[str, Style]) -
     figure = new_figure(5.6, 4.2)
     axis = figure.subplots()
     values = [value for pair in some for value in (pair.published, pair.measured)]
+    alike: dict[tuple[str, bool], list[Pair]] = defaultdict(list)
     for pair in some:
-        style = known[pair.method]
-        inside = style.color if pair.verified else "none"
+        alike[pair.method, pair.verified].append(pair)
+    for (method, verified), group in alike.items():
+        style = known[method]
         axis.errorbar(
-            *(pair.published, pair.measured),
-            yerr=pair.error,
+            [pair.published for pair in group],
+            [pair.measured for pair in group],
+            yerr=[pair.error or 0.0 for pair in group] if any(pair.error for pair in group) else None,
             color=style.color,
             marker=style.marker,
             markersize=style.size,
-            markerfacecolor=inside,
+            markerfacecolor=style.color if verified else "none",
             linestyle="none",
             elinewidth=0.8,
             capsize=2,

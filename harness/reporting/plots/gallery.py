@@ -1,8 +1,9 @@
 """All figures that a set of records allows, written to a folder."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
+from os import cpu_count
 from pathlib import Path
 
 from harness.errors import UserError
@@ -17,6 +18,9 @@ from harness.reporting.plots.series import Data, measurements
 from harness.reporting.plots.sheet import NotDrawn, Picture, method_styles
 from harness.reporting.plots.style import RC, save
 from harness.reporting.published import Published
+
+WORTH_A_WORKER = 8
+"""Figures that take longer to draw than another process takes to start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +56,39 @@ def pictures(
 def draw_all(
     records: Sequence[RunRecord], published: Published, paper_names: Mapping[str, str], folder: Path
 ) -> Iterator[Drawn | NotDrawn]:
-    """Draw every figure into `folder`, one after the other.
+    """Draw every figure into `folder`, in several processes where there are many.
 
     Raises:
         UserError: the folder cannot be written, or a record's job lacks a field of its identity.
     """
-    import matplotlib
+    from joblib import Parallel, delayed
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder} for figures: {error.strerror or error}") from error
+    found = list(pictures(records, published, paper_names))
+    wanted = [picture for picture in found if isinstance(picture, Picture)]
+    workers = max(1, min(cpu_count() or 1, len(wanted) // WORTH_A_WORKER))
+    tasks = (delayed(_draw)(picture, name, folder) for picture, name in zip(wanted, _names(wanted), strict=True))
+    drawn = iter(Parallel(n_jobs=workers, return_as="generator")(tasks))
+    for picture in found:
+        yield picture if isinstance(picture, NotDrawn) else next(drawn)
+
+
+def _names(wanted: Iterable[Picture]) -> Iterator[str]:
+    """A file name for each; two keys may differ in a character that no file name has."""
     taken: set[str] = set()
-    for picture in pictures(records, published, paper_names):
-        if isinstance(picture, NotDrawn):
-            yield picture
-            continue
+    for picture in wanted:
         name = picture.name
-        while name.casefold() in taken:  # two keys may differ in a character that no file name has
+        while name.casefold() in taken:
             name += "-2"
         taken.add(name.casefold())
-        with matplotlib.rc_context(RC):
-            yield Drawn(name, *save(picture.draw(), folder, name))
+        yield name
+
+
+def _draw(picture: Picture, name: str, folder: Path) -> Drawn:
+    import matplotlib
+
+    with matplotlib.rc_context(RC):
+        return Drawn(name, *save(picture.draw(), folder, name))
