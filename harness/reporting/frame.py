@@ -1,7 +1,7 @@
 """Records as rows: one a job, or one a (job, metric) as a pandas frame.  Pure; reads nothing from disk."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 NO_RECOVERY = "none"
 UNIFORM = "uniform"
 DENSE = "dense"
+PARAMS_SEPARATOR = ", "
+"""Between the hyperparameters of one method; none of their values has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +81,13 @@ def paper_method(job: JobRow) -> str:
     """The method as papers name it: an allocation is written before it, ``owl w. wanda``."""
     allocation = job.allocation.split(" (")[0]
     return job.method if allocation in ("", UNIFORM) else f"{allocation} w. {job.method}"
+
+
+def telling(params: Iterable[str]) -> dict[str, str]:
+    """Each of these parameters of one method without the parts that all of them have."""
+    parts = {text: text.split(PARAMS_SEPARATOR) for text in params}
+    common = set.intersection(*map(set, parts.values())) if parts else set()
+    return {text: PARAMS_SEPARATOR.join(part for part in found if part not in common) for text, found in parts.items()}
 
 
 def measured(records: Sequence[RunRecord]) -> list[Measured]:
@@ -211,7 +220,7 @@ class _Fields:
 
 def _params(choice: _Fields) -> str:
     params = choice.group("params").fields
-    return ", ".join(f"{name}={params[name]}" for name in sorted(params))
+    return PARAMS_SEPARATOR.join(f"{name}={params[name]}" for name in sorted(params))
 
 
 def _choice(choice: _Fields) -> str:

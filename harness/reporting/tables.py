@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from harness.patterns import parse_n_of_m
 from harness.record import EvalResult, RunRecord
 from harness.reporting.footnotes import Footnotes
-from harness.reporting.frame import DENSE, JobRow, Measured, measured
+from harness.reporting.frame import DENSE, NO_RECOVERY, UNIFORM, JobRow, Measured, measured, telling
 from harness.reporting.layout import (
     UNITS,
     Cell,
@@ -67,8 +67,10 @@ TASK_ORDER = (
 )
 """Columns in the order of the LLM-Pruner tables; what is not here follows by name."""
 
-SAID_ONCE = ("dtype", "calibration", "propagation", "seed")
+SAID_ONCE = ("dtype", "allocation", "recovery", "calibration", "propagation", "seed")
 """Axes that a footnote states when they are the same everywhere."""
+UNSAID = {"", UNIFORM, NO_RECOVERY}
+"""What every reader takes for granted."""
 
 
 def comparison(
@@ -94,7 +96,7 @@ def comparison(
     """
     entries, spreads = mean_over_seeds(records) if mean_over_seed else (measured(records), {})
     entries = sorted(entries, key=lambda entry: job_order(entry.job))
-    axes = [axis for axis in AXES if _differs(axis, entries)]
+    axes = [axis for axis in _axes(entries) if _differs(axis, entries)]
     axes += [] if _told_apart(axes, entries) else [_Axis("job", lambda job: job.job_id.rsplit("__", 1)[-1])]
     results = columns_of(entries)
     notes = Footnotes()
@@ -151,6 +153,16 @@ def job_order(job: JobRow) -> tuple[object, ...]:
     rest = natural_key(" ".join(axis.value(job) for axis in AXES))
     where = (natural_key(job.model), not job.is_dense, natural_key(job.method))
     return (*where, pattern_order(job.pattern, job.sparsity), rest, job.job_id)
+
+
+def _axes(entries: Sequence[Measured]) -> list[_Axis]:
+    """`AXES`, where parameters are those in which the jobs of a method differ."""
+    methods: dict[str, set[str]] = {}
+    for job in (entry.job for entry in entries):
+        methods.setdefault(job.method, set()).add(job.params)
+    told = {method: telling(params) for method, params in methods.items()}
+    params = _Axis("params", lambda job: told[job.method][job.params], lambda job: job.method)
+    return [params if axis.header == params.header else axis for axis in AXES]
 
 
 def _differs(axis: _Axis, entries: Sequence[Measured]) -> bool:
@@ -255,7 +267,7 @@ def _compare(
 def _said_once(axes: Sequence[_Axis], entries: Sequence[Measured]) -> list[str]:
     shown = {axis.header for axis in axes}
     once = [axis for axis in AXES if axis.header in SAID_ONCE and axis.header not in shown]
-    values = [(axis.header, {axis.value(entry.job) for entry in entries} - {""}) for axis in once]
+    values = [(axis.header, {axis.value(entry.job) for entry in entries} - UNSAID) for axis in once]
     said = [f"{header} {value}" for header, found in values for value in sorted(found)]
     return [f"all rows: {', '.join(said)}"] if said else []
 

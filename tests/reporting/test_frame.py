@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from harness.errors import UserError
-from harness.reporting.frame import describe, measured, to_frame
+from harness.reporting.frame import describe, measured, telling, to_frame
 
 
 def test_one_row_a_job_and_metric(record, perplexity, accuracy) -> None:
@@ -36,6 +36,14 @@ def test_params_are_spelled_in_one_order(record) -> None:
     """The order in which hyperparameters are stored does not show."""
     one, other = record(params={"b": 1, "a": 2}), record(params={"a": 2, "b": 1})
     assert describe(one).params == describe(other).params == "a=2, b=1"
+
+
+def test_telling_parameters_are_those_that_not_all_have() -> None:
+    """Of several settings what they share is left out; a single one has nothing to tell."""
+    told = telling(["a=1, b=2, c=3", "a=1, b=4, c=3", "a=1"])
+    assert list(told.values()) == ["b=2, c=3", "b=4, c=3", ""]
+    assert telling(["a=1"]) == {"a=1": ""}
+    assert telling([]) == {}
 
 
 def test_a_record_without_its_identity_is_named(record) -> None:

@@ -214,6 +214,21 @@ def test_what_is_the_same_everywhere_is_said_once(record, published) -> None:
     assert table.footnotes[0] == "all rows: dtype float32, calibration c4 128×2048, propagation pruned, seed 0"
 
 
+def test_only_the_parameters_that_differ_are_shown(record, published) -> None:
+    """What all jobs of a method share is not repeated in every row; another method's parameters do not count."""
+    jobs = [record("dsnot", params={"cycles": 50, "start": start}) for start in ("magnitude", "wanda")]
+    table = comparison([*jobs, record("sparsegpt", params={"damping": 0.01})], published, NAMES)
+    assert column(table, "params") == ["start=magnitude", "start=wanda", ""]
+
+
+def test_an_allocation_and_a_recovery_of_all_rows_are_said_once(record, published) -> None:
+    """A table of spread or retrained models must say so, also where every row is one; the usual ones go unsaid."""
+    jobs = [record(method, allocation="owl", recovery="masked_finetune") for method in ("ria", "wanda")]
+    said = comparison(jobs, published, NAMES).footnotes[0]
+    assert "allocation owl, recovery masked_finetune" in said
+    assert "uniform" not in "".join(comparison([record()], published, NAMES).footnotes)
+
+
 def test_dirty_and_failed_jobs_are_marked(record, perplexity, published) -> None:
     """† for uncommitted changes, ‡ with the reason for a failure, dashes for what a failed job lacks."""
     jobs = [

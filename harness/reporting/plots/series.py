@@ -8,7 +8,7 @@ from statistics import stdev
 from typing import TYPE_CHECKING
 
 from harness.record import RunRecord
-from harness.reporting.frame import DENSE, to_frame
+from harness.reporting.frame import DENSE, telling, to_frame
 from harness.reporting.layout import unique
 from harness.reporting.published import Published, natural_key
 from harness.reporting.tables import pattern_order
@@ -170,7 +170,8 @@ def _labels(pruned: "pd.DataFrame") -> "pd.Series":
     for column in SETTINGS:
         values = pruned[column].astype(str)
         if column == "params":
-            differs = values.groupby(pruned["method"]).transform("nunique") > 1
+            values = values.groupby(pruned["method"]).transform(lambda params: params.map(telling(params.unique())))
+            differs = values != ""
         else:
             differs = (values != "") & (values[values != ""].nunique() > 1)
         labels = labels.where(~differs | (values == ""), labels + ", " + values.str.slice(-40))
