@@ -298,3 +298,15 @@ def test_an_unknown_propagation_is_refused(job: tuple[str, ...], capsys: pytest.
     error = capsys.readouterr().err
     assert "'sideways'" in error
     assert all(name in error for name in ("auto", "pruned", "dense"))
+
+
+@pytest.mark.parametrize("pattern", [("sparsity=0.5",), ("sparsity=0.7",), ("pattern=2:4",), ("pattern=4:8",)])
+def test_no_layer_is_rebuilt_worse_than_by_sparsegpt(job: tuple[str, ...], pattern: tuple[str, ...]) -> None:
+    """The order of SparseGPT's removals is that of the columns; OBC looks for the cheapest, at the same inputs."""
+    errors = [
+        [layer.relative_output_error for layer in record_of(ModelShelf(), Silent(), *job, *pattern, *other).layers]
+        for other in ((), ("method=sparsegpt", "calibration.propagation=dense"))
+    ]
+    assert len(errors[0]) == len(errors[1]) == 14
+    worse = [(exact, greedy) for exact, greedy in zip(*errors, strict=True) if not exact <= greedy]
+    assert not worse
