@@ -15,6 +15,7 @@ from harness.errors import UserError
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
 
+    from harness.forewarning import Forewarning
     from harness.sweep import PlannedJob
 
 DESCRIPTION = "Prune language models, measure them, and tabulate the outcome."
@@ -63,18 +64,20 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from harness.compose import hydra_session, plan, register
+    from harness.forewarning import Forewarning
     from harness.sweep import distinct_jobs, estimated_seconds
     from harness.tracking.store import RecordStore
 
     register(overrides)
     with hydra_session():
         jobs = distinct_jobs(plan(overrides, multirun=options.multirun))
+    warn = Forewarning()
     folders = {job.request.options.results_dir for job in jobs if job.state != "refused"}
     records = [record for folder in folders for record in RecordStore(folder).all()]
     rows = []
     for job in jobs:
         seconds = None if job.state == "refused" else estimated_seconds(job, records)
-        rows.append(_plan_row(job, seconds))
+        rows.append(_plan_row(job, seconds, warn))
     if options.json:
         print(json.dumps(rows, indent=2))
     else:
@@ -82,7 +85,7 @@ def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
-def _plan_row(job: "PlannedJob", seconds: float | None) -> dict[str, Any]:
+def _plan_row(job: "PlannedJob", seconds: float | None, warn: "Forewarning") -> dict[str, Any]:
     if job.state == "refused":
         return {"job_id": None, "state": job.state, "reason": job.planned.refusal, "overrides": job.planned.overrides}
     from harness.memory import estimated_peak
@@ -100,6 +103,7 @@ def _plan_row(job: "PlannedJob", seconds: float | None) -> dict[str, Any]:
         "record": str(job.record[1]) if job.record else None,
         "estimated_seconds": seconds,
         "estimated_peak_bytes": asdict(peak) if peak else None,
+        "warning": warn(job.request) if job.needs_run else None,
         "named": job.named,
     }
 
@@ -114,6 +118,8 @@ def _print_plan(rows: Sequence[dict[str, Any]]) -> None:
             time = "unknown" if seconds is None else f"{seconds:.0f} s"
             table.add_row(row["job_id"], row["state"], time, _memory(row))
     _print(table)
+    for warning in dict.fromkeys(row["warning"] for row in rows if row.get("warning")):
+        _print(f"warning: {warning}\n")
     states = [row["state"] for row in rows]
     print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no jobs")
 

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from harness import compose, config
 from harness.errors import UserError
+from harness.pruning.methods import obc
 from tests.e2e.conftest import Outcome
 
 pytestmark = pytest.mark.e2e
@@ -41,6 +42,17 @@ def test_plan_runs_nothing(cli: Cli, job: tuple[str, ...], tmp_path: object) -> 
     assert cli("plan", *job).code == 0
     results = next(text.partition("=")[2] for text in job if text.startswith("results_dir="))
     assert subprocess.run(["ls", results], capture_output=True, check=False).returncode != 0
+
+
+def test_plan_says_what_methods_warn_of(cli: Cli, job: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hours of a long job are said before it runs, once for all jobs of the method on the model."""
+    sweep = ("plan", "-m", *job, "method=wanda,obc", "pattern=unstructured", "sparsity=0.5,0.7")
+    assert all(row["warning"] is None for row in json.loads(cli(*sweep, "--json").out))
+    monkeypatch.setattr(obc, "LONG_HOURS", 0.0)
+    warned = {row["method"]: row["warning"] for row in json.loads(cli(*sweep, "--json").out)}
+    assert warned["wanda"] is None
+    assert "up to 48: about 0.0 hours on cpu" in warned["obc"]
+    assert cli(*sweep).out.count("warning: obc works in the cube of in_features") == 1
 
 
 @pytest.mark.parametrize("kind", ["methods", "models", "patterns", "evaluations", "experiments"])

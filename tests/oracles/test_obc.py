@@ -167,13 +167,17 @@ def test_survivors_are_the_least_squares_solution(density: float) -> None:
 
 
 def test_wide_layers_are_warned_of_with_the_time_they_take() -> None:
-    """Up to 2048 inputs nothing is said; above, the hours on this machine are estimated from a trial."""
+    """Above 2048 inputs, or an hour, the hours on this machine are estimated from a trial; else nothing is said."""
     cpu = torch.device("cpu")
-    assert OBC().warning({"a": (10000, 2048)}, cpu) is None
+    with patch.object(obc, "_seconds_per_unit", return_value=3600 / (4000 * 2048**3)):
+        assert OBC().warning({"a": (3999, 2048)}, cpu) is None
+        said = OBC().warning({"a": (4000, 2048), "b": (2000, 2048)}, cpu)
+    assert said is not None
+    assert "up to 2048: about 1.5 hours on cpu" in said
     with patch.object(obc, "_seconds_per_unit", return_value=3600 / (4000 * 4096**3)):
         said = OBC().warning({"a": (4000, 4096), "b": (8000, 4096)}, cpu)
     assert said is not None
-    assert "up to 4096: about 3 hours on cpu" in said
+    assert "up to 4096: about 3.0 hours on cpu" in said
     assert obc._seconds_per_unit(cpu) > 0
 
 
@@ -263,7 +267,7 @@ def test_the_warning_is_said_before_pruning_and_in_the_record(
     monkeypatch.setattr(obc, "COMFORTABLE_WIDTH", 40)
     reporter = Listening()
     (note,) = record_of(ModelShelf(), reporter, *job).notes
-    assert "up to 48: about 0 hours on cpu" in note
+    assert "up to 48: about 0.0 hours on cpu" in note
     assert reporter.heard.index(note) < reporter.heard.index("prune: blocks")
 
 

@@ -34,7 +34,9 @@ STEPS = 64
 ROWS_BYTES = 128 * 2**20
 """Memory for the inverses of the rows that are worked on together."""
 COMFORTABLE_WIDTH = 2048
-"""Most in_features that need no warning of the time it takes."""
+"""Most in_features that it is meant for; above, the time it takes is always said."""
+LONG_HOURS = 1.0
+"""A time that is said however narrow the layers are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +78,11 @@ class OBC(TracedMethod[Trace]):
 
     def warning(self, shapes: Mapping[str, tuple[int, int]], device: torch.device) -> str | None:
         widest = max(in_features for _, in_features in shapes.values())
-        if widest <= COMFORTABLE_WIDTH:
-            return None
         hours = sum(out * width**3 for out, width in shapes.values()) * _seconds_per_unit(device) / 3600
+        if widest <= COMFORTABLE_WIDTH and hours < LONG_HOURS:
+            return None
         return (
-            f"obc works in the cube of in_features, and this model has up to {widest}: about {hours:.0f} hours on "
+            f"obc works in the cube of in_features, and this model has up to {widest}: about {hours:.1f} hours on "
             f"{device.type}, from a short trial; meant for in_features <= {COMFORTABLE_WIDTH}"
         )
 
