@@ -12,6 +12,7 @@ from harness.errors import UserError, unknown
 if TYPE_CHECKING:
     from harness.record import RunRecord
     from harness.reporting.compare import Answered
+    from harness.reporting.layout import Table
     from harness.tracking.store import RecordStore
 
 FORMATS = ("terminal", "md", "csv", "latex", "html", "json")
@@ -44,6 +45,9 @@ def add_commands(command: AddCommand) -> None:
         "--from", dest="source", metavar="WHERE", help="wandb:ENTITY/PROJECT or a folder of offline runs, not records"
     )
     sub.add_argument("--mean-over", choices=("seed",), help="one row for jobs that differ in the seed only")
+    sub.add_argument(
+        "--knees", action="store_true", help="up to which sparsity each method goes before a step costs 1 %%"
+    )
     sub.add_argument("--plots", type=Path, metavar="DIR", help="draw every figure that the records allow instead")
     sub.add_argument("--format", choices=FORMATS, default="terminal")
     sub.add_argument("--output", type=Path, metavar="FILE", help="write to a file")
@@ -119,50 +123,81 @@ def _unknown_job(store: "RecordStore", job_id: str) -> UserError:
 
 def report(options: argparse.Namespace, _: object) -> int:
     """Print or write a table, figures, or the page of all jobs."""
-    from harness.compose import hydra_session, paper_names, plan, register
+    from harness.compose import paper_names
     from harness.reporting.papers import paper_table
     from harness.reporting.published import load
-    from harness.reporting.render import write
-    from harness.reporting.tables import comparison
     from harness.tracking.store import RecordStore
 
+    _check_report(options)
     store = RecordStore(options.results_dir)
     records = _records(options.source, store)
+    if options.table == "METHODS":
+        from harness.reporting.properties import property_table
+
+        return _put(property_table(), options)
+    if options.table:
+        means = options.mean_over == "seed"
+        return _put(paper_table(options.table, records, load(), paper_names(), mean_over_seed=means), options)
+    records += store.failures() if options.html and not options.source else []
+    if options.experiment:
+        wanted = _jobs_of(options.experiment)
+        records = [record for record in records if record.job_id in wanted]
+    if not records:
+        where = options.source or options.results_dir
+        raise UserError(f"no records in {where}; run some jobs first (prunebench run)")
+    if options.plots:
+        return _plots(records, options.plots)
+    if options.html:
+        return _write_page(options, store, records)
+    return _put(_measured_table(records, options), options)
+
+
+def _check_report(options: argparse.Namespace) -> None:
+    """Say which options do not go together.
+
+    Raises:
+        UserError: they do not.
+    """
     if options.with_questions and not options.html:
         raise UserError("--with-questions goes with --html")
     if options.html and (options.table or options.output or options.plots):
         raise UserError("--html writes the page of all jobs; drop --table, --output and --plots")
-    records += store.failures() if options.html and not options.source else []
     if options.plots and (options.table or options.output):
         raise UserError("--plots draws figures of the records into a folder; drop --table and --output")
-    means = options.mean_over == "seed"
-    if options.table == "METHODS":
-        from harness.reporting.properties import property_table
+    if options.knees and (options.table or options.plots or options.html or options.mean_over):
+        raise UserError("--knees is a table of its own; drop --table, --plots, --html and --mean-over")
 
-        table = property_table()
-    elif options.table:
-        table = paper_table(options.table, records, load(), paper_names(), mean_over_seed=means)
-    else:
-        if options.experiment:
-            arguments = [f"+experiment={options.experiment}"]
-            register(arguments)
-            with hydra_session():
-                jobs = plan(arguments, multirun=True)
-            wanted = {job.request.spec.job_id for job in jobs if job.request}
-            records = [record for record in records if record.job_id in wanted]
-        if not records:
-            where = options.source or options.results_dir
-            raise UserError(f"no records in {where}; run some jobs first (prunebench run)")
-        if options.plots:
-            return _plots(records, options.plots)
-        if options.html:
-            return _write_page(options, store, records)
-        table = comparison(records, load(), paper_names(), mean_over_seed=means)
+
+def _jobs_of(experiment: str) -> set[str]:
+    """Ids of the jobs that an experiment names."""
+    from harness.compose import hydra_session, plan, register
+
+    arguments = [f"+experiment={experiment}"]
+    register(arguments)
+    with hydra_session():
+        return {job.request.spec.job_id for job in plan(arguments, multirun=True) if job.request}
+
+
+def _measured_table(records: "Sequence[RunRecord]", options: argparse.Namespace) -> "Table":
+    from harness.compose import paper_names
+    from harness.reporting.knee import knees
+    from harness.reporting.published import load
+    from harness.reporting.tables import comparison
+
+    if options.knees:
+        return knees(records)
+    return comparison(records, load(), paper_names(), mean_over_seed=options.mean_over == "seed")
+
+
+def _put(table: "Table", options: argparse.Namespace) -> int:
+    """Print a table, or write it to a file."""
+    from harness.reporting.render import write
+
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(write(table, options.format), encoding="utf-8")
-        return 0
-    sys.stdout.write(write(table, options.format, _width()))
+    else:
+        sys.stdout.write(write(table, options.format, _width()))
     return 0
 
 

@@ -4,13 +4,36 @@ Essential Sparsity reads it off a plot (Jaiswal et al. 2023, https://arxiv.org/a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from harness.errors import UserError
+from harness.record import EvalResult, RunRecord
+from harness.reporting.footnotes import Footnotes
+from harness.reporting.frame import JobRow, Measured, measured
+from harness.reporting.layout import Cell, Column, Table, percent
+from harness.reporting.tables import (
+    Axis,
+    column_key,
+    columns_of,
+    differing_axes,
+    job_order,
+    protocol_notes,
+    value_columns,
+)
+
+LEAST = 4
+"""Fewer sparsities, the dense model's among them, make no sweep."""
+DELTA = 0.01
+RULE = (
+    "each number: the last sparsity [% zeros] before the metric gets worse, in one step of the sweep, by more than "
+    f"{percent(DELTA)} of itself; the dense model is the first step where it was measured"
+)
+UNREACHED = ("§", "no step of this sweep loses more: its largest sparsity")
 
 
 def knee(
-    sparsities: Sequence[float], scores: Sequence[float], *, higher_is_better: bool, delta: float = 0.01
+    sparsities: Sequence[float], scores: Sequence[float], *, higher_is_better: bool, delta: float = DELTA
 ) -> float | None:
     """The last sparsity before the score gets worse, in one step of the sweep, by more than `delta` of itself.
 
@@ -44,3 +67,65 @@ def knee(
             break
         last, before = sparsity, score
     return last
+
+
+def knees(records: Sequence[RunRecord]) -> Table:
+    """The knee of every unstructured sweep under every metric: rows are methods in one setting, columns metrics.
+
+    Raises:
+        UserError: no sweep has enough sparsities, or a record's job lacks a field of its identity.
+    """
+    entries = sorted(
+        measured([record for record in records if record.status == "done"]), key=lambda one: job_order(one.job)
+    )
+    dense = {_model(one.job): one for one in entries if one.job.is_dense}
+    unstructured = [one for one in entries if one.job.pattern == "unstructured"]
+    axes = differing_axes(unstructured)
+    sweeps: dict[tuple[str, ...], list[Measured]] = {}
+    for one in unstructured:
+        sweeps.setdefault(_setting(one.job, axes), []).append(one)
+    with_dense = {
+        key: [*(one for one in [dense.get(_model(found[0].job))] if one), *found] for key, found in sweeps.items()
+    }
+    kept = {key: found for key, found in with_dense.items() if len(found) >= LEAST}
+    if not kept:
+        most = max(map(len, with_dense.values()), default=0)
+        raise UserError(f"{most} sparsities of one method in one setting are no sweep; allowed: at least {LEAST}")
+    used = [one for found in kept.values() for one in found]
+    results, notes = columns_of(used), Footnotes()
+    notes.add(RULE)
+    rows = [
+        (*map(Cell, key), *(_cell(found, column, example, notes) for column, example in results.items()))
+        for key, found in kept.items()
+    ]
+    columns = [replace(column, unit="%", higher_is_better=True) for column in value_columns(results)]
+    labels = ["model", "method", *(axis.header for axis in axes)]
+    footnotes = (*protocol_notes(used, results), *notes.lines())
+    return Table("Knees of sweeps over sparsity", (*map(Column, labels), *columns), tuple(rows), footnotes)
+
+
+def _model(job: JobRow) -> tuple[str, ...]:
+    return (job.model, job.checkpoint, job.dtype)
+
+
+def _setting(job: JobRow, axes: Sequence[Axis]) -> tuple[str, ...]:
+    """All that the jobs of one sweep share."""
+    return (job.model, job.method, *(axis.value(job) for axis in axes))
+
+
+def _cell(found: Sequence[Measured], column: tuple[str, str], example: EvalResult, notes: Footnotes) -> Cell:
+    scores: Mapping[float, float] = {
+        one.job.sparsity: math.nan if result.value is None else result.value
+        for one in found
+        for result in one.results
+        if column_key(result) == column
+    }
+    if len(scores) < LEAST:
+        return Cell()
+    at = knee(list(scores), list(scores.values()), higher_is_better=example.higher_is_better)
+    if at is None:
+        return Cell()
+    reached = at < max(scores)
+    if not reached:
+        notes.add(" ".join(UNREACHED))
+    return Cell(measured=100 * at, marks="" if reached else UNREACHED[0])

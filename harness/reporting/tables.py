@@ -29,7 +29,7 @@ COUNTED_TOLERANCE = 5e-4
 
 
 @dataclass(frozen=True, slots=True)
-class _Axis:
+class Axis:
     """A field of the job that gets a column only where jobs differ in it, within groups of equal `within`."""
 
     header: str
@@ -50,16 +50,16 @@ class _Source:
 
 
 AXES = (
-    _Axis("checkpoint", lambda job: job.checkpoint, lambda job: job.model),
-    _Axis("dtype", lambda job: job.dtype),
-    _Axis("params", lambda job: job.params, lambda job: job.method),
-    _Axis("allocation", lambda job: "" if job.is_dense else job.allocation),
-    _Axis("recovery", lambda job: "" if job.is_dense else job.recovery),
-    _Axis("calibration", lambda job: job.calibration),
-    _Axis("calibration data", lambda job: job.calibration_data, lambda job: job.calibration),
-    _Axis("sampling", lambda job: job.sampling, lambda job: job.calibration),
-    _Axis("propagation", lambda job: job.propagation),
-    _Axis("seed", lambda job: "" if job.seed is None else str(job.seed)),
+    Axis("checkpoint", lambda job: job.checkpoint, lambda job: job.model),
+    Axis("dtype", lambda job: job.dtype),
+    Axis("params", lambda job: job.params, lambda job: job.method),
+    Axis("allocation", lambda job: "" if job.is_dense else job.allocation),
+    Axis("recovery", lambda job: "" if job.is_dense else job.recovery),
+    Axis("calibration", lambda job: job.calibration),
+    Axis("calibration data", lambda job: job.calibration_data, lambda job: job.calibration),
+    Axis("sampling", lambda job: job.sampling, lambda job: job.calibration),
+    Axis("propagation", lambda job: job.propagation),
+    Axis("seed", lambda job: "" if job.seed is None else str(job.seed)),
 )
 TASK_ORDER = (
     *("wikitext2", "ptb", "ptb_unk", "c4", "wikipedia-sample"),
@@ -96,8 +96,8 @@ def comparison(
     """
     entries, spreads = mean_over_seeds(records) if mean_over_seed else (measured(records), {})
     entries = sorted(entries, key=lambda entry: job_order(entry.job))
-    axes = [axis for axis in _axes(entries) if _differs(axis, entries)]
-    axes += [] if _told_apart(axes, entries) else [_Axis("job", lambda job: job.job_id.rsplit("__", 1)[-1])]
+    axes = differing_axes(entries)
+    axes += [] if _told_apart(axes, entries) else [Axis("job", lambda job: job.job_id.rsplit("__", 1)[-1])]
     results = columns_of(entries)
     notes = Footnotes()
     if spreads:
@@ -155,17 +155,18 @@ def job_order(job: JobRow) -> tuple[object, ...]:
     return (*where, pattern_order(job.pattern, job.sparsity), rest, job.job_id)
 
 
-def _axes(entries: Sequence[Measured]) -> list[_Axis]:
-    """`AXES`, where parameters are those in which the jobs of a method differ."""
+def differing_axes(entries: Sequence[Measured]) -> list[Axis]:
+    """The `AXES` in which jobs differ; parameters are those in which the jobs of a method do."""
     methods: dict[str, set[str]] = {}
     for job in (entry.job for entry in entries):
         methods.setdefault(job.method, set()).add(job.params)
     told = {method: telling(params) for method, params in methods.items()}
-    params = _Axis("params", lambda job: told[job.method][job.params], lambda job: job.method)
-    return [params if axis.header == params.header else axis for axis in AXES]
+    params = Axis("params", lambda job: told[job.method][job.params], lambda job: job.method)
+    axes = [params if axis.header == params.header else axis for axis in AXES]
+    return [axis for axis in axes if _differs(axis, entries)]
 
 
-def _differs(axis: _Axis, entries: Sequence[Measured]) -> bool:
+def _differs(axis: Axis, entries: Sequence[Measured]) -> bool:
     seen: dict[str, set[str]] = {}
     for entry in entries:
         if value := axis.value(entry.job):
@@ -173,7 +174,7 @@ def _differs(axis: _Axis, entries: Sequence[Measured]) -> bool:
     return any(len(values) > 1 for values in seen.values())
 
 
-def _told_apart(axes: Sequence[_Axis], entries: Sequence[Measured]) -> bool:
+def _told_apart(axes: Sequence[Axis], entries: Sequence[Measured]) -> bool:
     """Whether different jobs have different labels (dtype `auto` and `float32` may both have been float32)."""
     labels: dict[tuple[object, ...], str] = {}
     for job in (entry.job for entry in entries):
@@ -264,7 +265,7 @@ def _compare(
     return cell
 
 
-def _said_once(axes: Sequence[_Axis], entries: Sequence[Measured]) -> list[str]:
+def _said_once(axes: Sequence[Axis], entries: Sequence[Measured]) -> list[str]:
     shown = {axis.header for axis in axes}
     once = [axis for axis in AXES if axis.header in SAID_ONCE and axis.header not in shown]
     values = [(axis.header, {axis.value(entry.job) for entry in entries} - UNSAID) for axis in once]

@@ -8,7 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UserError
-from harness.reporting.knee import knee
+from harness.patterns import SemiStructured, Unstructured
+from harness.reporting.knee import UNREACHED, knee, knees
+from harness.reporting.layout import Table
 
 SWEEP = [0.1, 0.2, 0.3, 0.4]
 
@@ -71,3 +73,35 @@ def test_what_makes_no_knee_is_refused(sparsities: list[float], scores: list[flo
     """The line holds what was given and what is allowed."""
     with pytest.raises(UserError, match=match):
         knee(sparsities, scores, higher_is_better=True, delta=delta)
+
+
+# ----------------------------------------------------------------------------------------------------- of the records
+
+
+def rows_of(table: Table) -> list[tuple[str, ...]]:
+    """What people read, row by row."""
+    return [tuple(cell.written(table.order) for cell in row) for row in table.rows]
+
+
+def test_every_sweep_has_its_knee(record, perplexity, accuracy) -> None:
+    """The dense model is the first step; settings are apart; N:M and a sweep of too few sparsities are left out."""
+    jobs = [record("dense", results=(perplexity(10.0), accuracy(0.6)))]
+    for sparsity, good, bad, acc in ((0.1, 10.05, 10.2, 0.6), (0.2, 10.1, 11.0, 0.6), (0.3, 12.0, 12.0, 0.6)):
+        pattern = Unstructured(sparsity)
+        jobs.append(record("wanda", pattern, (perplexity(good), accuracy(acc)), params={"x": 1, "y": "row"}))
+        jobs.append(record("wanda", pattern, (perplexity(bad),), params={"x": 1, "y": "tensor"}))
+    jobs.append(record("wanda", SemiStructured(2, 4), (perplexity(99.0),), params={"x": 1, "y": "row"}))
+    jobs += [record("magnitude", Unstructured(sparsity), (perplexity(99.0),)) for sparsity in (0.1, 0.2)]
+    table = knees(jobs)
+    assert [each.header for each in table.columns][:3] == ["model", "method", "params"]
+    assert rows_of(table) == [
+        ("opt-125m", "wanda", "y=row", "20.00", "30.00" + UNREACHED[0]),
+        ("opt-125m", "wanda", "y=tensor", "0.00", "–"),
+    ]
+    assert " ".join(UNREACHED) in table.footnotes
+
+
+def test_too_few_sparsities_are_refused(record, perplexity) -> None:
+    """A single job has no knee, and the line says how many there must be."""
+    with pytest.raises(UserError, match=r"1 sparsities .* at least 4"):
+        knees([record("wanda", results=(perplexity(9.0),))])
