@@ -8,7 +8,7 @@ from typing import Any, Literal, cast
 
 from harness.data.formats import Row
 from harness.record import JsonValue
-from harness.reporting.compare import CONFIDENCE, QUANTILES, RESAMPLES, Comparison, Flip, Spread, TaskComparison
+from harness.reporting.compare import CONFIDENCE, QUANTILES, Comparison, Flip, Spread, TaskComparison
 from harness.reporting.layout import Cell, Column, Table, number, signed
 from harness.reporting.questions import options_of, question_of
 from harness.reporting.render import write
@@ -77,7 +77,7 @@ def _accuracies(comparison: Comparison) -> Table:
 
 
 def _notes(comparison: Comparison) -> Iterator[str]:
-    yield f"interval: paired bootstrap of B - A, percentile, {RESAMPLES} resamples; p: McNemar's exact test"
+    yield "interval: paired bootstrap of B - A, percentile, over all resamples; p: McNemar's exact test"
     yield from dict.fromkeys(f"{task.task}: {task.note}" for task in comparison.tasks if task.note)
     for name, why in comparison.left_out:
         yield f"{name} is left out: {why}"

@@ -11,7 +11,7 @@ from selenium.webdriver.common.keys import Keys
 from harness.outcomes import TaskOutcomes, chosen
 from harness.patterns import SemiStructured, Unstructured
 from harness.record import LayerReport
-from harness.reporting.compare import mcnemar
+from harness.reporting.compare import interval, mcnemar
 from harness.reporting.page.build import asset
 from harness.reporting.page.questions import Answers
 from tests.browser.conftest import Browser, focused
@@ -208,6 +208,8 @@ def test_compared_jobs_show_their_differences_and_flips(browser: Browser, write_
     assert "-25.00" in browser.texts(".change")
     cells = browser.texts("#view td")
     assert f"{mcnemar(2, 1):.3f}" in cells
+    low, high = interval(2, 1, 8)
+    assert f"{100 * low:+.2f} to {100 * high:+.2f}" in cells
     browser.one("details.numbers summary").click()
     flipped = browser.texts("details.numbers tbody th")
     assert flipped == ["1", "4", "7"] or sorted(flipped) == ["1", "4", "7"]
@@ -224,6 +226,18 @@ def test_the_page_s_mcnemar_is_the_command_line_s(browser: Browser, write_page, 
     source = re.search(r"export (function mcnemar.*?\n}\n)", asset("flips.js"), re.DOTALL)
     p = browser.driver.execute_script(f"{source.group(1)}; return mcnemar(arguments[0], arguments[1])", lost, won)
     assert p == pytest.approx(mcnemar(lost, won), rel=1e-9)
+
+
+@pytest.mark.parametrize(("lost", "won", "same"), [(0, 0, 5), (0, 4, 40), (3, 9, 18), (120, 95, 1500), (2, 0, 0)])
+def test_the_page_s_interval_is_the_command_line_s(
+    browser: Browser, write_page, lost: int, won: int, same: int
+) -> None:
+    """Both write down the distribution of all resamples."""
+    browser.open(write_page(sweep()))
+    source = re.search(r"export (function interval.*?\n}\n)", asset("flips.js"), re.DOTALL)
+    call = f"{source.group(1)}; return interval(...arguments)"
+    ends = browser.driver.execute_script(call, lost, won, lost + won + same)
+    assert ends == pytest.approx(interval(lost, won, lost + won + same), abs=1e-12)
 
 
 def test_hostile_strings_stay_strings(browser: Browser, write_page) -> None:

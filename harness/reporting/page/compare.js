@@ -178,7 +178,8 @@ async function flips(rows, answers) {
     element(
       "p",
       { class: "quiet" },
-      "A question flips when one job answers it right and the other wrong. p: exact McNemar test, two-sided.",
+      "A question flips when one job answers it right and the other wrong. Interval: 95 %, paired bootstrap over all " +
+        "resamples. p: exact McNemar test, two-sided.",
     ),
     parts,
   );
@@ -208,6 +209,8 @@ async function flipsOf(base, row, before, after) {
     String(one.won),
     String(one.questions - one.bothRight - one.lost - one.won),
     String(one.changed),
+    signed((100 * (one.won - one.lost)) / one.questions),
+    one.interval.map((end) => signed(100 * end)).join(" to "),
     probability(one.p),
   ]);
   return element(
@@ -225,12 +228,36 @@ async function flipsOf(base, row, before, after) {
         "wrong → right",
         "both wrong",
         "other option",
+        "difference [points]",
+        "95 % interval",
         "p",
       ],
       lines,
-      new Set([2, 3, 4, 5, 6, 7, 8]),
+      new Set([2, 3, 4, 5, 6, 7, 8, 9, 10]),
     ),
+    marginsOf(found),
     found.filter((one) => one.flipped.length).map((one) => flippedList(one, row)),
+  );
+}
+
+/** How far the right option lies above the best other one, over all questions, and how that moved. */
+function marginsOf(found) {
+  const lines = found
+    .filter((one) => one.margins.change)
+    .flatMap((one) =>
+      [
+        ["baseline", one.margins.before],
+        ["this job", one.margins.after],
+        ["change", one.margins.change],
+      ].map(([name, values]) => [`${one.task} ${one.metric}`, name, ...values.map((value) => value.toFixed(3))]),
+    );
+  if (!lines.length) return null;
+  const title = "Margins: log-likelihood of the right option minus that of the best other one";
+  return element(
+    "details",
+    { class: "margins" },
+    element("summary", {}, title),
+    grid(title, ["task", "of", "mean", "5 %", "25 %", "median", "75 %", "95 %"], lines, new Set([2, 3, 4, 5, 6, 7])),
   );
 }
 

@@ -37,11 +37,13 @@ function placesOf(asked) {
 
 function counted(asked, places, before, after) {
   const result = { questions: 0, bothRight: 0, lost: 0, won: 0, changed: 0, flipped: [] };
+  const pairs = [];
   asked.index.forEach((index, place) => {
     const there = places ? places.of.get(`${index} ${asked.content[place]}`) : place;
     if (there === undefined || before.right[place] === "." || after.right[there] === ".") return;
     const [was, is] = [before.right[place] === "1", after.right[there] === "1"];
     result.questions++;
+    pairs.push([choice(before, place).margin, choice(after, there).margin]);
     if (was && is) result.bothRight++;
     if (before.chosen[place] !== after.chosen[there]) result.changed++;
     if (was === is) return;
@@ -57,7 +59,28 @@ function counted(asked, places, before, after) {
     });
   });
   result.flipped.sort((a, b) => change(b) - change(a) || a.index - b.index);
-  return { ...result, p: mcnemar(result.lost, result.won) };
+  return {
+    ...result,
+    p: mcnemar(result.lost, result.won),
+    interval: result.questions ? interval(result.lost, result.won, result.questions) : [0, 0],
+    margins: {
+      before: spread(pairs.map(([was]) => was)),
+      after: spread(pairs.map(([, is]) => is)),
+      change: spread(pairs.map(([was, is]) => (was === null || is === null ? null : is - was))),
+    },
+  };
+}
+
+/** Mean and 5, 25, 50, 75 and 95 % quantiles of the numbers among these; null when there is none. */
+function spread(values) {
+  const sorted = values.filter((value) => value !== null).sort((a, b) => a - b);
+  if (!sorted.length) return null;
+  const quantile = (share) => {
+    const place = share * (sorted.length - 1);
+    const [below, above] = [sorted[Math.floor(place)], sorted[Math.ceil(place)]];
+    return below + (above - below) * (place % 1);
+  };
+  return [sorted.reduce((sum, value) => sum + value, 0) / sorted.length, ...[0.05, 0.25, 0.5, 0.75, 0.95].map(quantile)];
 }
 
 function choice(answers, place) {
@@ -80,4 +103,34 @@ export function mcnemar(lost, won) {
     logTerm += Math.log(n - k) - Math.log(k + 1);
   }
   return Math.min(1, 2 * tail);
+}
+
+/** 95 % percentile interval of the difference in accuracy, as fractions, over all resamples of the questions: so many
+    flips are binomial, and of these those that are won. */
+export function interval(lost, won, questions) {
+  if (!(lost + won)) return [0, 0];
+  const chance = new Float64Array(2 * questions + 1);
+  const logFactorial = new Float64Array(questions + 1);
+  for (let k = 2; k <= questions; k++) logFactorial[k] = logFactorial[k - 1] + Math.log(k);
+  const times = (count, log) => (count ? count * log : 0);
+  const binomial = (k, n, share) =>
+    Math.exp(
+      logFactorial[n] -
+        logFactorial[k] -
+        logFactorial[n - k] +
+        times(k, Math.log(share)) +
+        times(n - k, Math.log1p(-share)),
+    );
+  for (let flips = 0; flips <= questions; flips++) {
+    const weight = binomial(flips, questions, (lost + won) / questions);
+    if (weight > 1e-15)
+      for (let wins = 0; wins <= flips; wins++)
+        chance[2 * wins - flips + questions] += weight * binomial(wins, flips, won / (lost + won));
+  }
+  const end = (share) => {
+    let [place, sum] = [0, chance[0]];
+    while (sum < share && place < 2 * questions) sum += chance[++place];
+    return (place - questions) / questions;
+  };
+  return [end(0.025), end(0.975)];
 }
