@@ -164,7 +164,7 @@ def _floating(table: Table, part: Sequence[int], size: str) -> list[str]:
     return [
         r"\begin{table}",
         r"  \centering",
-        rf"  \{size}\setlength{{\tabcolsep}}{{{COLUMN_PT / 2}pt}}",
+        rf"  \{size}\setlength{{\tabcolsep}}{{{COLUMN_PT / 2}pt}}\setlength{{\belowcaptionskip}}{{6pt}}",
         rf"  \caption{{{tex(table.title)}}}",
         rf"  \begin{{tabular}}{{{_alignment(table, part, size)}}}",
         r"    \toprule",
@@ -172,7 +172,7 @@ def _floating(table: Table, part: Sequence[int], size: str) -> list[str]:
         r"    \midrule",
         *_rows(table, part),
         r"    \bottomrule",
-        r"  \end{tabular}\par\smallskip",
+        r"  \end{tabular}\par\medskip",
         *_notes(table, "  "),
         r"\end{table}",
     ]

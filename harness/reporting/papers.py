@@ -1,5 +1,6 @@
 """A paper's own table by its id: published, measured, difference in each cell."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -178,5 +179,5 @@ def _conditions(jobs: Sequence[JobRow]) -> Iterable[str]:
 
 def _common_notes(rows: Sequence[PublishedRow]) -> list[str]:
     """The remarks that hold for every row of the table."""
-    split = [row.note.split("; ") for row in rows]
+    split = [re.split(r"; (?![^(]*\))", row.note) for row in rows]  # a remark in brackets is one
     return [note for note in split[0] if note and all(note in notes for notes in split)]

@@ -141,3 +141,9 @@ def test_terminal_fits_and_cuts_no_number(published, table_id: str, width: int) 
     assert max(map(len, text.split("\n"))) <= width
     for row in _printed()[table_id]:
         assert re.search(rf"(?<![\w.]){re.escape(row['value'])}(?![\w.])", text)
+
+
+def test_a_remark_in_brackets_stays_whole(published) -> None:
+    """Remarks are apart by semicolons, those within brackets excepted."""
+    notes = paper_table("WANDA-PPL-LLAMA2", [], published, {}).footnotes
+    assert "sequence length 4096 (dense 7B 5.12; 5.47 at 2048)" in notes
