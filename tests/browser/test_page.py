@@ -219,6 +219,15 @@ def test_compared_jobs_show_their_differences_and_flips(browser: Browser, write_
     assert "fields=all" in browser.hash
 
 
+def test_durations_are_rounded_before_they_are_split(browser: Browser, write_page) -> None:
+    """No minute of sixty seconds."""
+    browser.open(write_page(sweep()))
+    source = re.search(r"export (function duration.*?\n}\n)", asset("format.js"), re.DOTALL)
+    call = f"{source.group(1)}; return [...arguments].map(duration)"
+    said = browser.driver.execute_script(call, 9.96, 59.6, 119.6, 3599.7)
+    assert said == ["10 s", "1 min 0 s", "2 min 0 s", "1 h 0 min"]
+
+
 @pytest.mark.parametrize(("lost", "won"), [(0, 0), (1, 0), (3, 11), (40, 40), (900, 1000)])
 def test_the_page_s_mcnemar_is_the_command_line_s(browser: Browser, write_page, lost: int, won: int) -> None:
     """Both give the exact two-sided p-value."""
