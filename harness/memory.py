@@ -9,10 +9,12 @@ estimates next to measured peaks.
 from dataclasses import dataclass
 
 from harness.data.corpora import read_array
+from harness.evaluation.protocols import HEAD_ROWS
 from harness.job import PerplexityProtocol, ZeroShotProtocol
 from harness.models.anatomy import Anatomy, anatomy_of
 from harness.models.processor import multiplies_bfloat16
 from harness.pruning.registry import build_method
+from harness.record import ERROR_TOKENS
 from harness.request import JobRequest
 
 MIB = 2**20
@@ -22,12 +24,8 @@ TASK_LIBRARIES = 85 * MIB
 """What lm-eval, its task definitions and the questions add."""
 TYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 STORED_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-ERROR_TOKENS = 1024
-"""Calibration tokens that a method without statistics is run on."""
 MANY_WINDOWS = 300
 """Windows of a text whose length is not known: about what WikiText-2 has at 1,024 tokens."""
-HEAD_ROWS = 256
-"""Hidden states that go through the head at a time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,13 +18,12 @@ from transformers import PreTrainedModel
 
 from harness.calibration.activations import overwrite, record_into_buffer
 from harness.evaluation.head import Head, find_head
+from harness.evaluation.protocols import HEAD_ROWS
 from harness.models.compiled import compiled_blocks
 from harness.models.layers import decoder_blocks
 from harness.models.residency import Residency, outside_on
 from harness.progress import Reporter
 
-HEAD_ROWS = 256
-"""Hidden states that go through the head at a time: bounds the logits in memory."""
 PROBE_TOKENS = 16
 """Positions on which the head is tried."""
 

@@ -15,6 +15,8 @@ CORPORA: dict[str, str] = {
     "tokens": "the token array at evaluation.tokens_path",
 }
 """Perplexity corpora, with a line each; lower is better."""
+HEAD_ROWS = 256
+"""Hidden states that go through the head at a time where perplexity is measured: bounds the logits in memory."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,7 @@ from harness.pruning.cutting import cut_block
 from harness.pruning.methods.base import LayerwiseMethod, StructuredMethod
 from harness.pruning.permutation import absorb
 from harness.pruning.survey import BlockTurn, check_reached, statistics_by_path
-from harness.record import JsonValue, LayerReport
-
-ERROR_TOKENS = 1024
-"""Calibration tokens, from the first on, that every layer's output error is measured on."""
+from harness.record import ERROR_TOKENS, JsonValue, LayerReport
 
 
 @dataclass(slots=True)

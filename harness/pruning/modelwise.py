@@ -13,9 +13,10 @@ from transformers import PreTrainedModel
 from harness.models.layers import PrunableLinear, Unfolding, input_rows, prunable_layers, unfolding, weight_view
 from harness.models.objective import in_float32
 from harness.patterns import Pattern
-from harness.pruning.engine import ERROR_TOKENS, PruningOutcome, layer_report
+from harness.pruning.engine import PruningOutcome, layer_report
 from harness.pruning.methods.base import ModelContext, ModelwiseMethod
 from harness.pruning.survey import check_reached
+from harness.record import ERROR_TOKENS
 
 
 def prune_modelwise(
