@@ -70,6 +70,7 @@ def show(options: argparse.Namespace, _: object) -> int:
     from harness.tracking.store import RecordStore
 
     store = RecordStore(options.results_dir)
+    _check_job_id(store, options.job_id)
     found = store.find(options.job_id) or store.failure(options.job_id)
     if found is None:
         raise _unknown_job(store, options.job_id)
@@ -108,12 +109,19 @@ def _answered(options: argparse.Namespace, job_id: str) -> "Answered":
     from harness.tracking.store import RecordStore
 
     store = RecordStore(options.results_dir)
+    _check_job_id(store, job_id)
     found = store.find(job_id)
     if found is None:
         if store.failure(job_id) is not None:
             raise UserError(f"{job_id} failed, so there is nothing to compare (prunebench show {job_id} says why)")
         raise _unknown_job(store, job_id)
     return Answered(found[0], tuple(read(*found)))
+
+
+def _check_job_id(store: "RecordStore", job_id: str) -> None:
+    """A job id is asked for, not the path of its record."""
+    if not job_id or "/" in job_id or job_id.startswith("."):
+        raise _unknown_job(store, job_id)
 
 
 def _unknown_job(store: "RecordStore", job_id: str) -> UserError:
@@ -194,8 +202,11 @@ def _put(table: "Table", options: argparse.Namespace) -> int:
     from harness.reporting.render import write
 
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        options.output.write_text(write(table, options.format), encoding="utf-8")
+        try:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.write_text(write(table, options.format), encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"cannot write {options.output}: {error.strerror or error}") from error
     else:
         sys.stdout.write(write(table, options.format, _width()))
     return 0

@@ -117,6 +117,8 @@ def expand(arguments: Sequence[str], sweep: Sweep, *, multirun: bool) -> list[tu
     jobs: list[tuple[str, ...]] = []
     for overrides in sweep.overrides(arguments):
         parsed = OverridesParser.create().parse_overrides(overrides)
+        if any(each.key_or_group == "experiment" and each.is_sweep_override() for each in parsed):
+            raise UserError("+experiment takes one name, for each has a sweep of its own; run one after the other")
         swept = next((override.get_key_element() for override in parsed if override.is_sweep_override()), None)
         if (swept is not None or jobs) and not multirun:
             raise UserError(f"{swept or 'the experiment'} has several values; add -m to run a sweep")

@@ -4,17 +4,18 @@ OmegaConf is imported here, Hydra in `compose.py`, `launch.py` and the sweeper p
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
+from harness import values
 from harness.data.catalogue import DataRef
 from harness.data.corpora import read_array
 from harness.data.digits import DIGITS, ROW, TRAINING_ROWS
-from harness.data.sources import default_sampling, resolve
+from harness.data.sources import TOKENS, default_sampling, resolve
 from harness.errors import UserError, unknown
 from harness.evaluation.protocols import (
     CORPORA,
@@ -34,7 +35,6 @@ from harness.job import (
     Offload,
     Propagation,
     RunOptions,
-    Sampling,
     TrackingOptions,
 )
 from harness.models.checkpoint import SOURCES, Checkpoint
@@ -91,9 +91,11 @@ def build(cfg: DictConfig, overrides: tuple[str, ...]) -> Planned:
         raise UserError(f"{', '.join(sorted(missing))} must be given, for example {min(missing)}=VALUE")
     method = _choice(cfg.method)
     built = build_method(method)
+    method = _as_built(method, built)
     pattern: Pattern | None = _pattern(cfg) if built.patterns else None
     allocation = _choice(cfg.allocation)
     allocated = build_allocation(allocation)
+    allocation = _as_built(allocation, allocated)
     if built.needs_whole_model and cfg.offload != "none":
         raise UserError(f"offload={cfg.offload} cannot run method={method.name}; allowed: offload=none")
     if pattern is None:
@@ -106,13 +108,13 @@ def build(cfg: DictConfig, overrides: tuple[str, ...]) -> Planned:
     calibration, calibration_data = _calibration(cfg, built) if pattern is not None else (None, None)
     evaluation, evaluation_data = _evaluation(cfg)
     spec = JobSpec(
-        model=ModelSpec(checkpoint.name, checkpoint.identity, _one_of("dtype", cfg.dtype, get_args(DType))),
+        model=ModelSpec(checkpoint.name, checkpoint.identity, values.one_of("dtype", cfg.dtype, get_args(DType))),
         method=method,
         pattern=pattern,
         allocation=allocation,
         calibration=calibration,
         recovery=recovery,
-        seed=_integer("seed", cfg.seed, least=0) if pattern is not None else 0,
+        seed=values.integer("seed", cfg.seed, least=0) if pattern is not None else 0,
         evaluation=evaluation,
     )
     command = tuple(text.replace("\\:", ":") for text in overrides)  # Hydra escapes what it hands on
@@ -138,33 +140,36 @@ def _refusal(
 
 def _pattern(cfg: DictConfig) -> Pattern:
     if cfg.pattern.kind == "unstructured":
-        return Unstructured.requested(_number("sparsity", cfg.sparsity))
+        return Unstructured.requested(values.number("sparsity", cfg.sparsity))
     if cfg.pattern.kind == "structured":
-        return Structured(_number("sparsity", cfg.sparsity), str(cfg.pattern.unit))
+        return Structured(values.number("sparsity", cfg.sparsity), str(cfg.pattern.unit))
     return SemiStructured(
-        _integer("pattern.keep", cfg.pattern.keep, least=0), _integer("pattern.group", cfg.pattern.group, least=0)
+        values.integer("pattern.keep", cfg.pattern.keep, least=0),
+        values.integer("pattern.group", cfg.pattern.group, least=0),
     )
 
 
 def _checkpoint(model: DictConfig) -> Checkpoint:
-    source = _one_of("model.source", model.source, SOURCES)
+    source = values.one_of("model.source", model.source, SOURCES)
     location = {"local": model.path, "hub": model.repository or model.name}.get(source)
     name = model.name or Path(str(location)).absolute().name
     revision = None if model.revision is None else str(model.revision)
-    return Checkpoint(
-        source, _slug(name), None if location is None else str(location), revision, bool(model.trust_remote_code)
-    )
+    remote_code = values.boolean("model.trust_remote_code", model.trust_remote_code)
+    return Checkpoint(source, _slug(str(name)), None if location is None else str(location), revision, remote_code)
 
 
 def _check_kind(checkpoint: Checkpoint, cfg: DictConfig, *, calibrates: bool) -> None:
     """Images go to image classifiers and text to language models: said before any data are looked for."""
     takes_images = checkpoint.kind == "image classifier"
     corpus, asked = cfg.calibration.corpus, cfg.evaluation
-    texts = [*_names("evaluation.corpora", asked.corpora, CORPORA), *_names("evaluation.tasks", asked.tasks, TASKS)]
+    texts = [
+        *values.names("evaluation.corpora", asked.corpora, CORPORA),
+        *values.names("evaluation.tasks", asked.tasks, TASKS),
+    ]
     for axis, names, are_images in (
         ("calibration", [corpus] if calibrates else [], corpus == DIGITS),
         ("evaluation", texts, False),
-        ("evaluation", _names("evaluation.images", asked.images, IMAGES), True),
+        ("evaluation", values.names("evaluation.images", asked.images, IMAGES), True),
     ):
         if names and are_images != takes_images:
             article = "an" if takes_images else "a"
@@ -184,22 +189,23 @@ def _recovery(cfg: DictConfig) -> Choice:
 
 def _calibration(cfg: DictConfig, method: PruningMethod) -> tuple[CalibrationSpec, DataRef]:
     wanted = cfg.calibration
-    data = resolve(wanted.corpus, "calibration", path=_path(wanted.path), source=wanted.source)
+    data = resolve(wanted.corpus, "calibration", path=values.path(wanted.path), source=wanted.source)
     sampling = default_sampling(data) if wanted.sampling == "auto" else wanted.sampling
+    arrays = wanted.corpus in (TOKENS, DIGITS)
+    sampling = values.one_of("calibration.sampling", sampling, ("given",) if arrays else ("documents", "stream"))
     most: tuple[int | None, int | None] = (None, None)
     if wanted.corpus == DIGITS:
         most = (TRAINING_ROWS, ROW)
-        _one_of("calibration.sampling", sampling, ("given",))
-        _one_of("calibration.seq_len", wanted.seq_len, (None, ROW))
+        values.one_of("calibration.seq_len", wanted.seq_len, (None, ROW))
     elif sampling == "given":
         most = cast("tuple[int, int]", read_array(data.path).shape)
-    propagation = _one_of("calibration.propagation", wanted.propagation, ("auto", *get_args(Propagation)))
+    propagation = values.one_of("calibration.propagation", wanted.propagation, ("auto", *get_args(Propagation)))
     spec = CalibrationSpec(
         corpus=wanted.corpus,
         data=data.identity,
-        num_sequences=_extent("calibration.num_sequences", wanted.num_sequences, 1, most[0]),
-        seq_len=_extent("calibration.seq_len", wanted.seq_len, 2, most[1]),
-        sampling=_one_of("calibration.sampling", sampling, get_args(Sampling)),
+        num_sequences=values.extent("calibration.num_sequences", wanted.num_sequences, 1, most[0]),
+        seq_len=values.extent("calibration.seq_len", wanted.seq_len, 2, most[1]),
+        sampling=sampling,
         # A method that sees the whole model makes no difference between the two: one job, whatever is asked for.
         propagation=method.propagation if propagation == "auto" or method.needs_whole_model else propagation,
     )
@@ -208,26 +214,28 @@ def _calibration(cfg: DictConfig, method: PruningMethod) -> tuple[CalibrationSpe
 
 def _evaluation(cfg: DictConfig) -> tuple[tuple[EvaluationProtocol, ...], dict[str, DataRef]]:
     wanted = cfg.evaluation
+    if not OmegaConf.is_dict(cfg.data):
+        raise UserError(f"data={cfg.data} is not allowed; allowed: data.NAME=FILE, or PRUNEBENCH_DATA for a folder")
     protocols: list[EvaluationProtocol] = []
     data: dict[str, DataRef] = {}
-    max_windows = _optional("evaluation.max_windows", wanted.max_windows, 1)
-    for corpus in _names("evaluation.corpora", wanted.corpora, CORPORA):
+    max_windows = values.optional("evaluation.max_windows", wanted.max_windows, 1)
+    for corpus in values.names("evaluation.corpora", wanted.corpora, CORPORA):
         path = wanted.tokens_path if corpus == "tokens" else cfg.data.get(corpus)
-        found = resolve(corpus, "evaluation", path=_path(path), source=wanted.source if path is None else "auto")
-        seq_len = _integer("evaluation.seq_len", wanted.seq_len, least=2)
+        found = resolve(corpus, "evaluation", path=values.path(path), source=wanted.source if path is None else "auto")
+        seq_len = values.integer("evaluation.seq_len", wanted.seq_len, least=2)
         protocol: EvaluationProtocol = perplexity_protocol(
-            corpus, found, seq_len, max_windows, bool(wanted.bos_every_window)
+            corpus, found, seq_len, max_windows, values.boolean("evaluation.bos_every_window", wanted.bos_every_window)
         )
         protocols.append(protocol)
         data[protocol.key] = found
-    limit = _optional("evaluation.limit", wanted.limit, 1)
-    for task in _names("evaluation.tasks", wanted.tasks, TASKS):
+    limit = values.optional("evaluation.limit", wanted.limit, 1)
+    for task in values.names("evaluation.tasks", wanted.tasks, TASKS):
         path = cfg.data.get(task)
-        found = resolve(task, "evaluation", path=_path(path), source=wanted.source if path is None else "auto")
+        found = resolve(task, "evaluation", path=values.path(path), source=wanted.source if path is None else "auto")
         protocol = zero_shot_protocol(task, found, limit)
         protocols.append(protocol)
         data[protocol.key] = found
-    for task in _names("evaluation.images", wanted.images, IMAGES):
+    for task in values.names("evaluation.images", wanted.images, IMAGES):
         found = resolve(task, "evaluation", source=wanted.source)
         protocol = accuracy_protocol(task, found)
         protocols.append(protocol)
@@ -240,14 +248,14 @@ def _options(cfg: DictConfig, overrides: Sequence[str]) -> RunOptions:
     experiment = next((text.partition("=")[2] for text in overrides if text.startswith("+experiment=")), None)
     return RunOptions(
         device=_device(cfg.device),
-        results_dir=Path(cfg.results_dir),
-        save_model=_path(cfg.save_model),
-        force=bool(cfg.force),
-        batch_tokens=_integer("batch_tokens", cfg.batch_tokens, least=1),
-        zero_shot_token_budget=_integer("evaluation.token_budget", cfg.evaluation.token_budget, least=1),
+        results_dir=values.folder("results_dir", cfg.results_dir),
+        save_model=values.path(cfg.save_model),
+        force=values.boolean("force", cfg.force),
+        batch_tokens=values.integer("batch_tokens", cfg.batch_tokens, least=1),
+        zero_shot_token_budget=values.integer("evaluation.token_budget", cfg.evaluation.token_budget, least=1),
         tracking=TrackingOptions(
-            _one_of("tracking", tracking.name, ("none", "wandb")),
-            _one_of("tracking.mode", tracking.mode, ("auto", "online", "offline", "disabled")),
+            values.one_of("tracking", tracking.name, ("none", "wandb")),
+            values.one_of("tracking.mode", tracking.mode, ("auto", "online", "offline", "disabled")),
             str(tracking.project),
             tracking.entity,
             _log_model(cfg),
@@ -260,20 +268,22 @@ def _options(cfg: DictConfig, overrides: Sequence[str]) -> RunOptions:
 
 def _log_model(cfg: DictConfig) -> bool:
     """Whether the saved model goes to W&B; there must be one."""
-    if cfg.tracking.log_model and cfg.save_model is None:
+    log_model = values.boolean("tracking.log_model", cfg.tracking.log_model)
+    if log_model and cfg.save_model is None:
         raise UserError("tracking.log_model=true needs a saved model; add save_model=DIR")
-    return bool(cfg.tracking.log_model)
+    return log_model
 
 
 def _compile(cfg: DictConfig) -> bool:
-    if cfg.compile and cfg.offload != "none":
+    compiles = values.boolean("compile", cfg.compile)
+    if compiles and cfg.offload != "none":
         raise UserError(f"compile=true cannot run with offload={cfg.offload}; allowed: offload=none")
-    return bool(cfg.compile)
+    return compiles
 
 
 def _offload(cfg: DictConfig) -> Offload:
     """Zero-shot tasks need the whole model: said now, and not after hours of pruning."""
-    offload: Offload = _one_of("offload", cfg.offload, get_args(Offload))
+    offload: Offload = values.one_of("offload", cfg.offload, get_args(Offload))
     if offload != "none" and cfg.evaluation.tasks:
         tasks = ",".join(cfg.evaluation.tasks)
         raise UserError(f"offload={offload} cannot run zero-shot tasks ({tasks}); allowed: offload=none")
@@ -291,50 +301,11 @@ def _choice(node: DictConfig) -> Choice:
     return Choice(values.pop("name"), values)
 
 
+def _as_built(choice: Choice, built: object) -> Choice:
+    """The choice with its parameters as they were taken: 5 for 5.0 is no other job."""
+    return Choice(choice.name, {name: getattr(built, name) for name in choice.params})
+
+
 def _slug(name: str) -> str:
     """A model's name as part of a file name: the last part of ORG/NAME, lower case, no separator of job ids."""
     return re.sub(r"[^a-z0-9.]+", "-", name.rpartition("/")[2].lower()).strip("-.") or "model"
-
-
-def _path(value: object) -> Path | None:
-    return None if value is None else Path(str(value)).expanduser()
-
-
-def _names(field: str, value: object, allowed: Iterable[str]) -> list[str]:
-    """A list of distinct known names."""
-    if not OmegaConf.is_list(value):
-        raise UserError(f"{field}={value!r} is not a list; write {field}=[{value}]")
-    names = dict.fromkeys(str(name) for name in cast("Iterable[object]", value))
-    return [_one_of(field, name, allowed) for name in names]
-
-
-def _one_of(field: str, value: Any, allowed: Iterable[Any]) -> Any:
-    if value not in (choices := list(allowed)):
-        raise unknown(field, value, choices)
-    return value
-
-
-def _number(field: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{field}={value!r} is not a number")
-    return float(value)
-
-
-def _integer(field: str, value: object, *, least: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{field}={value} is not allowed; allowed: an integer >= {least}")
-    return value
-
-
-def _optional(field: str, value: object, least: int) -> int | None:
-    return None if value is None else _integer(field, value, least=least)
-
-
-def _extent(field: str, value: object, least: int, most: int | None) -> int:
-    """A size; of an array that has `most`, null means all."""
-    if value is None and most is not None:
-        return most
-    number = _integer(field, value, least=least)
-    if most is not None and number > most:
-        raise UserError(f"{field}={number} is more than the array has; allowed: {least} to {most}")
-    return number

@@ -116,10 +116,15 @@ def _announced(to_run: Sequence[PlannedJob]) -> Iterator[None]:
         UserError: a folder cannot be written, or a record cannot be read.
     """
     by_folder: dict[Path, list[PlannedJob]] = {}
-    for job in to_run if len(to_run) > 1 else ():
+    for job in to_run:
         by_folder.setdefault(job.request.options.results_dir, []).append(job)
+    for folder in by_folder:
+        try:
+            (folder / "scratch" / "hydra").mkdir(parents=True, exist_ok=True)  # Hydra makes it without a word of ours
+        except OSError as error:
+            raise UserError(f"results_dir={folder} cannot be written: {error.strerror or error}") from error
     with ExitStack() as open_sweeps:
-        for folder, jobs in by_folder.items():
+        for folder, jobs in by_folder.items() if len(to_run) > 1 else ():
             records = RecordStore(folder).all()
             expected = [estimated_seconds(job, records) for job in jobs]
             ids = [job.request.spec.job_id for job in jobs]
@@ -144,7 +149,7 @@ def run_composed(cfg: DictConfig) -> str:
             console.print(f"{job_id}: skipped, another process is running it right now")
             return job_id
         (job,) = distinct_jobs([planned])
-        if not job.needs_run:  # another process finished it after this sweep was planned
+        if not job.needs_run or _saved(job):  # another process finished it after this sweep was planned
             console.print(f"skipped: {job.why_skipped}")
             return job_id
         record = _run_and_save(request, store)
@@ -152,11 +157,20 @@ def run_composed(cfg: DictConfig) -> str:
     return job_id
 
 
+def _saved(job: PlannedJob) -> bool:
+    """Whether a sweep that was stopped, or another process, has done the job and saved its model, too."""
+    options = job.request.options
+    if not _in_multirun() or job.state != "done" or options.force or options.save_model is None:
+        return False
+    return (options.save_model / "config.json").is_file()
+
+
 def _run_and_save(request: JobRequest, store: RecordStore) -> RunRecord:
     from harness.runner import PROCESS_SHELF, failed_record, run_job
 
     job_id = request.spec.job_id
-    found = None if request.options.force else store.find(job_id)
+    wanted = {protocol.key for protocol in request.spec.evaluation}
+    found = None if request.options.force else store.find(job_id, wanted)
     try:
         with JobReporter(job_id) as bar, running(store.root, job_id, bar) as reporter:
             finished = run_job(request, found[0] if found else None, reporter, PROCESS_SHELF)

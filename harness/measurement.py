@@ -11,6 +11,7 @@ from torch import Tensor
 from harness.data.catalogue import DataRef
 from harness.data.corpora import evaluation_ids, load_tokens, windows
 from harness.data.digits import DIGITS, digit_rows
+from harness.data.questions import load_rows
 from harness.data.texts import evaluation_text, text_identity
 from harness.errors import UserError
 from harness.evaluation.accuracy import accuracy
@@ -55,6 +56,22 @@ def prepare_windows(
         for protocol in protocols
         if isinstance(protocol, PerplexityProtocol)
     }
+
+
+def check_questions(request: JobRequest, loaded: LoadedModel, protocols: Sequence[EvaluationProtocol]) -> None:
+    """Read the questions of every task, before pruning: data that cannot be had must not cost a pruned model.
+
+    Raises:
+        UserError: they cannot be had.
+    """
+    for protocol in protocols:
+        if isinstance(protocol, ZeroShotProtocol):
+            data = request.evaluation[protocol.key]
+            loaded.keep(("questions", data), partial(_has_rows, data))
+
+
+def _has_rows(data: DataRef) -> bool:
+    return bool(load_rows(data))
 
 
 def _windows_of(protocol: PerplexityProtocol, request: JobRequest, loaded: LoadedModel) -> Windows:

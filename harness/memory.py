@@ -46,9 +46,11 @@ class PeakMemory:
 def estimated_peak(request: JobRequest) -> PeakMemory | None:
     """The peaks of a job.
 
-    None while its checkpoint is not on this machine, whose headers tell the sizes, or where that stores another type
-    than plain floating point.
+    None while its checkpoint is not on this machine, whose headers tell the sizes, where that stores another type than
+    plain floating point, and for methods that see the whole model at once, whose gradients and factors are not counted.
     """
+    if build_method(request.spec.method).needs_whole_model:
+        return None
     anatomy = anatomy_of(request.checkpoint)
     if anatomy is None or anatomy.stored_type not in STORED_TYPES:
         return None

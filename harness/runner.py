@@ -2,14 +2,15 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import cast
 
 import torch
 
 from harness.clock import Clock
+from harness.errors import UserError
 from harness.job import EvaluationProtocol
-from harness.measurement import check_tokenizer, evaluate, prepare_windows
+from harness.measurement import check_questions, check_tokenizer, evaluate, prepare_windows
 from harness.models.layers import prunable_shapes
 from harness.models.loading import (
     LoadedModel,
@@ -102,6 +103,7 @@ def _run_loaded(
         missing = request.missing({result.protocol for result in measured})
         check_tokenizer(request, loaded)
         token_windows = prepare_windows(request, loaded, spec.evaluation if previous is None else missing)
+        check_questions(request, loaded, missing)
     layers: tuple[LayerReport, ...] = ()
     if spec.pattern is not None:
         warning = build_method(spec.method).warning(prunable_shapes(loaded.model), device)
@@ -121,6 +123,7 @@ def _run_loaded(
             loaded.model.to(device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
         fingerprint = weights_fingerprint(loaded.model, loaded.residency)
         if previous is not None and previous.weights_fingerprint != fingerprint:
+            _check_none_lost(request, measured)
             notes.append("the weights came out otherwise than before on this machine: everything was measured again")
             reporter.note(notes[-1])
             measured, missing = (), list(spec.evaluation)
@@ -130,6 +133,8 @@ def _run_loaded(
         with clock("save"):
             save_model(loaded, options.save_model)
     clock.add("total", clock.total)
+    provenance = _provenance(request, loaded, device)
+    kept_dirty = previous is not None and bool(measured) and previous.provenance.dirty  # some numbers are its
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
         job_id=spec.job_id,
@@ -141,11 +146,21 @@ def _run_loaded(
         weights_fingerprint=fingerprint,
         timings_s={phase: round(seconds, 4) for phase, seconds in clock.seconds.items()},
         peak_memory_bytes=_peak_memory(device),
-        provenance=_provenance(request, loaded, device),
+        provenance=replace(provenance, dirty=provenance.dirty or kept_dirty),
         notes=tuple(notes),
         error=None,
     )
     return FinishedJob(record, tuple(outcomes))
+
+
+def _check_none_lost(request: JobRequest, measured: Sequence[EvalResult]) -> None:
+    """Numbers of other weights cannot stay in the record; those that are not asked for now would be gone."""
+    lost = {result.protocol for result in measured} - {protocol.key for protocol in request.spec.evaluation}
+    if lost:
+        raise UserError(
+            f"{request.spec.job_id}: the weights came out otherwise than in its record, which would lose "
+            f"{', '.join(sorted(lost))}; ask for these too, or give another results_dir, or force=true"
+        )
 
 
 def failed_record(request: JobRequest, error: str) -> RunRecord:

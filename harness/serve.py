@@ -13,6 +13,7 @@ from hashlib import sha256
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from harness.errors import UserError
 from harness.record import RunRecord, from_json
@@ -70,7 +71,8 @@ class Watched:
             if self._payload is None or self._payload[0] != version:
                 records = [entry.record for entry in kept.values()]
                 answers = load_answers(self._store, records, texts=False)
-                self._payload = version, payload(records, self._published, self._paper_names, answers)
+                content, blocks = payload(records, self._published, self._paper_names, answers)
+                self._payload = version, ({**content, "version": version}, blocks)
             return self._payload[1]
 
     def _refreshed(self) -> dict[Path, Kept]:
@@ -148,7 +150,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _addressed_to_us(self) -> bool:
         """A page of another site must not read ours through a name that it points at this machine."""
         host = str(self.server.server_address[0])
-        named = self.headers.get("Host", "").rpartition(":")[0].strip("[]")
+        try:
+            named = urlsplit(f"//{self.headers.get('Host', '')}").hostname or ""
+        except ValueError:  # brackets that do not close
+            return False
         return host not in LOOPBACK or named in LOOPBACK
 
     def _send(self, kind: str, text: str) -> None:

@@ -91,7 +91,8 @@ def _with_state(compositions: list[Planned]) -> PlannedJob:
     first = compositions[0]
     if first.request is None:
         return PlannedJob(first, "refused", (), None, len(compositions))
-    found = RecordStore(first.request.options.results_dir).find(first.request.spec.job_id)
+    wanted = {protocol.key for protocol in first.request.spec.evaluation}
+    found = RecordStore(first.request.options.results_dir).find(first.request.spec.job_id, wanted)
     if found is None:
         missing = tuple(protocol.key for protocol in first.request.spec.evaluation)
         return PlannedJob(first, "new", missing, None, len(compositions))

@@ -125,8 +125,10 @@ def _findings(
     assert calibration is not None, "a job that prunes has calibration"
     if calibration.propagation != "dense" or options.offload != "none":
         return None
-    # Batches and the device decide the rounding, and with it the last bits of what is found.
-    context = (calibration, request.calibration, request.spec.seed, options.batch_tokens, device)
+    # Batches and the device decide the rounding, and with it the last bits of what is found; an allocation that refines
+    # sees one sequence at a time.
+    batch_tokens = 1 if build_allocation(request.spec.allocation).refines else options.batch_tokens
+    context = (calibration, request.calibration, request.spec.seed, batch_tokens, device)
     empty: tuple[object, MutableMapping[str, dict[Hashable, Any]]] = (context, {})
     kept = loaded.keep("findings", lambda: empty)
     if kept[0] != context:

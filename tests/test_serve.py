@@ -68,6 +68,12 @@ def test_another_site_s_name_for_this_machine_is_refused(address: str) -> None:
     assert get(f"{address}/live.json", Host="localhost:80")[0] == 200
 
 
+def test_a_name_without_a_port_is_ours(address: str) -> None:
+    """On port 80 browsers leave it out."""
+    for host, status in (("127.0.0.1", 200), ("localhost", 200), ("[::1]", 200), ("evil.example", 403), ("[", 403)):
+        assert get(f"{address}/", Host=host)[0] == status
+
+
 def test_a_new_record_changes_the_version_and_the_content(store: RecordStore) -> None:
     """The same folder has the same version; a job that ends gives another one."""
     watched = Watched(store.root, NAMES)

@@ -173,9 +173,15 @@ def _skeleton(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: b
 
 
 def check_save_folder(folder: Path) -> None:
-    """Raise `UserError` when a model cannot be saved to `folder`, being in use."""
+    """Raise `UserError` when a model cannot be saved to `folder`, being in use or out of reach."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"save_model={folder.absolute()} exists and is not empty; allowed: a new or empty folder")
+    parent = folder.absolute().parent
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryDirectory(dir=parent, prefix=f".{folder.name}-").cleanup()
+    except OSError as error:
+        raise UserError(f"save_model={folder.absolute()} cannot be written: {error.strerror or error}") from error
 
 
 def save_model(loaded: LoadedModel, folder: Path) -> None:

@@ -23,6 +23,8 @@ from harness.models.layers import PrunableLinear, prunable_linears
 
 Smoothing = Literal["sigmoid", "none"]
 
+LOSS_SCALES = (2.0**16, 2.0**12, 2.0**8, 2.0**4, 1.0)
+"""Gradients through a float16 block underflow without one of these; the first that overflows nothing is taken."""
 CANDIDATES_D = torch.cat([torch.arange(1.0, 0.0, -0.01), torch.zeros(1)])
 """1.00, 0.99, ..., 0.01, 0, made as in the published code: of the rounding of float32 it depends whether a rate that
 makes a whole number of weights, such as 0.8 of 40, prunes the last of them."""
@@ -164,13 +166,26 @@ def learn_rates(
             loss = relative_error(reference, output) + penalty(rates, sizes, plan)
             if not loss.isfinite():
                 raise ArithmeticError("the block's loss is not finite: the calibration activations overflowed")
-            gradients = torch.autograd.grad(loss, logits)
+            gradients = _gradients(loss, logits, half=output.dtype == torch.float16)
         seen = loss.item(), mean_rate(rates, sizes).item()
         for logit_RD, gradient_RD in zip(logits, gradients, strict=True):
             logit_RD.grad = gradient_RD
         with torch.no_grad():
             optimiser.step()
         yield seen
+
+
+def _gradients(loss: Tensor, logits: list[Tensor], *, half: bool) -> list[Tensor]:
+    """Gradients by `logits`; through a float16 block they go scaled, by the largest factor that overflows nothing.
+
+    Raises:
+        ArithmeticError: they are not finite.
+    """
+    for scale in LOSS_SCALES if half else (1.0,):
+        gradients = torch.autograd.grad(loss * scale, logits, retain_graph=scale > 1.0)
+        if all(gradient.isfinite().all() for gradient in gradients):
+            return [gradient / scale for gradient in gradients]
+    raise ArithmeticError("the gradient of the block's loss is not finite")
 
 
 def _as_stored(linear: PrunableLinear, weight_OI: Tensor) -> Tensor:

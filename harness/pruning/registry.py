@@ -90,11 +90,14 @@ def _build(axis: str, table: Mapping[str, type[EntryT]], choice: Choice) -> Entr
     entry: Any = table[choice.name]
     hints = get_type_hints(entry)
     allowed = {field.name: hints[field.name] for field in fields(entry)}
-    for name, value in choice.params.items():
+    params = dict(choice.params)
+    for name, value in params.items():
         if name not in allowed:
             raise unknown(f"parameter of {axis} {choice.name}", name, allowed or ["(it has none)"])
         _check_type(f"{axis}.{name}", value, allowed[name])
-    built: EntryT = entry(**choice.params)
+        if isinstance(value, int) and allowed[name] is float:
+            params[name] = float(value)  # 5 and 5.0 are one setting
+    built: EntryT = entry(**params)
     return built
 
 

@@ -136,7 +136,16 @@ def sweeping(root: Path, name: str, jobs: Sequence[str], expected_s: Sequence[fl
         with suppress(OSError):
             _write(path, replace(sweep, ended=time.time()))
             for old in sorted(path.parent.glob("*.json"))[:-SWEEPS_KEPT]:
-                old.unlink(missing_ok=True)
+                if not _goes_on(old):
+                    old.unlink(missing_ok=True)
+
+
+def _goes_on(plan: Path) -> bool:
+    try:
+        sweep = TypeAdapter(Sweep).validate_json(plan.read_bytes())
+    except (OSError, ValidationError):
+        return False
+    return sweep.ended is None and sweep.process.alive
 
 
 def running_jobs(root: Path) -> list[RunningJob]:

@@ -13,7 +13,7 @@ import glob
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -68,17 +68,21 @@ class RecordStore:
             raise UserError(f"cannot write the record {path}: {error.strerror or error}") from error
         return path
 
-    def find(self, job_id: str) -> tuple[RunRecord, Path] | None:
-        """The done record of a job and its path, a clean one before a dirty one; None when there is none.
+    def find(self, job_id: str, wanted: Set[str] = frozenset()) -> tuple[RunRecord, Path] | None:
+        """The done record of a job and its path; None when there is none.
+
+        Args:
+            wanted: protocols; a record that has them all comes before one that has not, then a clean one before a
+                dirty one.
 
         Raises:
             UserError: the file is not a readable record.
         """
         name = glob.escape(_one_component(job_id)) + ".json"
-        for base in (self.root, self.root / SCRATCH / "dirty"):
-            for path in sorted(base.glob(f"*/{name}")):
-                return _read(path), path
-        return None
+        bases = (self.root, self.root / SCRATCH / "dirty")
+        found = [(_read(path), path) for base in bases for path in sorted(base.glob(f"*/{name}"))]
+        whole = [each for each in found if wanted <= {result.protocol for result in each[0].results}]
+        return next(iter([*whole, *found]), None)
 
     def failure(self, job_id: str) -> tuple[RunRecord, Path] | None:
         """The failed record of a job and its path; None when there is none.

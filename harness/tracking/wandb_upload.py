@@ -29,6 +29,7 @@ RUNS_A_QUESTION = 100
 ARRIVAL_WAITS_S = (0.0, 5.0, 20.0)
 """How long after an upload the server is asked for its runs, and asked again for those that are not whole yet."""
 
+NOT_CHECKED = "uploaded, but not checked"
 LIMITED = re.compile(r"\b429\b|rate.?limit|too many requests", re.IGNORECASE)
 
 
@@ -119,7 +120,7 @@ def verify(runs: Sequence[Path], *, project: str | None = None, entity: str | No
             content.unpacked(stored[run].config, id_in(run))
         except UserError as error:
             stored.pop(run, None)
-            yield SyncOutcome(id_in(run), run, True, f"uploaded, but not checked: {error}")
+            yield SyncOutcome(id_in(run), run, True, f"{NOT_CHECKED}: {error}")
     reasons: dict[Path, str] = {}
     for wait in ARRIVAL_WAITS_S:
         left = {run: found for run, found in stored.items() if reasons.get(run, "?")}
@@ -128,10 +129,11 @@ def verify(runs: Sequence[Path], *, project: str | None = None, entity: str | No
         time.sleep(wait)
         reasons |= _missing(left, project, entity)
     for run in stored:
-        if reasons[run]:
+        if reasons[run] and not reasons[run].startswith(NOT_CHECKED):
             for mark in run.glob("*.wandb.synced"):
                 mark.unlink()
-        yield SyncOutcome(id_in(run), run, not reasons[run], reasons[run] or "uploaded")
+        whole = not reasons[run] or reasons[run].startswith(NOT_CHECKED)
+        yield SyncOutcome(id_in(run), run, whole, reasons[run] or "uploaded")
 
 
 def upload(run_folder: Path, project: str | None, entity: str | None, timeout_s: float) -> SyncOutcome:
@@ -185,10 +187,10 @@ def _upload_patiently(run: Path, project: str | None, entity: str | None, pace: 
 def _missing(stored: dict[Path, StoredRun], project: str | None, entity: str | None) -> dict[Path, str]:
     """What the server lacks of each run; empty text when it lacks nothing."""
     reasons: dict[Path, str] = {}
-    places: dict[str, dict[str, Path]] = {}
+    places: dict[str, dict[str, list[Path]]] = {}  # two machines' folders may hold one run, such as the dense model's
     for run, found in stored.items():
         place = "/".join(part for part in (entity or found.entity, project or found.project) if part)
-        places.setdefault(place, {})[found.run_id] = run
+        places.setdefault(place, {}).setdefault(found.run_id, []).append(run)
     for place, runs in places.items():
         ids = list(runs)
         for start in range(0, len(ids), RUNS_A_QUESTION):
@@ -196,11 +198,12 @@ def _missing(stored: dict[Path, StoredRun], project: str | None, entity: str | N
             try:
                 answered = {name: (config, summary) for name, config, summary in runs_of(place, asked)}
             except UserError as error:
-                reasons |= {runs[name]: f"uploaded, but not checked: {first_line(error)}" for name in asked}
+                reasons |= {run: f"{NOT_CHECKED}: {first_line(error)}" for name in asked for run in runs[name]}
                 continue
-            for name in asked:
-                reasons[runs[name]] = (
-                    _lacks(stored[runs[name]], *answered[name])
+            for run in (run for name in asked for run in runs[name]):
+                name = stored[run].run_id
+                reasons[run] = (
+                    _lacks(stored[run], *answered[name])
                     if name in answered
                     else ("`wandb sync` says it is uploaded, but the server does not have it")
                 )

@@ -32,6 +32,7 @@ HOSTILE = (
     "'\"`${alert(1)}\\u2028",
     "\u2028\u2029\u202e&lt;b&gt;",
     "]]>{{ 7*7 }}{% raw %}",
+    "<a href='https://evil.example'>x</a>",
 )
 
 
@@ -264,7 +265,8 @@ def test_hostile_strings_stay_strings(browser: Browser, write_page) -> None:
         layers=(replace(LAYERS[0], name=text),),
         provenance=replace(record.provenance, command=HOSTILE, created="<b>now"),
     )
-    address = write_page([hostile, make_record("dense")])
+    drawn = replace(hostile, job_id="drawn__x__00000001", status="done", error=None)
+    address = write_page([hostile, drawn, make_record("dense")])
     for view in (
         "",
         "view=plots",
@@ -279,6 +281,8 @@ def test_hostile_strings_stay_strings(browser: Browser, write_page) -> None:
         browser.one("#view > *")
         browser.until(lambda: "Loading" not in browser.one("#view").text, view)
         assert browser.all("#view img, #view b > b, img[src=x], #facets img") == []
+        links = browser.driver.execute_script("return [...document.querySelectorAll('a')].map((a) => a.outerHTML)")
+        assert not [link for link in links if "evil.example" in link.split(">")[0]]
     browser.driver.get("about:blank")
     browser.driver.get(f"{address}#view=job&job={HOSTILE[0]}__x__00000000")
     browser.one("#job-title")

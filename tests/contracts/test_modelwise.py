@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 
 from harness.job import Choice
 from harness.models.layers import prunable_layers, prunable_shapes, weight_view
+from harness.models.objective import in_float32
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
 from harness.pruning.engine import PruningOutcome
@@ -166,3 +167,23 @@ def test_it_needs_the_whole_model_and_decides_itself(choice: Choice) -> None:
     method = modelwise(choice)
     assert method.needs_whole_model
     assert method.decides_layer_sparsities
+
+
+def test_new_weights_are_a_change_of_more_than_the_linears() -> None:
+    """The next job of the process must not start from random embeddings."""
+    for params in (
+        {"train": "all"},
+        {"train": "linears", "start": "random"},
+        {"train": "linears", "control": "random_weights"},
+    ):
+        assert build_method(Choice("lottery", params)).changes_more
+    assert not build_method(Choice("lottery", {"train": "linears"})).changes_more
+
+
+def test_half_precision_statistics_are_trained_in_float32() -> None:
+    """A batch norm's running mean has the type of its input, and its own type again afterwards."""
+    model = torch.nn.Sequential(torch.nn.Conv2d(1, 2, 3), torch.nn.BatchNorm2d(2)).bfloat16()
+    with in_float32(model):
+        assert model(torch.ones(2, 1, 4, 4)).dtype == torch.float32
+        assert {buffer.dtype for buffer in model.buffers() if buffer.is_floating_point()} == {torch.float32}
+    assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {torch.bfloat16}

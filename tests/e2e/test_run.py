@@ -1,6 +1,7 @@
 """Running jobs through the command line on a tiny model."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from harness import launch
+from harness import launch, runner
+from harness.errors import UserError
 from harness.runner import PROCESS_SHELF
 from tests.e2e.conftest import Outcome
 
@@ -206,6 +208,13 @@ def test_nan_weights_are_refused(cli: Cli, job: tuple[str, ...], tiny_model: Pat
         (("device=tpu",), "unknown device 'tpu'"),
         (("dtype=int8",), "unknown dtype 'int8'"),
         (("tracking=wandb", "tracking.mode=loud"), "unknown tracking.mode 'loud'"),
+        (("force=no",), "force=no is not allowed; allowed: true or false"),
+        (("compile=off",), "compile=off is not allowed"),
+        (("model.trust_remote_code=no",), "model.trust_remote_code=no is not allowed"),
+        (("evaluation.bos_every_window=off",), "evaluation.bos_every_window=off is not allowed"),
+        (("data=folder",), "data=folder is not allowed"),
+        (("calibration.sampling=documents",), "unknown calibration.sampling 'documents'"),
+        (("+experiment=demo,digits",), "+experiment takes one name"),
     ],
 )
 def test_bad_input_is_one_clear_line(
@@ -230,6 +239,84 @@ def test_a_corpus_shorter_than_a_window_is_refused(cli: Cli, job: tuple[str, ...
     path = tmp_path / "short.npy"
     np.save(path, np.zeros((1, 7), dtype=np.int64))
     refused(cli, job, tmp_path, f"evaluation.tokens_path={path}", says="7 tokens")
+
+
+def test_a_results_folder_that_cannot_be_is_one_line(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
+    """A file in its place, or nothing at all."""
+    (tmp_path / "file").write_text("")
+    for value in ("null", f"{tmp_path / 'file'}"):
+        outcome = cli("run", *job, f"results_dir={value}")
+        assert outcome.code == 2
+        assert len(outcome.err.strip().splitlines()) == 1
+        assert f"results_dir={value}" in outcome.err
+
+
+def test_a_model_that_cannot_be_saved_costs_no_job(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
+    """The folder is tried before anything is pruned."""
+    (tmp_path / "file").write_text("")
+    refused(cli, job, tmp_path, f"save_model={tmp_path / 'file' / 'model'}", says="cannot be written")
+
+
+def test_questions_that_cannot_be_had_cost_no_job(
+    cli: Cli, job: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are read before anything is pruned, not after hours of it."""
+    from harness import measurement
+
+    def unreachable(ref: object) -> list[object]:
+        raise UserError("cannot read the questions")
+
+    monkeypatch.setattr(measurement, "load_rows", unreachable)
+    monkeypatch.setattr(runner, "check_tokenizer", lambda *_: None)
+    monkeypatch.setattr(runner, "prune", lambda *_: pytest.fail("pruned"))
+    tasks = ("evaluation.tasks=[piqa]", "evaluation.source=embedded")
+    refused(cli, job, tmp_path, *tasks, says="cannot read the questions")
+
+
+def test_other_weights_never_replace_what_is_not_measured_again(
+    cli: Cli, job: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A record of a model pruned elsewhere keeps its numbers, unless all of them are asked for."""
+    assert cli("run", *job, "pattern=2:4").code == 0
+    before = records(tmp_path / "results")
+    monkeypatch.setattr(runner, "weights_fingerprint", lambda *_: "sha256:other")
+    outcome = cli("run", *job, "pattern=2:4", "evaluation.seq_len=8")
+    assert outcome.code == 2
+    assert "the weights came out otherwise" in outcome.err
+    assert "perplexity:tokens" in outcome.err
+    assert records(tmp_path / "results") == before
+
+
+def test_a_sweep_that_saves_models_goes_on_where_it_was(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
+    """Jobs whose models are there are skipped; one whose folder is gone saves it again."""
+    sweep = ("run", "-m", *job, "method=magnitude,random", "pattern=2:4", f"save_model={tmp_path / 'saved'}")
+    assert cli(*sweep).code == 0
+    shutil.rmtree(next((tmp_path / "saved").glob("*random*")))
+    outcome = cli(*sweep)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("skipped: ") == 1
+    assert len(list((tmp_path / "saved").glob("*/config.json"))) == 2
+
+
+def test_whole_numbers_are_numbers(cli: Cli, job: tuple[str, ...]) -> None:
+    """5 and 5.0 for the same hyperparameter are one job."""
+    ids = {
+        json.loads(cli("plan", *job, "allocation=owl", f"allocation.outlier_threshold={value}", "--json").out)[0][
+            "job_id"
+        ]
+        for value in ("5", "5.0", "5.00")
+    }
+    assert len(ids) == 1
+
+
+def test_paths_are_no_job_ids_and_folders_no_files(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
+    """`show` of a record's file and `report` into a folder end in a line."""
+    assert cli("run", *job, "pattern=2:4").code == 0
+    results = ("--results-dir", str(tmp_path / "results"))
+    for command in (("show", "tiny/job.json"), ("compare", "a/b", "a/b"), ("report", "--output", str(tmp_path))):
+        outcome = cli(*command, *results)
+        assert outcome.code == 2
+        assert len(outcome.err.strip().splitlines()) == 1
 
 
 def refused(cli: Cli, job: tuple[str, ...], tmp_path: Path, *overrides: str, says: str) -> None:

@@ -1,6 +1,7 @@
 """OWL's outlier shares and BESA's keep probabilities from their definitions, in plain loops."""
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from torch import Tensor
 
 from harness.calibration.statistics import FeatureNorm, Statistics
 from harness.pruning.allocations.owl import Owl, block_sparsities
-from harness.pruning.learned_rates import CANDIDATES_D, LearningPlan, RatedWeight, penalty, relative_error
+from harness.pruning.allocations.sensitivity import Sensitivity
+from harness.pruning.learned_rates import CANDIDATES_D, LearningPlan, RatedWeight, _gradients, penalty, relative_error
 from harness.pruning.survey import DenseBlock
 
 
@@ -138,3 +140,28 @@ def test_the_penalty_by_hand() -> None:
     rates = [torch.tensor([0.3, 0.5]), torch.tensor([0.7])]
     found = penalty(rates, [300, 100], LearningPlan(target=0.5, penalty=5.0, smoothing="none"))
     assert found.item() == pytest.approx(5 * 0.05**2, rel=1e-5)
+
+
+def test_a_scan_from_an_infinite_loss_is_no_scan() -> None:
+    """Everything is as good as infinity: a uniform allocation must not come out of it."""
+    survey = SimpleNamespace(trial_loss=lambda _: math.inf)
+    with pytest.raises(ArithmeticError, match="not finite"):
+        Sensitivity().spread(survey)
+
+
+@pytest.mark.parametrize("error", [5e-8, 1e-3, 40.0])
+def test_gradients_through_float16_are_those_of_float32(error: float) -> None:
+    """Small ones do not underflow, and the scaling that saves them does not overflow large ones."""
+    found = []
+    for dtype in (torch.float16, torch.float32):
+        logits = torch.full((4,), 0.5, requires_grad=True)
+        output = torch.ones(4, dtype=dtype) * logits.to(dtype)
+        found.append(_gradients((output.float() * error).sum(), [logits], half=dtype == torch.float16)[0])
+    torch.testing.assert_close(*found, rtol=2e-3, atol=0)
+
+
+def test_a_gradient_that_is_no_number_fails_loudly() -> None:
+    """It would become the rate of a layer."""
+    logits = torch.zeros(2, requires_grad=True)
+    with pytest.raises(ArithmeticError, match="not finite"):
+        _gradients((logits.sqrt() * torch.nan).sum(), [logits], half=True)

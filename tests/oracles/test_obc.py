@@ -314,3 +314,18 @@ def test_no_layer_is_rebuilt_worse_than_by_sparsegpt(job: tuple[str, ...], patte
     assert len(errors[0]) == len(errors[1]) == 14
     worse = [(exact, greedy) for exact, greedy in zip(*errors, strict=True) if not exact <= greedy]
     assert not worse
+
+
+def test_a_scan_over_sparsities_traces_every_layer_once(counting: Counting, job: tuple[str, ...]) -> None:
+    """18 sparsities a layer are cut from one trace; the pruning itself makes the other."""
+    record_of(ModelShelf(), Silent(), *job, "allocation=sensitivity", "calibration.num_sequences=6", "sparsity=0.5")
+    assert len(counting.traces) == 28
+
+
+def test_traces_of_other_batches_are_not_taken(counting: Counting, job: tuple[str, ...]) -> None:
+    """An allocation that refines sees one sequence at a time, which rounds otherwise."""
+    shelf = ModelShelf()
+    fingerprint(shelf, *job, "allocation=besa", "sparsity=0.5021")
+    before = len(counting.traces)
+    fingerprint(shelf, *job, "allocation=uniform")
+    assert len(counting.traces) == before + 14

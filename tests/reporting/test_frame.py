@@ -69,6 +69,14 @@ def test_only_full_official_results_may_be_compared(record, perplexity) -> None:
     assert protocol(perplexity(1.0), model="mine") is None
 
 
+def test_other_hyperparameters_than_the_published_compare_with_nothing(record, perplexity) -> None:
+    """A damping that nobody published may not stand beside SparseGPT's; one that the code lacks tells nothing."""
+    names = {"opt-125m": "OPT-125M"}
+    for params, compares in (({"damping": 0.01}, True), ({"damping": 0.1}, False), ({"older": 1}, True)):
+        entry = measured([record("sparsegpt", params=params)])[0]
+        assert (entry.setting(perplexity(1.0), names) is not None) is compares
+
+
 def test_an_allocation_is_part_of_the_method_s_name(record, perplexity) -> None:
     """OWL over Wanda is compared with the papers' `OWL w. Wanda`."""
     entry = measured([record(allocation="owl")])[0]

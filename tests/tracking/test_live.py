@@ -117,3 +117,13 @@ def test_a_folder_that_cannot_be_written_is_said_before_anything_runs(tmp_path: 
     said = r"cannot write the sweep's plan .*scratch/sweeps"
     with pytest.raises(UserError, match=said), sweeping(tmp_path, "x", [], []):
         pytest.fail("nothing may run")
+
+
+def test_a_sweep_that_goes_on_keeps_its_plan(tmp_path: Path, monkeypatch) -> None:
+    """However many short ones begin and end meanwhile."""
+    monkeypatch.setattr(live, "SWEEPS_KEPT", 1)
+    with sweeping(tmp_path, "long", ["a"], [None]):
+        for name in ("one", "two", "three"):
+            with sweeping(tmp_path, name, ["b"], [None]):
+                pass
+        assert "long" in {sweep.name for sweep in sweeps(tmp_path)}

@@ -68,6 +68,20 @@ def test_clean_record_goes_before_a_dirty_one(store: RecordStore, make_record: R
     assert not found[0].provenance.dirty
 
 
+def test_a_record_that_has_what_is_wanted_goes_before_one_that_has_not(
+    store: RecordStore, make_record: RecordMaker
+) -> None:
+    """Else a checkout with changes would run forever what it has measured already."""
+    whole = make_record(dirty=True)
+    store.save(whole)
+    store.save(replace(make_record(), results=()))
+    wanted = {result.protocol for result in whole.results}
+    for asked, dirty in ((frozenset(), False), (wanted, True), ({"another"}, False)):
+        found = store.find(whole.job_id, asked)
+        assert found is not None
+        assert found[0].provenance.dirty is dirty
+
+
 def test_success_ends_an_earlier_failure(store: RecordStore, make_record: RecordMaker) -> None:
     """A failed record is no done one; it goes when the job succeeds."""
     failed = make_record(status="failed")

@@ -189,3 +189,30 @@ def test_silent_standing_back_is_known_from_the_log(folder: Path, monkeypatch: p
     assert "rate limit" in wandb_upload.upload(run, None, None, 1.0).message
     os.utime(logs / "debug-sync.1.log", (0, 0))
     assert wandb_upload.upload(run, None, None, 1.0).message == "no answer within 1 s"
+
+
+@pytest.mark.slow
+def test_a_server_that_cannot_be_asked_takes_no_mark_away(
+    folder: Path, make_record: RecordMaker, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is known then: the run counts as uploaded, the line says that it was not checked."""
+    _write([make_record()], folder)
+    list(sync(folder, pace=AT_ONCE))
+
+    def silent(*_: object) -> None:
+        raise UserError("no answer")
+
+    monkeypatch.setattr(wandb_upload, "runs_of", silent)
+    (outcome,) = sync(folder, pace=AT_ONCE, check_all=True)
+    assert (outcome.uploaded, outcome.message) == (True, "uploaded, but not checked: UserError: no answer")
+    assert list(sync(folder, pace=AT_ONCE)) == []
+
+
+@pytest.mark.slow
+def test_two_folders_of_one_run_are_both_checked(folder: Path, make_record: RecordMaker, server: WandbServer) -> None:
+    """Folders of two machines, copied together, may hold the same job."""
+    _write([make_record()], folder)
+    (run,) = folder.glob("offline-run-*")
+    shutil.copytree(run, folder / run.name.replace("offline-run-20", "offline-run-19"))
+    outcomes = list(sync(folder, pace=AT_ONCE))
+    assert [outcome.uploaded for outcome in outcomes] == [True, True]

@@ -46,6 +46,8 @@ class Sensitivity(Allocation):
 
     def spread(self, survey: Survey) -> dict[str, Pattern]:
         most = survey.trial_loss({}) + self.tolerance
+        if not math.isfinite(most):
+            raise ArithmeticError("the loss of the dense model on held-out text is not finite: nothing to compare with")
         borne = {
             name: self._borne(survey, name, weight_OI, block.statistics[name], most)
             for block in survey.walk(survey.method.needs)
@@ -55,6 +57,8 @@ class Sensitivity(Allocation):
         return dict(meet_total(wanted, survey.shapes, survey.pattern.sparsity))
 
     def _borne(self, survey: Survey, name: str, weight_OI: Tensor, statistics: Statistics, most: float) -> float:
+        if statistics.findings is None:
+            statistics.findings = {}  # a method that traces does so once for all these sparsities
         for percent in SCANNED_PERCENT:
             trial_OI = survey.method.prune(weight_OI, statistics, Unstructured(percent / 100)).weight_OI
             if survey.trial_loss({name: trial_OI}) <= most:

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from harness.models.layers import PrunableLinear
-    from harness.pruning.kfac import Curvature
+    from harness.pruning.kfac import Curvature, CurvatureObserver
 
 LONG_FLOP = 1e13
 """Operations of updates that are worth a warning."""
@@ -97,21 +97,23 @@ class LLMSurgeon(ModelwiseMethod):
         removed = none_removed({name: layer.prunable(pattern) for name, layer in layers.items()})
         for shot in range(1, self.shots + 1):
             with context.looks_at_data():
-                curvatures = self._curvatures(model, layers, rows_BL, context, shot)
+                observer = self._observed(model, layers, rows_BL, context, shot)
             context.reporter.start(f"prune: shot {shot} of {self.shots}, layers", 2 * len(layers))
             with torch.no_grad():
-                removed = self._choose(layers, curvatures, removed, pattern, shot / self.shots, context)
-                self._apply(layers, curvatures, removed, context)
+                removed = self._choose(layers, observer, removed, pattern, shot / self.shots, context)
+                self._apply(layers, observer, removed, context)
+            del observer  # before the next one fills: the factors are the largest thing in memory
         return ModelwiseOutcome({name: self._details(layers[name], removed[name]) for name in layers})
 
-    def _curvatures(
+    def _observed(
         self,
         model: PreTrainedModel,
         layers: Mapping[str, Layer],
         rows_BL: Tensor,
         context: ModelContext,
         shot: int,
-    ) -> dict[str, Curvature]:
+    ) -> CurvatureObserver:
+        """The curvature of the model as it is; a layer's factors are scaled when its turn comes, one at a time."""
         from harness.models.objective import objective_of
         from harness.pruning.kfac import CurvatureObserver, observe
         from harness.pruning.survey import check_reached
@@ -122,12 +124,12 @@ class LLMSurgeon(ModelwiseMethod):
         with CurvatureObserver(linears, with_bias=self.prune_bias) as observer:
             observe(model, observer, objective_of(model), batches, context.reporter)
         check_reached(linears, dict.fromkeys(observer.reached))
-        return {name: observer.factors(name) for name in linears}
+        return observer
 
     def _choose(
         self,
         layers: Mapping[str, Layer],
-        curvatures: Mapping[str, Curvature],
+        observer: CurvatureObserver,
         removed: Mapping[str, Tensor],
         pattern: Pattern,
         progress: float,
@@ -138,7 +140,7 @@ class LLMSurgeon(ModelwiseMethod):
 
         costs = {}
         for name, layer in layers.items():
-            costs_OI = self.costs(layer.weight_OI, curvatures[name])
+            costs_OI = self.costs(layer.weight_OI, observer.factors(name))
             costs[name] = costs_OI[:, : removed[name].shape[1]]  # in N:M a bias is in no group
             context.reporter.advance()
         return remove_globally(costs, removed, pattern, progress)
@@ -146,7 +148,7 @@ class LLMSurgeon(ModelwiseMethod):
     def _apply(
         self,
         layers: Mapping[str, Layer],
-        curvatures: Mapping[str, Curvature],
+        observer: CurvatureObserver,
         removed: Mapping[str, Tensor],
         context: ModelContext,
     ) -> None:
@@ -155,7 +157,7 @@ class LLMSurgeon(ModelwiseMethod):
         for name, layer in layers.items():
             weight_OI = layer.weight_OI
             mask_OI = functional.pad(removed[name], (0, weight_OI.shape[1] - removed[name].shape[1]))
-            layer.write(self.updated(weight_OI, mask_OI, curvatures[name]))
+            layer.write(self.updated(weight_OI, mask_OI, observer.factors(name)))
             context.reporter.advance()
 
     def costs(self, weight_OI: Tensor, curvature: Curvature) -> Tensor:

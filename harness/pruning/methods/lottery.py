@@ -64,7 +64,7 @@ class Lottery(ModelwiseMethod):
 
     @property
     def changes_more(self) -> bool:
-        return self.train == "all" or self.start == "random"
+        return self.train == "all" or self.start == "random" or self.control == "random_weights"
 
     def prune_model(
         self, model: PreTrainedModel, rows_BL: Tensor, pattern: Pattern, context: ModelContext

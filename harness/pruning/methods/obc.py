@@ -6,8 +6,9 @@ goes and leaves the loss w_j^2 / (2 A_jj); then w -= A_j: w_j / A_jj and A -= A_
 A layer's zeros go to the rows with the cheapest steps: of all steps of all rows the smallest are counted, and a row
 loses as many weights as it has steps among them.
 
-Everything is float64.  The downdates of A are gathered and applied some steps at a time, as one matrix product:
-the same numbers with a fraction of the memory traffic.
+H is summed up in float32 (the published code: float64), so that a badly conditioned one may need damping that it would
+not need there; all after it is float64.  The downdates of A are gathered and applied some steps at a time, as one
+matrix product: the same numbers with a fraction of the memory traffic.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 // Figures of one job's parts: where its time went, and what pruning did to its layers.
 
 import { table } from "./data.js";
-import { duration } from "./format.js";
+import { duration, plain } from "./format.js";
 import { SYMBOLS, heatColumn, series } from "./figures.js";
 
 const MOST_BARS = 40;
@@ -22,14 +22,14 @@ export function times(rows, colours) {
     data: [...spent].map(([step, of], index) => ({
       type: "bar",
       orientation: "h",
-      name: step,
+      name: plain(step),
       x: shown.map(of),
-      y: shown.map(label),
+      y: shown.map(label).map(plain),
       customdata: shown,
       text: shown.map((row) => duration(of(row))),
       textposition: "none",
       marker: { color: colours[index % colours.length] },
-      hovertemplate: `<b>%{y}</b><br>${step}: %{text}<extra></extra>`,
+      hovertemplate: `<b>%{y}</b><br>${plain(step)}: %{text}<extra></extra>`,
     })),
     layout: {
       barmode: "stack",
@@ -57,12 +57,12 @@ export function layerFigure(columns, colours) {
   const trace = (kind, members, values, axis, index) => ({
     type: "scatter",
     mode: "markers",
-    name: kind,
+    name: plain(kind),
     legendgroup: kind,
     showlegend: axis === "y",
     x: members.map((member) => member + 1),
     y: members.map(values),
-    text: members.map((member) => columns.name[member]),
+    text: members.map((member) => plain(columns.name[member])),
     yaxis: axis,
     marker: { color: colours[index % colours.length], symbol: SYMBOLS[index % SYMBOLS.length], size: 7 },
     hovertemplate: "<b>%{text}</b><br>%{y:.4g}<extra></extra>",

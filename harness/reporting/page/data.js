@@ -11,7 +11,7 @@ export function loadEmbedded() {
 export function install(content, blocks) {
   source.content = prepared(content);
   source.blocks = blocks;
-  source.unpacked.clear();
+  source.unpacked = new Map(); // blocks that are being unpacked belong to the old content
 }
 
 export function content() {
@@ -60,11 +60,12 @@ export async function answersOf(row) {
 
 /** A packed block: base64 of gzip of JSON. */
 export async function unpacked(name) {
-  if (!source.unpacked.has(name)) {
-    const packed = source.blocks ? source.blocks[name] : document.getElementById(name)?.textContent;
-    source.unpacked.set(name, packed === undefined ? null : JSON.parse(await inflate(packed)));
+  const { unpacked: kept, blocks } = source;
+  if (!kept.has(name)) {
+    const packed = blocks ? blocks[name] : document.getElementById(name)?.textContent;
+    kept.set(name, packed === undefined ? null : JSON.parse(await inflate(packed)));
   }
-  return source.unpacked.get(name);
+  return kept.get(name);
 }
 
 /** Text from base64 of gzip. */

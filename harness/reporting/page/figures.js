@@ -1,7 +1,7 @@
 // Figures as plain data for Plotly: pure functions of rows; nothing here touches the page.
 
 import { axisNamed, axisText, metrics, table } from "./data.js";
-import { DASH, count, number, percent } from "./format.js";
+import { DASH, count, number, percent, plain } from "./format.js";
 import { differing } from "./selection.js";
 
 const NOT_A_SERIES = new Set([
@@ -11,8 +11,6 @@ const NOT_A_SERIES = new Set([
   "status",
   "checkout",
   "device",
-  "checkpoint",
-  "calibration_data",
 ]);
 export const SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "triangle-down"];
 const DASHES = ["solid", "dot", "longdash", "dashdot"];
@@ -22,7 +20,7 @@ export function measures(rows) {
   const measured = metrics().filter((metric) => rows.some((row) => metric.values[row] !== null));
   const single = measured.map((metric) => ({ ...metric, of: (row) => metric.values[row] }));
   const suites = Map.groupBy(
-    measured.filter((metric) => metric.unit === "%"),
+    measured.filter((metric) => metric.kind === "zero_shot" && metric.unit === "%"),
     suite,
   );
   return [
@@ -127,7 +125,7 @@ function keysOf(traces, patterns, colour) {
     .map(({ legendgroup, line, marker }) => ({
       ...nowhere,
       mode: "lines+markers",
-      name: legendgroup,
+      name: plain(legendgroup),
       legendgroup,
       line,
       marker: { ...marker, symbol: "circle" },
@@ -138,7 +136,7 @@ function keysOf(traces, patterns, colour) {
       : patterns.map((pattern) => ({
           ...nowhere,
           mode: "markers",
-          name: pattern,
+          name: plain(pattern),
           marker: { color: colour, size: 9, symbol: symbolOf(patterns, pattern) },
         }));
   return [...lines, ...marks];
@@ -150,7 +148,7 @@ function curve(name, pattern, rows, x, measure, line, symbol) {
   return {
     type: "scatter",
     mode: joined ? "lines+markers" : "markers",
-    name: `${name} ${pattern}`,
+    name: plain(`${name} ${pattern}`),
     legendgroup: name,
     x: ordered.map(x),
     y: ordered.map(measure.of),
@@ -166,7 +164,7 @@ function denseLine(name, rows, [from, to], measure, colours) {
   return {
     type: "scatter",
     mode: "lines",
-    name,
+    name: plain(name),
     x: [Math.min(0, from), to],
     y: [value, value],
     customdata: [rows[0], rows[0]],
@@ -204,8 +202,8 @@ export function heat(rows, measure, { log, scale }) {
     data: [
       {
         type: "heatmap",
-        x: across,
-        y: down.map(([name]) => name),
+        x: across.map(plain),
+        y: down.map(([name]) => plain(name)),
         z: cells.map((line) => line.map(shade)),
         text,
         customdata: hover,

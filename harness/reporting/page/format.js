@@ -62,3 +62,8 @@ export function shortened(text, most = 40) {
 export function count(amount, one, many = `${one}s`) {
   return `${amount.toLocaleString("en")} ${amount === 1 ? one : many}`;
 }
+
+/** Text as Plotly must get it, which reads some HTML in names: links in them would be links. */
+export function plain(text) {
+  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+}

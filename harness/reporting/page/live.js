@@ -1,18 +1,18 @@
 // A live page asks its server what is going on, and takes new records when there are some.
 
 import { element, fill } from "./dom.js";
-import { install } from "./data.js";
+import { content, install } from "./data.js";
 import { count, duration } from "./format.js";
 
 const EVERY_MS = 2000;
 
 /** Asks for news as long as the page is open; `onContent` is called when there are new records. */
 export function watch(parent, onContent) {
-  let version = null;
+  let { version } = content(); // of what the page came with: a job may have ended since
   const ask = async () => {
     try {
       const news = await (await fetch("live.json")).json();
-      if (version !== null && news.version !== version) {
+      if (news.version !== version) {
         const { content, blocks } = await (await fetch("content.json")).json();
         install(content, blocks);
         onContent();

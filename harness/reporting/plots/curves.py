@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.reporting.layout import unique
-from harness.reporting.plots.series import Measurement, Panel, Point
+from harness.reporting.plots.series import Measurement, Panel, Point, pattern_name
 from harness.reporting.plots.sheet import NotDrawn, Picture, Sheet, sheets, value_label
 from harness.reporting.plots.style import DENSE_COLOR, Style, log_axis, text
 from harness.reporting.tables import pattern_order
@@ -31,16 +31,14 @@ def compression(point: Point) -> float:
 
 def curves(measured: Sequence[Measurement], styles: Mapping[str, Style]) -> Iterator[Picture | NotDrawn]:
     """A figure for every protocol that pruned models were measured under."""
-    for kind, name, title, across, label in (
-        ("perplexity", "perplexity", "Perplexity against sparsity", sparsity_percent, "sparsity [% zeros]"),
-        (
-            *("zero_shot", "accuracy", "Accuracy against compression", compression),
-            "compression [×]",
-        ),
+    accuracies = ("zero_shot", "accuracy")
+    for kinds, name, title, across, label in (
+        (("perplexity",), "perplexity", "Perplexity against sparsity", sparsity_percent, "sparsity [% zeros]"),
+        (accuracies, "accuracy", "Accuracy against compression", compression, "compression [×]"),
     ):
         drawn = 0
         for each in measured:
-            if each.kind == kind and any(one.series for one in each.panels.values()):
+            if each.kind in kinds and any(one.series for one in each.panels.values()):
                 yield from sheets(name, each, _sheet(name, title, each, styles, (across, label)))
                 drawn += 1
         if not drawn:
@@ -61,13 +59,13 @@ def _sheet(
 
 
 def draw_curves(part: "SubFigure", panel: Panel, styles: Mapping[str, Style], x: tuple[Across, str]) -> None:
-    """Unstructured sparsities as lines; beside them every N:M pattern as a place of its own, for 2:4 is not 50 %."""
+    """Unstructured sparsities as lines; beside them every other pattern in a place of its own, for 2:4 is not 50 %."""
     from matplotlib.ticker import MaxNLocator
 
     points = [point for one in panel.series for point in one.points]
     named = [point for point in points if point.pattern != "unstructured"]
     ordered = sorted(named, key=lambda point: pattern_order(point.pattern, point.sparsity))
-    patterns = unique([point.pattern for point in ordered])
+    patterns = unique([pattern_name(point.pattern, point.sparsity) for point in ordered])
     lines = len(named) < len(points) or not points
     if lines and patterns:
         ratios = [3.0, max(1.0, 0.75 * len(patterns))]
@@ -84,7 +82,7 @@ def draw_curves(part: "SubFigure", panel: Panel, styles: Mapping[str, Style], x:
         left.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if patterns:
         _places(right, panel, styles, patterns)
-        right.set_xlabel("N:M pattern")
+        right.set_xlabel("pattern")
     left.set_title(text(panel.model), loc="left")
     left.set_ylabel(value_label(panel))
     log_axis(left, panel.values)
@@ -105,10 +103,10 @@ def _lines(axis: "Axes", panel: Panel, styles: Mapping[str, Style], across: Acro
 def _places(axis: "Axes", panel: Panel, styles: Mapping[str, Style], patterns: Sequence[str]) -> None:
     count = len(panel.series)
     for number, one in enumerate(panel.series):
-        points = [point for point in one.points if point.pattern in patterns]
+        points = [point for point in one.points if point.pattern != "unstructured"]
         shift = SPREAD * ((number + 0.5) / count - 0.5)
         if points:
-            xs = [patterns.index(point.pattern) + shift for point in points]
+            xs = [patterns.index(pattern_name(point.pattern, point.sparsity)) + shift for point in points]
             _draw(axis, xs, points, styles[one.label], joined=False)
     axis.set_xticks(range(len(patterns)), patterns)
     axis.set_xlim(-0.6, len(patterns) - 0.4)

@@ -90,7 +90,7 @@ def select(records: Sequence[RunRecord]) -> list[Selection]:
         profiles = _profiles(patterns[pattern, sparsity])
         if profiles:
             name = pattern_name(pattern, sparsity)
-            selected.append(Selection(model, name if name == pattern else f"{name} {pattern}", profiles))
+            selected.append(Selection(model, name if name.startswith(pattern) else f"{name} {pattern}", profiles))
     most = sorted(selected, key=lambda each: (-len(each.profiles), natural_key(each.model)))[:MODELS]
     return sorted(most, key=lambda each: natural_key(each.model))
 

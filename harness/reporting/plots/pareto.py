@@ -91,7 +91,9 @@ def front(costs: Sequence[float], values: Sequence[float], *, less: bool, higher
 def _of(cost: Cost, measured: Sequence[Measurement], styles: Mapping[str, Style]) -> Iterator[Picture | NotDrawn]:
     drawn = False
     for each in measured:
-        if each.kind in ("perplexity", "zero_shot") and any(_placed(one, cost) for one in each.panels.values()):
+        if each.kind in ("perplexity", "zero_shot", "accuracy") and any(
+            _placed(one, cost) for one in each.panels.values()
+        ):
             drawn = True
             yield from sheets(f"pareto-{cost.name}", each, _sheet(cost, each, styles))
     if not drawn:

@@ -160,8 +160,9 @@ def scale(metric: str) -> float:
 
 
 def pattern_name(pattern: str, sparsity: float) -> str:
-    """`2:4`, or the sparsity of an unstructured pattern."""
-    return f"{100 * sparsity:g}%" if pattern == "unstructured" else pattern
+    """`2:4`, the sparsity of an unstructured pattern, `channel 50%`."""
+    share = f"{100 * sparsity:g}%"
+    return pattern if ":" in pattern else share if pattern == "unstructured" else f"{pattern} {share}"
 
 
 def _labels(pruned: "pd.DataFrame") -> "pd.Series":
@@ -174,7 +175,9 @@ def _labels(pruned: "pd.DataFrame") -> "pd.Series":
             differs = values != ""
         else:
             differs = (values != "") & (values[values != ""].nunique() > 1)
-        labels = labels.where(~differs | (values == ""), labels + ", " + values.str.slice(-40))
+        short = values.str.slice(-40)
+        told = short if short.nunique() == values.nunique() else values  # what was cut may be what differs
+        labels = labels.where(~differs | (values == ""), labels + ", " + told)
     return labels
 
 
@@ -183,10 +186,12 @@ Row = tuple[str, float, float | None, float, float | None, str]
 
 
 def _all_series(pruned: "pd.DataFrame") -> list[Series]:
+    if pruned.empty:
+        return []
     series: dict[tuple[str, str], dict[tuple[str, float], list[Row]]] = {}
     for label, method, row in zip(_labels(pruned), pruned["method"], _plain(pruned), strict=True):
         series.setdefault((label, method), {}).setdefault(row[:2], []).append(row)
-    factor = scale(str(pruned["metric"].iloc[0])) if len(pruned) else 1.0
+    factor = scale(str(pruned["metric"].iloc[0]))
     return [
         Series(label, method, tuple(_point(points[where], factor) for where in sorted(points, key=_in_order)))
         for (label, method), points in series.items()
@@ -238,10 +243,11 @@ def _title(kind: str, task: str, rows: "pd.DataFrame") -> str:
     parts = str(rows["protocol"].iloc[0]).split(":")
     length = next((part[3:] for part in parts if part.startswith("seq") and part[3:].isdigit()), None)
     counts = sorted({int(count) for count in rows["num_samples"]})
-    unit = "windows" if kind == "perplexity" else "questions"
+    unit = {"perplexity": "windows", "accuracy": "images"}.get(kind, "questions")
     count = " to ".join(str(value) for value in unique([str(counts[0]), str(counts[-1])]))
     subsets = unique([subset for subset in rows["subset"] if isinstance(subset, str)])
-    said = [f"perplexity on {task}" if kind == "perplexity" else f"{task}, zero-shot accuracy"]
+    what = {"perplexity": f"perplexity on {task}", "accuracy": f"{task}, accuracy"}
+    said = [what.get(kind, f"{task}, zero-shot accuracy")]
     said += [f"{length}-token windows"] if length else []
     said += ["BOS in every window"] if "bos" in parts else []
     return ", ".join([*said, *(subsets or [f"all of n = {count} {unit}"])])

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UserError
-from harness.patterns import Pattern, SemiStructured, Unstructured
+from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
 from harness.record import EvalResult, LayerReport, RunRecord
 from harness.reporting.frame import to_frame
 from harness.reporting.plots.agreement import pairs
@@ -287,3 +287,53 @@ def test_a_label_has_one_style_in_all_figures(sweep: list[RunRecord], published:
     known = method_styles(measured(sweep, published))
     assert list(known) == ["magnitude", "wanda", "dense"]
     assert known["wanda"] == method_styles(measured(sweep, published), ("dense", "wanda"))["wanda"]
+
+
+def test_a_dense_model_alone_makes_no_figure_and_no_error(published: Published, tmp_path: Path) -> None:
+    """Nor does one whose pruned rivals have no finite value under the protocol."""
+    dense = make_record("dense", None, (make_perplexity(20.0),))
+    for others in ([], [make_record("wanda", results=(make_perplexity(math.inf),))]):
+        (only,) = measured([dense, *others], published)
+        panel = only.panels["perplexity", "opt-125m"]
+        assert panel.series == ()
+        assert panel.dense is not None
+        assert "perplexity" in {
+            each.name for each in draw_all([dense, *others], published, NAMES, tmp_path) if isinstance(each, NotDrawn)
+        }
+
+
+def test_every_ratio_of_a_structured_pattern_has_a_place(published: Published) -> None:
+    """20 % and 50 % of the channels are two columns, not one whose last value wins."""
+    records = [
+        make_record("channel-magnitude", Structured(share, "channel"), (make_perplexity(100 * share),))
+        for share in (0.2, 0.5)
+    ]
+    panel = measured(records, published)[0].panels["perplexity", "opt-125m"]
+    known = {pattern: point.value for (_, pattern), point in fields(panel).items()}
+    assert known == {"channel 20%": pytest.approx(20.0), "channel 50%": pytest.approx(50.0)}
+    axes = drawn(panel, draw_curves, (sparsity_percent, "sparsity"))
+    assert [tick.get_text() for tick in axes[-1].get_xticklabels()] == ["channel 20%", "channel 50%"]
+
+
+def test_long_settings_that_differ_at_their_start_are_two_series(published: Published) -> None:
+    """A label is cut only where what is left still tells settings apart."""
+    records = [
+        make_record("wanda", results=(make_perplexity(value),), params={"a_first": value, "z": "x" * 60})
+        for value in (1.0, 2.0)
+    ]
+    panel = measured(records, published)[0].panels["perplexity", "opt-125m"]
+    assert len(panel.series) == 2
+
+
+def test_images_are_images(published: Published) -> None:
+    """The accuracy on an image set is no zero-shot accuracy, and it is drawn like any other."""
+    digits = replace(make_accuracy(0.9), kind="accuracy", task="digits", protocol="accuracy:digits:v1", num_samples=360)
+    records = [
+        make_record("dense", None, (digits,)),
+        make_record("obc", results=(digits,), layers=layers(Unstructured(0.5))),
+    ]
+    (only,) = measured(records, published)
+    assert only.title == "digits, accuracy, all of n = 360 images"
+    names = [each.name for each in pictures(records, published, NAMES) if isinstance(each, Picture)]
+    assert any(name.startswith("accuracy") for name in names)
+    assert any(name.startswith("pareto-size") for name in names)

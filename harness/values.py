@@ -1,0 +1,72 @@
+"""Values of a composed configuration, checked: the user's mistake is one line with the value and what is allowed."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, cast
+
+from omegaconf import OmegaConf
+
+from harness.errors import UserError, unknown
+
+
+def path(value: object) -> Path | None:
+    """A path, `~` expanded; null is None."""
+    return None if value is None else Path(str(value)).expanduser()
+
+
+def folder(field: str, value: object) -> Path:
+    """A folder, as it is written."""
+    if value is None:
+        raise UserError(f"{field}=null is not allowed; allowed: a folder")
+    return Path(str(value))
+
+
+def names(field: str, value: object, allowed: Iterable[str]) -> list[str]:
+    """A list of distinct known names."""
+    if not OmegaConf.is_list(value):
+        raise UserError(f"{field}={value!r} is not a list; write {field}=[{value}]")
+    names = dict.fromkeys(str(name) for name in cast("Iterable[object]", value))
+    return [one_of(field, name, allowed) for name in names]
+
+
+def one_of(field: str, value: Any, allowed: Iterable[Any]) -> Any:
+    """One of the allowed values."""
+    if value not in (choices := list(allowed)):
+        raise unknown(field, value, choices)
+    return value
+
+
+def number(field: str, value: object) -> float:
+    """A number, no truth value."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{field}={value!r} is not a number")
+    return float(value)
+
+
+def boolean(field: str, value: object) -> bool:
+    """True or false; Hydra reads words such as `no` as text, which is neither."""
+    if not isinstance(value, bool):
+        raise UserError(f"{field}={value} is not allowed; allowed: true or false")
+    return value
+
+
+def integer(field: str, value: object, *, least: int) -> int:
+    """An integer of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UserError(f"{field}={value} is not allowed; allowed: an integer >= {least}")
+    return value
+
+
+def optional(field: str, value: object, least: int) -> int | None:
+    """An integer of at least `least`, or null."""
+    return None if value is None else integer(field, value, least=least)
+
+
+def extent(field: str, value: object, least: int, most: int | None) -> int:
+    """A size; of an array that has `most`, null means all."""
+    if value is None and most is not None:
+        return most
+    number = integer(field, value, least=least)
+    if most is not None and number > most:
+        raise UserError(f"{field}={number} is more than the array has; allowed: {least} to {most}")
+    return number
