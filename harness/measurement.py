@@ -163,7 +163,7 @@ def _measure_perplexity(
         num_samples=measured.num_windows,
         higher_is_better=False,
         subset=None if count == prepared.total else f"first {count} of {prepared.total} windows",
-        data_source=request.evaluation[protocol.key].location,
+        data_source=request.evaluation[protocol.key].origin,
         data_fingerprint=prepared.fingerprint,
         details={
             "seq_len": protocol.seq_len,
@@ -194,7 +194,7 @@ def _measure_accuracy(
         num_samples=measured.num_images,
         higher_is_better=True,
         subset=None,
-        data_source=data.location,
+        data_source=data.origin,
         data_fingerprint=data.identity,
         details={"seconds": round(time.perf_counter() - start, 4)},
     )

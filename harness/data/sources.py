@@ -5,10 +5,10 @@ from collections.abc import Callable
 from hashlib import file_digest
 from pathlib import Path
 
-from harness.data.catalogue import CORPORA, TASKS, CorpusSplit, Role, TaskRows
+from harness.data.catalogue import CORPORA, DATA_VARIABLE, TASKS, CorpusSplit, Role, TaskRows
 from harness.data.catalogue import DataRef as DataRef  # re-exported: what `resolve` returns
 from harness.data.catalogue import Source as Source
-from harness.data.content import DATA_VARIABLE, unavailable
+from harness.data.content import unavailable
 from harness.data.digits import DIGITS, digits_ref
 from harness.data.formats import read_file
 from harness.data.questions import rows_identity, rows_of

@@ -197,7 +197,7 @@ def _results(
             num_samples=count,
             higher_is_better=True,
             subset=f"first {count} of {prepared.total} questions" if count < prepared.total else None,
-            data_source=prepared.ref.location,
+            data_source=prepared.ref.origin,
             data_fingerprint=prepared.fingerprint,
             details=details,
         )

@@ -61,6 +61,13 @@ def test_the_order_is_path_folder_wheel_hub(folder: Path, tmp_path: Path, monkey
     assert resolve("wikitext2", "evaluation").source == "hub"
 
 
+def test_records_name_the_data_folder_and_not_the_machine(folder: Path, tmp_path: Path) -> None:
+    """They go to other machines; a path that the user gave is the user's own."""
+    found = resolve("wikitext2", "evaluation", source="folder")
+    assert found.origin == "PRUNEBENCH_DATA/wikitext2/wiki.test.raw"
+    assert resolve("wikitext2", "evaluation", path=found.path).origin == str(found.path)
+
+
 def test_one_source_can_be_forced(folder: Path) -> None:
     """A forced source is the only one looked at."""
     assert resolve("c4", "calibration", source="embedded").location.startswith("exllamav2==0.3.2:")
