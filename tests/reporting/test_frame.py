@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from harness.errors import UserError
-from harness.reporting.frame import describe, measured, telling, to_frame
+from harness.reporting.frame import brief, describe, measured, telling, to_frame
 
 
 def test_one_row_a_job_and_metric(record, perplexity, accuracy) -> None:
@@ -82,3 +82,10 @@ def test_an_allocation_is_part_of_the_method_s_name(record, perplexity) -> None:
     entry = measured([record(allocation="owl")])[0]
     setting = entry.setting(perplexity(1.0), {"opt-125m": "OPT-125M"})
     assert setting.key[1] == "owlw.wanda"
+
+
+def test_choices_are_named_as_briefly_as_tells_them_apart() -> None:
+    """Parameters only where two have one name, and the usual choice not at all."""
+    assert brief(["uniform", "", "owl (width=0.08)"]) == {"uniform": "", "": "", "owl (width=0.08)": "owl"}
+    two = ["owl (width=0.08)", "owl (width=0.2)", "besa (epochs=1)"]
+    assert list(brief(two).values()) == ["owl (width=0.08)", "owl (width=0.2)", "besa"]

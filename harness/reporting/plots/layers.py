@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.record import RunRecord
-from harness.reporting.frame import DENSE, JobRow, describe
+from harness.reporting.frame import DENSE, JobRow, brief, describe
 from harness.reporting.layout import unique
 from harness.reporting.plots.series import pattern_name
 from harness.reporting.plots.sheet import PANEL_HEIGHT, PANEL_WIDTH, NotDrawn, Picture, line
-from harness.reporting.plots.style import LEGEND_WIDTH, Style, finish, log_axis, new_figure, text
+from harness.reporting.plots.style import Style, finish, legend_width, log_axis, new_figure, text
 from harness.reporting.published import natural_key
 
 if TYPE_CHECKING:
@@ -66,11 +66,14 @@ def layer_figures(records: Sequence[RunRecord], known: Mapping[str, Style]) -> I
 
 def layer_labels(records: Sequence[RunRecord]) -> set[str]:
     """What `layer_figures` needs styles for."""
-    return {_label(describe(record)) for record in records if record.layers}
+    jobs = [describe(record) for record in records if record.layers]
+    return set(_labels(jobs).values())
 
 
-def _label(job: JobRow) -> str:
-    return job.method if job.allocation in ("", "uniform") else f"{job.method}, {job.allocation}"
+def _labels(jobs: Sequence[JobRow]) -> dict[str, str]:
+    """Method and allocation of every job by its id."""
+    short = brief(job.allocation for job in jobs)
+    return {job.job_id: ", ".join(filter(None, (job.method, short[job.allocation]))) for job in jobs}
 
 
 def select(records: Sequence[RunRecord]) -> list[Selection]:
@@ -81,13 +84,14 @@ def select(records: Sequence[RunRecord]) -> list[Selection]:
             job = describe(record)
             if job.method != DENSE:
                 groups[job.model][job.pattern, job.sparsity].append((job, record))
+    labels = _labels([describe(record) for record in records if record.layers])
     selected = []
     for model, patterns in groups.items():
         pattern, sparsity = max(
             patterns,
             key=lambda where: (_methods(patterns[where]), len(patterns[where]), -abs(where[1] - USUAL_SPARSITY), where),
         )
-        profiles = _profiles(patterns[pattern, sparsity])
+        profiles = _profiles(patterns[pattern, sparsity], labels)
         if profiles:
             name = pattern_name(pattern, sparsity)
             selected.append(Selection(model, name if name.startswith(pattern) else f"{name} {pattern}", profiles))
@@ -99,10 +103,10 @@ def _methods(jobs: Sequence[tuple[JobRow, RunRecord]]) -> int:
     return len({job.method for job, _ in jobs})
 
 
-def _profiles(jobs: Sequence[tuple[JobRow, RunRecord]]) -> tuple[Profile, ...]:
+def _profiles(jobs: Sequence[tuple[JobRow, RunRecord]], labels: Mapping[str, str]) -> tuple[Profile, ...]:
     by_method: dict[str, list[RunRecord]] = defaultdict(list)
     for job, record in jobs:
-        by_method[_label(job)].append(record)
+        by_method[labels[job.job_id]].append(record)
     made = [_profile(label, by_method[label]) for label in sorted(by_method, key=natural_key)]
     return tuple(profile for profile in made if profile.blocks)
 
@@ -127,11 +131,12 @@ def _profile(label: str, records: Sequence[RunRecord]) -> Profile:
 
 
 def _figure(page: Sequence[Selection], known: Mapping[str, Style]) -> "Figure":
-    figure = new_figure(PANEL_WIDTH * len(page) + LEGEND_WIDTH, 1.8 * PANEL_HEIGHT + 0.6)
+    labels = unique(sorted((profile.label for each in page for profile in each.profiles), key=natural_key))
+    handles = [line(label, known[label]) for label in labels]
+    figure = new_figure(PANEL_WIDTH * len(page) + legend_width(handles), 1.8 * PANEL_HEIGHT + 0.6)
     axes = figure.subplots(2, len(page), squeeze=False, sharex="col")
     for column, each in enumerate(page):
         draw_layers(axes[0][column], axes[1][column], each, known)
-    labels = unique(sorted((profile.label for each in page for profile in each.profiles), key=natural_key))
     counts = {profile.jobs for each in page for profile in each.profiles}
     notes = [
         "a block's linears: zeros weighted by their weights, plain mean of ||XW' - XW|| / ||XW|| on calibration data"
@@ -139,7 +144,7 @@ def _figure(page: Sequence[Selection], known: Mapping[str, Style]) -> "Figure":
     notes += (
         [f"mean over up to {max(counts)} jobs a method (seeds, calibration, parameters)"] if max(counts) > 1 else []
     )
-    finish(figure, "Zeros and output error by block", "", notes, [line(label, known[label]) for label in labels])
+    finish(figure, "Zeros and output error by block", "", notes, handles)
     return figure
 
 

@@ -8,7 +8,7 @@ from statistics import stdev
 from typing import TYPE_CHECKING
 
 from harness.record import RunRecord
-from harness.reporting.frame import DENSE, telling, to_frame
+from harness.reporting.frame import DENSE, brief, telling, to_frame
 from harness.reporting.layout import unique
 from harness.reporting.published import Published, natural_key
 from harness.reporting.tables import pattern_order
@@ -175,6 +175,8 @@ def _labels(pruned: "pd.DataFrame") -> "pd.Series":
             differs = values != ""
         else:
             differs = (values != "") & (values[values != ""].nunique() > 1)
+        if column in ("allocation", "recovery"):
+            values = values.map(brief(values.unique()))
         short = values.str.slice(-40)
         told = short if short.nunique() == values.nunique() else values  # what was cut may be what differs
         labels = labels.where(~differs | (values == ""), labels + ", " + told)

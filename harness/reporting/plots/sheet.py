@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from harness.reporting.frame import DENSE
 from harness.reporting.layout import unique
 from harness.reporting.plots.series import Measurement, Panel, Point
-from harness.reporting.plots.style import DENSE_COLOR, LEGEND_WIDTH, Style, file_name, finish, new_figure, styles, text
+from harness.reporting.plots.style import DENSE_COLOR, Style, file_name, finish, legend_width, new_figure, styles, text
 from harness.reporting.published import natural_key
 
 if TYPE_CHECKING:
@@ -64,7 +64,8 @@ class Sheet:
         panels = {index: one for index, one in measured.panels.items() if index[1] in self.models}
         metrics = [metric for metric in measured.metrics if any(index[0] == metric for index in panels)]
         wide, high = self.size
-        width = wide * len(self.models) + (LEGEND_WIDTH if self.legend else 0.2)
+        handles = [*self._methods(panels.values()), *self.handles] if self.legend else []
+        width = wide * len(self.models) + (legend_width(handles) or 0.2)
         figure = new_figure(max(width, 5.4), high * len(metrics) + 0.9)
         parts = figure.subfigures(len(metrics), len(self.models), squeeze=False)
         for (metric, model), one in panels.items():
@@ -72,7 +73,6 @@ class Sheet:
             self.draw(part, one, self.styles)
         said = [note for one in panels.values() for note in one.notes]
         notes = unique([*self.notes, *said, *(_errors(panels) if self.bars else [])])
-        handles = [*self._methods(panels.values()), *self.handles] if self.legend else []
         finish(figure, self.title, f"{measured.title}\n[{measured.key}]", notes, handles)
         return figure
 

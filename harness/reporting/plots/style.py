@@ -29,7 +29,10 @@ DENSE_COLOR = "#000000"
 DPI = 200
 LEGEND_WIDTH = 2.0
 LETTER_WIDTH = 0.074
-"""Inches: of the legend beside the axes, and of a letter of the title."""
+"""Inches: the least of the legend beside the axes, and of a letter of the title."""
+HANDLE_WIDTH = 0.75
+"""Inches: of a mark of the legend with the space around it."""
+POINTS_AN_INCH = 72
 
 RC: dict[Any, Any] = {
     "font.size": 9,
@@ -90,10 +93,20 @@ def new_figure(width: float, height: float) -> "Figure":
     return Figure(figsize=(width, height), layout="constrained")
 
 
+def legend_width(handles: Sequence[Any]) -> float:
+    """Inches that a legend with these entries takes beside the axes; 0 without any."""
+    from matplotlib.textpath import TextPath
+
+    if not handles:
+        return 0.0
+    paths = [TextPath((0.0, 0.0), handle.get_label(), size=RC["legend.fontsize"]) for handle in handles]
+    return max(LEGEND_WIDTH, HANDLE_WIDTH + max(path.get_extents().width for path in paths) / POINTS_AN_INCH)
+
+
 def finish(figure: "Figure", title: str, protocol: str, notes: Sequence[str], handles: Sequence[Any] = ()) -> None:
     """Title, the protocol below it, what a reader must know at the foot, and one legend beside the axes."""
     # A short legend stands in the middle of the height and leaves the whole width to the title.
-    room = figure.get_figwidth() - (LEGEND_WIDTH if len(handles) > SHORT_LEGEND else 0.0)
+    room = figure.get_figwidth() - (legend_width(handles) if len(handles) > SHORT_LEGEND else 0.0)
     parts = [title, *protocol.split("\n")]
     lines = [line for part in parts for line in wrap(text(part), int(room / LETTER_WIDTH), break_on_hyphens=False)]
     figure.suptitle("\n".join(lines), fontsize=9, x=0.01, ha="left")

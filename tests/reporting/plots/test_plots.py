@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -23,7 +24,7 @@ from harness.reporting.plots.layers import select
 from harness.reporting.plots.pareto import front, sizes
 from harness.reporting.plots.series import Data, Measurement, measurements
 from harness.reporting.plots.sheet import NotDrawn, Picture, method_styles
-from harness.reporting.plots.style import MARKERS, file_name, new_figure, styles
+from harness.reporting.plots.style import MARKERS, RC, file_name, new_figure, styles
 from harness.reporting.published import Published
 from tests.reporting.conftest import make_accuracy, make_perplexity, make_record
 
@@ -337,3 +338,20 @@ def test_images_are_images(published: Published) -> None:
     names = [each.name for each in pictures(records, published, NAMES) if isinstance(each, Picture)]
     assert any(name.startswith("accuracy") for name in names)
     assert any(name.startswith("pareto-size") for name in names)
+
+
+def test_long_names_do_not_squeeze_the_panels(published: Published) -> None:
+    """The figure grows by what the legend needs; the axes keep their width."""
+    widths = []
+    for name in ("short", "a_very_long_name_of_a_hyperparameter_that_differs"):
+        records = [
+            make_record("wanda", Unstructured(share), (make_perplexity(10.0),), params={name: value})
+            for value in (1.0, 2.0)
+            for share in (0.5, 0.7)
+        ]
+        picture = next(each for each in pictures(records, published, NAMES) if isinstance(each, Picture))
+        with matplotlib.rc_context(dict(RC)):
+            figure = picture.draw()
+            figure.get_layout_engine().execute(figure)
+        widths.append(figure.axes[0].get_window_extent().width)
+    assert widths[1] > 0.9 * widths[0] > 90
