@@ -354,4 +354,4 @@ def test_long_names_do_not_squeeze_the_panels(published: Published) -> None:
             figure = picture.draw()
             figure.get_layout_engine().execute(figure)
         widths.append(figure.axes[0].get_window_extent().width)
-    assert widths[1] > 0.9 * widths[0] > 90
+    assert widths[1] > 0.75 * widths[0] > 150
