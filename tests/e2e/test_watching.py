@@ -50,7 +50,9 @@ def test_a_single_job_makes_no_sweep(cli: Cli, job: tuple[str, ...], tmp_path: P
 def test_the_server_says_where_it_is_and_ends_cleanly_when_interrupted(tmp_path: Path) -> None:
     """Ctrl-C ends it with 0 and without a traceback."""
     command = [sys.executable, "-m", "harness", "serve", "--port", "0", "--results-dir", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+    # Where the tests run in the background, SIGINT is ignored, and what they start would inherit that.
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **heard) as server:
         assert server.stdout is not None
         assert server.stderr is not None
         address = re.search(r"http://127\.0\.0\.1:\d+/", server.stdout.readline())
