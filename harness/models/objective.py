@@ -44,15 +44,15 @@ def objective_of(model: nn.Module) -> Objective:
 
 @contextmanager
 def in_float32(model: nn.Module) -> Iterator[None]:
-    """Every parameter, and every half-precision buffer, in float32 for the time of the body, then in its own type.
+    """Every parameter, and every batch norm's statistics, in float32 for the time of the body, then in its own type.
 
-    Gradients of half-precision weights underflow, and small steps of them are lost.  Running statistics of batch norms
-    must have the type of what they are applied to; other buffers, such as rotary frequencies, stay as they are.
+    Gradients of half-precision weights underflow, and small steps of them are lost.  Running statistics must have the
+    type of what they are applied to; other buffers, such as rotary frequencies, stay as they are.
     """
-    halves = (torch.float16, torch.bfloat16)
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     kept: list[tuple[Tensor, torch.dtype]]
     kept = [(weight, weight.dtype) for weight in model.parameters() if weight.dtype != torch.float32]
-    kept += [(buffer, buffer.dtype) for buffer in model.buffers() if buffer.dtype in halves]
+    kept += [(each, each.dtype) for norm in norms for each in norm.buffers() if each.dtype.is_floating_point]
     try:
         for weight, _ in kept:
             weight.data = weight.data.float()
