@@ -58,11 +58,15 @@ def main() -> None:
             one, two = find(records, name, pattern), find(records, other, pattern)
             if one is None or two is None:
                 continue
-            ratios = [error / errors(two)[layer] for layer, error in errors(one).items()]
+            base = errors(two)
+            by_layer = {layer: error / base[layer] for layer, error in errors(one).items()}
+            ratios = list(by_layer.values())
+            most = sorted(by_layer, key=lambda layer: -by_layer[layer])[:4]
             worse = [sum(ratio > 1 for ratio in part) for part in (ratios, ratios[:FIRST_BLOCK])]
             print(
                 f"{pattern[0]} {pattern[1]:.0%}: {name} / {other}: median {median(ratios):.3f}, "
-                f"larger in {worse[0]} of {len(ratios)} layers, in {worse[1]} of {FIRST_BLOCK} of the first block"
+                f"larger in {worse[0]} of {len(ratios)} layers, in {worse[1]} of {FIRST_BLOCK} of the first block; "
+                f"most in {', '.join(f'{layer} {by_layer[layer]:.2f}' for layer in most)}"
             )
 
 
