@@ -103,7 +103,7 @@ def _plan_row(job: "PlannedJob", seconds: float | None, warn: "Forewarning") -> 
         "record": str(job.record[1]) if job.record else None,
         "estimated_seconds": seconds,
         "estimated_peak_bytes": asdict(peak) if peak else None,
-        "warning": warn(job.request) if job.needs_run else None,
+        "warnings": warn(job.request) if job.needs_run else [],
         "named": job.named,
     }
 
@@ -118,7 +118,7 @@ def _print_plan(rows: Sequence[dict[str, Any]]) -> None:
             time = "unknown" if seconds is None else f"{seconds:.0f} s"
             table.add_row(row["job_id"], row["state"], time, _memory(row))
     _print(table)
-    for warning in dict.fromkeys(row["warning"] for row in rows if row.get("warning")):
+    for warning in dict.fromkeys(warning for row in rows for warning in row.get("warnings", ())):
         _print(f"warning: {warning}\n")
     states = [row["state"] for row in rows]
     print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no jobs")

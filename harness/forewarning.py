@@ -1,39 +1,58 @@
-"""What a method has to say about a job before anything is loaded, such as the hours that it will take."""
+"""What methods and allocations have to say about a job before it runs, such as the hours that it will take."""
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from harness.job import JobSpec
 from harness.models.anatomy import anatomy_of
+from harness.pruning.allocations.base import Allocation
 from harness.pruning.methods.base import PruningMethod
-from harness.pruning.registry import build_method
+from harness.pruning.registry import build_allocation, build_method
 from harness.request import JobRequest
+
+if TYPE_CHECKING:
+    import torch
+
+
+def warnings(spec: JobSpec, shapes: Mapping[str, tuple[int, int]], device: "torch.device") -> list[str]:
+    """Of the method and of the allocation of a job that prunes linears of these shapes (O, I) there."""
+    assert spec.calibration is not None, "a job that prunes has calibration"
+    allocation = build_allocation(spec.allocation)
+    found = build_method(spec.method).warning(shapes, device), allocation.warning(shapes, device, spec.calibration)
+    return [warning for warning in found if warning is not None]
 
 
 class Forewarning:
-    """Asks the methods that warn; each once for a model and a device, for it may time a short trial there.
+    """Asks the methods and allocations that warn; once for a model and a device, for they may time a short trial there.
 
     Shapes are those of the checkpoint: GPT-2 stores its weights transposed, so that there they are those of (I, O).
     """
 
     def __init__(self) -> None:
-        self._said: dict[str, str | None] = {}
+        self._said: dict[str, list[str]] = {}
 
-    def __call__(self, request: JobRequest) -> str | None:
-        """The warning of a job; None without one, and while its checkpoint is not on this machine."""
-        method = build_method(request.spec.method)
-        if type(method).warning is PruningMethod.warning:
-            return None
-        key = repr((method, request.checkpoint, request.options.device))
+    def __call__(self, request: JobRequest) -> list[str]:
+        """The warnings of a job; none while its checkpoint is not on this machine."""
+        spec = request.spec
+        if spec.pattern is None:
+            return []
+        method, allocation = build_method(spec.method), build_allocation(spec.allocation)
+        if type(method).warning is PruningMethod.warning and type(allocation).warning is Allocation.warning:
+            return []
+        key = repr((method, allocation, spec.calibration, request.checkpoint, request.options.device))
         if key not in self._said:
-            self._said[key] = self._ask(method, request)
+            self._said[key] = self._ask(request)
         return self._said[key]
 
-    def _ask(self, method: PruningMethod, request: JobRequest) -> str | None:
+    def _ask(self, request: JobRequest) -> list[str]:
         from harness.models.loading import resolve_device  # here: only a trial needs torch
 
         anatomy = anatomy_of(request.checkpoint)
         if anatomy is None:
-            return None
+            return []
         shapes = {
             f"{block}.{number}": shape
             for block in range(anatomy.num_blocks)
             for number, shape in enumerate(anatomy.matrices)
         }
-        return method.warning(shapes, resolve_device(request.options.device))
+        return warnings(request.spec, shapes, resolve_device(request.options.device))

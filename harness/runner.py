@@ -9,6 +9,7 @@ import torch
 
 from harness.clock import Clock
 from harness.errors import UserError
+from harness.forewarning import warnings
 from harness.job import EvaluationProtocol
 from harness.measurement import check_questions, check_tokenizer, evaluate, prepare_windows
 from harness.models.layers import prunable_shapes
@@ -106,8 +107,8 @@ def _run_loaded(
         check_questions(request, loaded, missing)
     layers: tuple[LayerReport, ...] = ()
     if spec.pattern is not None:
-        warning = build_method(spec.method).warning(prunable_shapes(loaded.model), device)
-        for note in filter(None, (unreached_note(loaded.model), warning)):
+        unreached = unreached_note(loaded.model)
+        for note in [*([unreached] if unreached else []), *warnings(spec, prunable_shapes(loaded.model), device)]:
             notes.append(note)
             reporter.note(note)
         pruned = prune(request, loaded, device, clock, reporter)

@@ -15,7 +15,7 @@ from harness.data.digits import DIGITS, TRAINING_ROWS, digit_rows
 from harness.data.texts import load_documents
 from harness.errors import UserError
 from harness.evaluation.accuracy import accuracy
-from harness.evaluation.perplexity import perplexity_by_blocks
+from harness.evaluation.trials import TrialLoss
 from harness.measurement import check_length
 from harness.models.layers import prunable_shapes
 from harness.models.loading import (
@@ -23,7 +23,7 @@ from harness.models.loading import (
     resolve_device,
 )
 from harness.models.residency import Residency
-from harness.progress import Reporter, Silent
+from harness.progress import Reporter
 from harness.pruning.allocations.base import UNIFORM
 from harness.pruning.engine import (
     PruningOutcome,
@@ -38,9 +38,6 @@ from harness.pruning.registry import build_allocation, build_method
 from harness.pruning.structured import shrink_model
 from harness.pruning.survey import HeldOutLoss, Survey
 from harness.request import JobRequest
-
-HELD_OUT_SEQUENCES = 16
-"""Sequences that an allocation may measure trials on, at most."""
 
 
 def prune(
@@ -90,6 +87,7 @@ def _layerwise_walk(
     assert spec.pattern is not None, "a job that prunes has a pattern"
     assert spec.calibration is not None, "a job that prunes has calibration"
     device, shapes = resolve_device(options.device), prunable_shapes(loaded.model)
+    drawn = (spec.calibration, request.calibration, spec.seed)
     allocation = build_allocation(spec.allocation)
     with clock("prune"):
         patterns = method.spread(PrunableWeights(loaded.model, loaded.residency), spec.pattern)
@@ -103,7 +101,8 @@ def _layerwise_walk(
             options.batch_tokens,
             loaded.residency,
             reporter,
-            _held_out_loss(request, loaded, device),
+            lambda num_sequences: _held_out(request, loaded, device, num_sequences),
+            lambda key, find: loaded.keep((*drawn, device, options.batch_tokens, key), find),
         )
         start = time.perf_counter()
         patterns = allocation.spread(survey)
@@ -111,7 +110,6 @@ def _layerwise_walk(
             clock.add("allocate", time.perf_counter() - start)
     check_patterns(patterns, shapes)
     # Blocks that are not all in memory leave no room for statistics of other jobs.
-    drawn = (spec.calibration, request.calibration, spec.seed)
     keep = None if options.offload != "none" else lambda key, observe: loaded.keep((*drawn, key), observe)
     findings = _findings(request, loaded, device)
     return Walk(patterns, spec.calibration.propagation, device, options.batch_tokens, allocation, keep, findings)
@@ -165,28 +163,28 @@ def _calibration_tokens(request: JobRequest, loaded: LoadedModel, *, more: int =
     return torch.from_numpy(np.ascontiguousarray(ids))
 
 
-def _held_out_loss(request: JobRequest, loaded: LoadedModel, device: torch.device) -> HeldOutLoss:
-    """Measures on the sequences that come after the job's own; they are drawn when the first trial is measured."""
+def _held_out(request: JobRequest, loaded: LoadedModel, device: torch.device, num_sequences: int) -> HeldOutLoss:
+    """Measures on the sequences that come after the job's own.
+
+    Raises:
+        UserError: there are none.
+    """
     calibration = request.spec.calibration
     assert calibration is not None, "a job that prunes has calibration"
-    used, batch_tokens = calibration.num_sequences, request.options.batch_tokens
     is_classifier = request.checkpoint.kind == "image classifier"
-
-    def loss(residency: Residency) -> float:
-        key = ("held out", calibration, request.calibration, request.spec.seed)
-        more = TRAINING_ROWS if is_classifier else HELD_OUT_SEQUENCES
-        tokens_BL = loaded.keep(key, lambda: _calibration_tokens(request, loaded, more=more)[used:])
-        if not len(tokens_BL):
-            raise UserError(
-                f"allocation={request.spec.allocation.name} measures on sequences that calibration leaves over, and "
-                f"calibration.num_sequences={used} leaves none; allowed: fewer"
-            )
-        if is_classifier:
-            right = accuracy(loaded.model, residency, tokens_BL, device).value
-            return math.inf if right is None else 1.0 - right
-        measured = perplexity_by_blocks(
-            loaded.model, residency, tokens_BL, batch_tokens=batch_tokens, device=device, reporter=Silent()
+    more = TRAINING_ROWS if is_classifier else num_sequences
+    tokens_BL = _calibration_tokens(request, loaded, more=more)[calibration.num_sequences :]
+    if not len(tokens_BL):
+        raise UserError(
+            f"allocation={request.spec.allocation.name} measures on sequences that calibration leaves over, and "
+            f"calibration.num_sequences={calibration.num_sequences} leaves none; allowed: fewer"
         )
-        return math.inf if measured.value is None else math.log(measured.value)
+    if not is_classifier:
+        batch_tokens = request.options.batch_tokens
+        return TrialLoss(loaded.model, loaded.residency, tokens_BL, batch_tokens=batch_tokens, device=device)
 
-    return loss
+    def wrong(trial: Residency, first: int) -> float:
+        right = accuracy(loaded.model, trial, tokens_BL, device).value
+        return math.inf if right is None else 1.0 - right
+
+    return wrong

@@ -88,34 +88,88 @@ def perplexity_by_blocks(
         model: everything but its blocks on the CPU.
         residency: gives out the blocks of `model`.
     """
-    batches = _batches(windows_NL, batch_tokens)
-    recorded = record_into_buffer(model, batches, residency)
-    _, blocks = decoder_blocks(model)
-    beside: tuple[Any, ...] | None = None
+    states = WindowStates(model, residency, windows_NL, batch_tokens=batch_tokens, device=device)
+    while states.start < states.num_blocks:
+        states.advance(residency)
+        reporter.advance()
+    return states.perplexity(residency)
 
-    def look(_: nn.Module, args: object, output: Any) -> None:
-        nonlocal beside
-        beside = output[1:] if isinstance(output, tuple) else None
 
-    for index in range(len(blocks)):
-        with residency.block(index, device) as block:
+class WindowStates:
+    """Hidden states of all windows in front of one block, and the perplexity of what comes from there on.
+
+    Args:
+        model: everything but its blocks on the CPU.
+        residency: gives out the blocks of `model`.
+        windows_NL: token windows.
+        batch_tokens: most tokens in one forward pass; at least one window is run at a time.
+        device: where a block is computed.
+
+    Attributes:
+        start: index of the block that the states are the input of.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        residency: Residency,
+        windows_NL: Tensor,
+        *,
+        batch_tokens: int,
+        device: torch.device,
+    ) -> None:
+        self._model = model
+        self._device = device
+        self._batches = _batches(windows_NL, batch_tokens)
+        self._blocks = decoder_blocks(model)[1]
+        self._recorded = record_into_buffer(model, self._batches, residency)
+        self._beside: tuple[Any, ...] | None = None
+        self.start = 0
+
+    @property
+    def num_blocks(self) -> int:
+        """Of the model."""
+        return len(self._blocks)
+
+    @torch.no_grad()
+    def advance(self, residency: Residency) -> None:
+        """Take the states through the next block as `residency` gives it out."""
+        self._apply(self.start, self._recorded.hidden, residency)
+        self._recorded.calls[self.start].clear()
+        self.start += 1
+
+    @torch.no_grad()
+    def perplexity(self, residency: Residency) -> Perplexity:
+        """With the blocks from `start` on as `residency` gives them out; the states stay what they are."""
+        hidden = self._recorded.hidden
+        if self.start < self.num_blocks:
+            hidden = [hidden_BLH.clone() for hidden_BLH in hidden]
+        for index in range(self.start, self.num_blocks):
+            self._apply(index, hidden, residency)
+        with outside_on(self._model, self._device):
+            tail = _Tail(self._model, self._blocks, self._beside)
+            tail.find_head(
+                self._batches[0][:1, :PROBE_TOKENS].to(self._device), hidden[0][:1, :PROBE_TOKENS].to(self._device)
+            )
+            losses = [
+                tail.nll(batch_BL.to(self._device), hidden_BLH.to(self._device))
+                for batch_BL, hidden_BLH in zip(self._batches, hidden, strict=True)
+            ]
+        return _summary(torch.cat(losses))
+
+    def _apply(self, index: int, hidden: list[Tensor], residency: Residency) -> None:
+        """Put the outputs of a block in the place of its inputs."""
+
+        def look(_: nn.Module, args: object, output: Any) -> None:
+            self._beside = output[1:] if isinstance(output, tuple) else None
+
+        with residency.block(index, self._device) as block:
             handle = block.register_forward_hook(look)
             try:
-                for place, call in enumerate(recorded.calls[index]):
-                    hidden_BLH = recorded.hidden[place]
-                    recorded.hidden[place] = overwrite(hidden_BLH, call.replay(block, hidden_BLH.to(device)))
+                for place, call in enumerate(self._recorded.calls[index]):
+                    hidden[place] = overwrite(hidden[place], call.replay(block, hidden[place].to(self._device)))
             finally:
                 handle.remove()
-        recorded.calls[index].clear()
-        reporter.advance()
-    with outside_on(model, device):
-        tail = _Tail(model, blocks, beside)
-        tail.find_head(batches[0][:1, :PROBE_TOKENS].to(device), recorded.hidden[0][:1, :PROBE_TOKENS].to(device))
-        losses = [
-            tail.nll(batch_BL.to(device), hidden_BLH.to(device))
-            for batch_BL, hidden_BLH in zip(batches, recorded.hidden, strict=True)
-        ]
-    return _summary(torch.cat(losses))
 
 
 def _batch_nll(model: PreTrainedModel, head: Head | None, tokens_BL: Tensor) -> Tensor:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +23,18 @@ from harness.progress import Reporter
 if TYPE_CHECKING:  # methods reach this module through the walk
     from harness.pruning.methods.base import LayerwiseMethod
 
-HeldOutLoss = Callable[[Residency], float]
-"""Of the model as that residency gives it out, on held-out sequences: mean negative log-likelihood a token of a
-language model, share of wrong answers of an image classifier."""
+KeptT = TypeVar("KeptT")
+HeldOutLoss = Callable[[Residency, int], float]
+"""Of the model as that residency gives it out, with dense blocks before that index, on held-out sequences: mean
+negative log-likelihood a token of a language model, share of wrong answers of an image classifier."""
+
+
+class Keep(Protocol):
+    """Keeps what was found for later jobs of the model that have the same calibration."""
+
+    def __call__(self, key: Hashable, find: Callable[[], KeptT], /) -> KeptT:
+        """What was kept under `key`, found now if nothing was."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,8 @@ class Survey:
         tokens_BL: calibration token ids, all of one length.
         device: where a block is computed.
         batch_tokens: most tokens in one forward pass, >= 1; at least one sequence is run at a time.
-        held_out_loss: measures trials.
+        held_out: makes what measures trials, on at most that many held-out sequences (a classifier: on all).
+        keep: keeps what does not depend on the requested pattern.
     """
 
     model: nn.Module
@@ -93,7 +103,8 @@ class Survey:
     batch_tokens: int
     residency: Residency
     reporter: Reporter
-    held_out_loss: HeldOutLoss
+    held_out: Callable[[int], HeldOutLoss]
+    keep: Keep
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:
@@ -137,13 +148,23 @@ class Survey:
             recorded.calls[index].clear()
             self.reporter.advance()
 
-    def trial_loss(self, weights: Mapping[str, Tensor]) -> float:
-        """Mean negative log-likelihood of held-out tokens with other weights in some layers; the model is left dense.
+    def trials(self, num_sequences: int) -> Callable[[Mapping[str, Tensor]], float]:
+        """The loss on held-out sequences with other weights in some layers; the model is left dense.
+
+        What it returns takes `weight_OI` by path in the model, on any device; all other layers are dense.  Trials that
+        change one block after the other, from the first on, are the fastest.
 
         Args:
-            weights: `weight_OI` by path in the model, on any device; all other layers are dense.
+            num_sequences: most held-out sequences that a language model is measured on, >= 1.
         """
-        return self.held_out_loss(_Trial(self.model, self.residency, weights))
+        prefix = decoder_blocks(self.model)[0]
+        loss = self.held_out(num_sequences)
+
+        def trial_loss(weights: Mapping[str, Tensor]) -> float:
+            changed = (int(name.removeprefix(f"{prefix}.").partition(".")[0]) for name in weights)
+            return loss(_Trial(self.model, self.residency, weights), min(changed, default=0))
+
+        return trial_loss
 
 
 def statistics_by_path(groups: Sequence[InputGroup], prefix: str) -> dict[str, Statistics]:

@@ -65,14 +65,15 @@ def spread(
     names = list(prunable_shapes(model))
     dense = sum(float(weight_view(model.get_submodule(name)).abs().sum()) for name in names)  # type: ignore[arg-type]
 
-    def loss(residency: Residency) -> float:
+    def loss(residency: Residency, first: int) -> float:
         left = 0.0
         for index in range(len(decoder_blocks(model)[1])):
             with residency.block(index, CPU) as block:
                 left += sum(float(weight_view(linear).abs().sum()) for linear in prunable_linears(block).values())
         return 1.0 - left / dense
 
-    survey = Survey(model, method, pattern, tokens_BL, CPU, 1000, InMemory(model), Silent(), loss)
+    walk = (tokens_BL, CPU, 1000, InMemory(model), Silent())
+    survey = Survey(model, method, pattern, *walk, lambda num_sequences: loss, lambda key, find: find())
     return allocation.spread(survey)
 
 

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from harness import compose, config
 from harness.errors import UserError
+from harness.pruning.allocations import sensitivity
 from harness.pruning.methods import obc
 from tests.e2e.conftest import Outcome
 
@@ -47,12 +48,25 @@ def test_plan_runs_nothing(cli: Cli, job: tuple[str, ...], tmp_path: object) -> 
 def test_plan_says_what_methods_warn_of(cli: Cli, job: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """The hours of a long job are said before it runs, once for all jobs of the method on the model."""
     sweep = ("plan", "-m", *job, "method=wanda,obc", "pattern=unstructured", "sparsity=0.5,0.7")
-    assert all(row["warning"] is None for row in json.loads(cli(*sweep, "--json").out))
+    assert all(row["warnings"] == [] for row in json.loads(cli(*sweep, "--json").out))
     monkeypatch.setattr(obc, "LONG_HOURS", 0.0)
-    warned = {row["method"]: row["warning"] for row in json.loads(cli(*sweep, "--json").out)}
-    assert warned["wanda"] is None
-    assert "up to 48: about 0.0 hours on cpu" in warned["obc"]
+    warned = {row["method"]: row["warnings"] for row in json.loads(cli(*sweep, "--json").out)}
+    assert warned["wanda"] == []
+    assert "up to 48: about 0.0 hours on cpu" in warned["obc"][0]
     assert cli(*sweep).out.count("warning: obc works in the cube of in_features") == 1
+
+
+def test_plan_says_what_allocations_warn_of(cli: Cli, job: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The scan's most trials and hours, beside what the method warns of."""
+    scan = ("plan", *job, "method=obc", "pattern=unstructured", "sparsity=0.5", "allocation=sensitivity")
+    assert json.loads(cli(*scan, "--json").out)[0]["warnings"] == []
+    monkeypatch.setattr(obc, "LONG_HOURS", 0.0)
+    monkeypatch.setattr(sensitivity, "LONG_FLOP", 0.0)
+    of_method, of_allocation = json.loads(cli(*scan, "--json").out)[0]["warnings"]
+    assert of_method.startswith("obc works")
+    assert "up to 252 times on 16 sequences" in of_allocation  # 18 for each of 2 x 7 layers
+    (bisected,) = json.loads(cli(*scan, "method=magnitude", "allocation.search=bisect", "--json").out)[0]["warnings"]
+    assert "up to 70 times" in bisected
 
 
 @pytest.mark.parametrize("kind", ["methods", "models", "patterns", "evaluations", "experiments"])

@@ -1,6 +1,7 @@
 """OWL beside the authors' own code: which block gets how much, and the weights that Wanda then leaves."""
 
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -35,11 +36,20 @@ def survey(golden_dir: Path, loaded: LoadedModel) -> Survey:
     """Of the tiny model, with the golden calibration tokens."""
     tokens_BL = torch.from_numpy(np.load(golden_dir / "calibration_tokens.npy"))
 
-    def no_trials(_: object) -> float:
-        raise AssertionError("OWL measures no trials")
+    def nothing(*_: object) -> NoReturn:
+        raise AssertionError("OWL measures no trials and keeps nothing")
 
     return Survey(
-        loaded.model, Wanda(), Unstructured(0.7), tokens_BL, CPU, ONE_SEQUENCE, loaded.residency, Silent(), no_trials
+        loaded.model,
+        Wanda(),
+        Unstructured(0.7),
+        tokens_BL,
+        CPU,
+        ONE_SEQUENCE,
+        loaded.residency,
+        Silent(),
+        nothing,
+        nothing,
     )
 
 

@@ -12,6 +12,7 @@ from harness.calibration.statistics import FeatureNorm, Statistics
 from harness.pruning.allocations.owl import Owl, block_sparsities
 from harness.pruning.allocations.sensitivity import Sensitivity
 from harness.pruning.learned_rates import CANDIDATES_D, LearningPlan, RatedWeight, _gradients, penalty, relative_error
+from harness.pruning.methods.magnitude import Magnitude
 from harness.pruning.survey import DenseBlock
 
 
@@ -144,7 +145,9 @@ def test_the_penalty_by_hand() -> None:
 
 def test_a_scan_from_an_infinite_loss_is_no_scan() -> None:
     """Everything is as good as infinity: a uniform allocation must not come out of it."""
-    survey = SimpleNamespace(trial_loss=lambda _: math.inf)
+    survey = SimpleNamespace(
+        method=Magnitude(), keep=lambda key, find: find(), trials=lambda num_sequences: lambda weights: math.inf
+    )
     with pytest.raises(ArithmeticError, match="not finite"):
         Sensitivity().spread(survey)
 

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from harness.calibration.statistics import FeatureNorm
 from harness.errors import UserError
-from harness.evaluation.perplexity import perplexity, perplexity_by_blocks
+from harness.evaluation.perplexity import perplexity
+from harness.evaluation.trials import TrialLoss
 from harness.job import Choice, Propagation
 from harness.models.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
-from harness.models.residency import InMemory, Residency
+from harness.models.residency import InMemory
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
 from harness.pruning.allocations.besa import Besa
@@ -37,12 +38,11 @@ MODEL = {"num_hidden_layers": 2, "hidden_size": 96, "intermediate_size": 160, "h
 def a_survey(model: nn.Module, tokens_BL: Tensor, pattern: Pattern, *, batch_tokens: int = 24) -> Survey:
     """A survey of a model in memory, whose trials are measured on the calibration tokens."""
 
-    def loss(residency: Residency) -> float:
-        found = perplexity_by_blocks(model, residency, tokens_BL, batch_tokens=48, device=CPU, reporter=Silent())  # type: ignore[arg-type]
-        assert found.value is not None
-        return math.log(found.value)
+    def held_out(num_sequences: int) -> TrialLoss:
+        return TrialLoss(model, InMemory(model), tokens_BL[:num_sequences], batch_tokens=48, device=CPU)  # type: ignore[arg-type]
 
-    return Survey(model, Wanda(), pattern, tokens_BL, CPU, batch_tokens, InMemory(model), Silent(), loss)
+    walk = (tokens_BL, CPU, batch_tokens, InMemory(model), Silent())
+    return Survey(model, Wanda(), pattern, *walk, held_out, lambda key, find: find())
 
 
 # ---------------------------------------------------------------------------------------------------- the total
@@ -240,19 +240,21 @@ def test_a_trial_measures_other_weights_and_leaves_the_model(name: str, random_t
     model, tokens_BL = tiny_model(name), random_tokens(4)
     survey = a_survey(model, tokens_BL, Unstructured(0.5))
     before = {path: weight.clone() for path, weight in model.state_dict().items()}
-    dense = survey.trial_loss({})
-    path = survey.blocks[1][0]
-    trial = {path: torch.zeros(survey.shapes[path])}
-    measured = survey.trial_loss(trial)
-    with pytest.raises(RuntimeError):
-        survey.trial_loss({path: torch.zeros(3, 3)})
-    assert all(torch.equal(model.state_dict()[path], old) for path, old in before.items())
-    changed = tiny_model(name)
-    weight_view(changed.get_submodule(path)).zero_()  # type: ignore[arg-type]
-    expected = perplexity(changed, tokens_BL, batch_tokens=48, device=CPU, reporter=Silent()).value
-    assert expected is not None
-    assert measured == pytest.approx(math.log(expected), rel=1e-5)
-    assert measured != pytest.approx(dense, rel=1e-4)
+    trial_loss = survey.trials(3)
+    dense = trial_loss({})
+    for block in (0, 1, 1, 0):  # forwards, at the same place again, and back
+        path = survey.blocks[block][0]
+        measured = trial_loss({path: torch.zeros(survey.shapes[path])})
+        with pytest.raises(RuntimeError):
+            trial_loss({path: torch.zeros(3, 3)})
+        assert all(torch.equal(model.state_dict()[path], old) for path, old in before.items())
+        changed = tiny_model(name)
+        weight_view(changed.get_submodule(path)).zero_()  # type: ignore[arg-type]
+        expected = perplexity(changed, tokens_BL[:3], batch_tokens=48, device=CPU, reporter=Silent()).value
+        assert expected is not None
+        assert measured == pytest.approx(math.log(expected), rel=1e-5)
+        assert measured != pytest.approx(dense, rel=1e-4)
+        assert trial_loss({}) == pytest.approx(dense, rel=1e-6)
 
 
 # ----------------------------------------------------------------------------------------------------------- BESA

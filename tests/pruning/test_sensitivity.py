@@ -1,7 +1,7 @@
 """The sensitivity scan and the way from what layers bear to what was asked for."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
@@ -44,7 +44,8 @@ def a_survey(weights: Mapping[str, Tensor], loss: Callable[[Mapping[str, Tensor]
         pattern=Unstructured(sparsity),
         shapes={name: tuple(weight_OI.shape) for name, weight_OI in weights.items()},
         walk=lambda needs: iter([block]),
-        trial_loss=loss,
+        keep=lambda key, find: find(),
+        trials=lambda num_sequences: loss,
     )
 
 
@@ -82,7 +83,62 @@ def test_a_tolerance_is_met_with_equality() -> None:
 
 
 def test_what_it_refuses() -> None:
-    """N:M has no sparsity to spread; a negative tolerance is none."""
+    """N:M has no sparsity to spread; a negative tolerance is none, and nothing is measured on no sequence."""
     assert "2:4" in str(Sensitivity().refuses(SemiStructured(2, 4)))
     with pytest.raises(UserError, match=r"allocation.tolerance=-1 is not allowed"):
         Sensitivity(tolerance=-1)
+    with pytest.raises(UserError, match=r"allocation.held_out=0 is not allowed; allowed: held_out >= 1"):
+        Sensitivity(held_out=0)
+
+
+def test_bisecting_finds_what_the_scan_finds_in_fewer_trials() -> None:
+    """Where a layer's loss rises with its sparsity, for every sparsity that may be found."""
+    weights = {"a": torch.randn(10, 100, generator=torch.Generator().manual_seed(8))}
+
+    def scan(search: str, most: float) -> tuple[float, int]:
+        measured = 0
+
+        def loss(trial: Mapping[str, Tensor]) -> float:
+            nonlocal measured
+            measured += bool(trial)
+            return 1.0 + any(float((weight_OI == 0).float().mean()) > most + 1e-3 for weight_OI in trial.values())
+
+        borne = Sensitivity(search=search)._borne(a_survey(weights, loss, 0.5))  # type: ignore[arg-type]
+        return borne["a"], measured
+
+    for percent in (0, *range(10, 100, 5)):
+        (scanned, _), (bisected, trials) = scan("scan", percent / 100), scan("bisect", percent / 100)
+        assert bisected == scanned == percent / 100
+        assert trials <= 5
+
+
+def test_a_sweep_scans_once() -> None:
+    """What layers bear is kept for jobs that differ in the sparsity; not for other methods or tolerances."""
+    kept: dict[Hashable, Any] = {}
+    weights = {name: torch.randn(10, 100, generator=torch.Generator().manual_seed(9)) for name in ("a", "b")}
+    measured = 0
+
+    def loss(trial: Mapping[str, Tensor]) -> float:
+        nonlocal measured
+        measured += 1
+        return sum(float((weight_OI == 0).float().mean()) for weight_OI in trial.values())
+
+    def keep(key: Hashable, find: Callable[[], Any]) -> Any:
+        if key not in kept:
+            kept[key] = find()
+        return kept[key]
+
+    def trials_of(allocation: Sensitivity, sparsity: float, method: Any) -> int:
+        nonlocal measured
+        measured = 0
+        survey = a_survey(weights, loss, sparsity)
+        survey.method, survey.keep = method, keep
+        patterns = allocation.spread(survey)
+        assert sum(pattern.sparsity for pattern in patterns.values()) / 2 == pytest.approx(sparsity, abs=1e-3)
+        return measured
+
+    first = trials_of(Sensitivity(tolerance=0.3), 0.5, Magnitude())
+    assert first > 20
+    assert trials_of(Sensitivity(tolerance=0.3), 0.7, Magnitude()) == 0
+    assert trials_of(Sensitivity(tolerance=0.3), 0.7, Magnitude(granularity="row")) == first
+    assert trials_of(Sensitivity(tolerance=0.2), 0.7, Magnitude()) > 0

@@ -16,6 +16,9 @@ from harness.calibration.statistics import Statistic
 from harness.patterns import Pattern, Unstructured
 
 if TYPE_CHECKING:
+    import torch
+
+    from harness.job import CalibrationSpec
     from harness.pruning.survey import BlockTurn, Survey
 
 UNIFORM = "uniform"
@@ -50,6 +53,12 @@ class Allocation(ABC):  # noqa: B024  # an allocation overrides one of its two m
             UserError: the requested total cannot be met.
         """
         return dict.fromkeys(survey.shapes, survey.pattern)
+
+    def warning(
+        self, shapes: Mapping[str, tuple[int, int]], device: torch.device, calibration: CalibrationSpec
+    ) -> str | None:
+        """What a user must know before the sparsity of layers of these shapes (O, I) is spread, such as the time."""
+        return None
 
     def refine(self, turn: BlockTurn) -> Mapping[str, Pattern]:
         """The patterns of one block's linears, by path in the model; its weights are left as they are."""

@@ -4,15 +4,20 @@ One layer at a time is pruned by the job's method, all others dense, at 95 %, 90
 loss on held-out data is within a tolerance of the dense model's is what the layer bears (0 if none is).  Then layers
 are brought to the requested total: where they bear more than was asked for, every sparsity is scaled down; where they
 bear less, every density is.  (The published mode has no request: its layers keep what they bear.)
+
+What layers bear does not depend on the request: jobs of a sweep that differ in the sparsity share one scan.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Literal
 
+from harness.data.digits import DIGITS
 from harness.errors import UserError
 from harness.patterns import Pattern, Unstructured
 from harness.pruning.allocations.base import Allocation
@@ -20,50 +25,90 @@ from harness.pruning.budget import meet_total, weighted_mean
 from harness.pruning.registry import register_allocation
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from harness.calibration.statistics import Statistics
+    from harness.job import CalibrationSpec
     from harness.pruning.survey import Survey
 
-SCANNED_PERCENT = range(95, 5, -5)
+SCANNED_PERCENT: tuple[int, ...] = (0, *range(10, 100, 5))
+"""What a layer may bear; 0 is not measured."""
+LONG_FLOP = 1e14
+"""Operations that are worth a warning."""
 
 
 @register_allocation("sensitivity")
 @dataclass(frozen=True, slots=True)
 class Sensitivity(Allocation):
-    """Layerwise sparsities from a scan; up to 18 measurements of the whole model a layer.
+    """Layerwise sparsities from a scan: a layer is measured up to 18 times (`scan`) or 5 times (`bisect`).
 
     Args:
         tolerance: how much more loss is borne, >= 0: in nats a token for language models (0.012 is about 1.2 % of
             perplexity), as a fraction of the images for classifiers (published: 1.2 points of accuracy).
+        search: `scan` tries from 95 % down, as published; `bisect` finds the same where a layer's loss rises with its
+            sparsity.
+        held_out: sequences after those of the calibration that a language model is measured on, >= 1, fewer where there
+            are none left; a classifier is measured on all images that calibration leaves.
     """
 
     tolerance: float = 0.012
+    search: Literal["scan", "bisect"] = "scan"
+    held_out: int = 16
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < math.inf:
             raise UserError(f"allocation.tolerance={self.tolerance:g} is not allowed; allowed: a finite number >= 0")
+        if self.held_out < 1:
+            raise UserError(f"allocation.held_out={self.held_out} is not allowed; allowed: held_out >= 1")
+
+    def warning(
+        self, shapes: Mapping[str, tuple[int, int]], device: torch.device, calibration: CalibrationSpec
+    ) -> str | None:
+        if calibration.corpus == DIGITS:
+            return None
+        trials = len(shapes) * (18 if self.search == "scan" else 5)
+        flop = trials * self.held_out * calibration.seq_len * sum(math.prod(shape) for shape in shapes.values())
+        if flop < LONG_FLOP:
+            return None
+        return (
+            f"allocation=sensitivity measures this model up to {trials} times on {self.held_out} sequences, from the "
+            f"changed block on: at most {flop * _seconds_per_flop(device) / 3600:.1f} hours on {device.type}, from a "
+            "short trial, once for all sparsities of a sweep; allocation.search=bisect and a smaller "
+            "allocation.held_out take less"
+        )
 
     def spread(self, survey: Survey) -> dict[str, Pattern]:
-        most = survey.trial_loss({}) + self.tolerance
-        if not math.isfinite(most):
-            raise ArithmeticError("the loss of the dense model on held-out text is not finite: nothing to compare with")
-        borne = {
-            name: self._borne(survey, name, weight_OI, block.statistics[name], most)
-            for block in survey.walk(survey.method.needs)
-            for name, weight_OI in block.weights.items()
-        }
+        borne = survey.keep((self, survey.method), lambda: self._borne(survey))
         wanted = scaled(borne, survey.shapes, survey.pattern.sparsity)
         return dict(meet_total(wanted, survey.shapes, survey.pattern.sparsity))
 
-    def _borne(self, survey: Survey, name: str, weight_OI: Tensor, statistics: Statistics, most: float) -> float:
-        if statistics.findings is None:
-            statistics.findings = {}  # a method that traces does so once for all these sparsities
-        for percent in SCANNED_PERCENT:
+    def _borne(self, survey: Survey) -> dict[str, float]:
+        """The sparsity that each layer bears alone."""
+        trial_loss = survey.trials(self.held_out)
+        most = trial_loss({}) + self.tolerance
+        if not math.isfinite(most):
+            raise ArithmeticError("the loss of the dense model on held-out text is not finite: nothing to compare with")
+
+        def bears(name: str, weight_OI: Tensor, statistics: Statistics, percent: int) -> bool:
             trial_OI = survey.method.prune(weight_OI, statistics, Unstructured(percent / 100)).weight_OI
-            if survey.trial_loss({name: trial_OI}) <= most:
-                return percent / 100
-        return 0.0
+            return trial_loss({name: trial_OI}) <= most
+
+        borne = {}
+        for block in survey.walk(survey.method.needs):
+            for name, weight_OI in block.weights.items():
+                statistics = block.statistics[name]
+                if statistics.findings is None:
+                    statistics.findings = {}  # a method that traces does so once for all these sparsities
+                borne[name] = self._most(partial(bears, name, weight_OI, statistics)) / 100
+        return borne
+
+    def _most(self, bears: Callable[[int], bool]) -> int:
+        """The per cent that a layer bears."""
+        if self.search == "scan":
+            return next((percent for percent in reversed(SCANNED_PERCENT[1:]) if bears(percent)), 0)
+        place: int = bisect_left(SCANNED_PERCENT[1:], True, key=lambda percent: not bears(percent))
+        return SCANNED_PERCENT[place]
 
 
 def scaled(borne: Mapping[str, float], shapes: Mapping[str, tuple[int, int]], total: float) -> dict[str, float]:
@@ -72,3 +117,17 @@ def scaled(borne: Mapping[str, float], shapes: Mapping[str, tuple[int, int]], to
     if mean >= total:
         return {name: sparsity * total / mean for name, sparsity in borne.items()}
     return {name: 1.0 - (1.0 - sparsity) * (1.0 - total) / (1.0 - mean) for name, sparsity in borne.items()}
+
+
+def _seconds_per_flop(device: torch.device) -> float:
+    """Of a matrix product in float32, from a small one."""
+    import time
+
+    import torch
+
+    size = 1024
+    matrix = torch.ones(size, size, device=device)
+    (matrix[:8, :8] @ matrix[:8, :8]).sum().item()  # the first call sets the library up
+    start = time.perf_counter()
+    (matrix @ matrix).sum().item()
+    return (time.perf_counter() - start) / (2 * size**3)

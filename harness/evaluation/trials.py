@@ -1,0 +1,46 @@
+"""The loss of a model with other weights in some blocks: only what comes from those blocks on is computed again."""
+
+import math
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from harness.evaluation.perplexity import WindowStates
+from harness.models.residency import Residency
+
+
+class TrialLoss:
+    """Mean negative log-likelihood a token of a language model, in nats, for many trials on the same windows.
+
+    The hidden states of the dense model in front of the last trial's first block are kept; trials that go through the
+    model from front to back compute half of it on average.
+
+    Args:
+        model: everything but its blocks on the CPU.
+        dense: gives out the blocks of `model` as they are.
+        windows_NL: token windows.
+        batch_tokens: most tokens in one forward pass; at least one window is run at a time.
+        device: where a block is computed.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, dense: Residency, windows_NL: Tensor, *, batch_tokens: int, device: torch.device
+    ) -> None:
+        self._model = model
+        self._dense = dense
+        self._windows_NL = windows_NL
+        self._batch_tokens = batch_tokens
+        self._device = device
+        self._states: WindowStates | None = None
+
+    def __call__(self, trial: Residency, first: int) -> float:
+        """The loss with the blocks from index `first` on as `trial` gives them out; infinite where it is no number."""
+        if self._states is None or first < self._states.start:
+            self._states = WindowStates(
+                self._model, self._dense, self._windows_NL, batch_tokens=self._batch_tokens, device=self._device
+            )
+        while self._states.start < first:
+            self._states.advance(self._dense)
+        measured = self._states.perplexity(trial)
+        return math.inf if measured.value is None else math.log(measured.value)
