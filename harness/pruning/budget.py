@@ -1,15 +1,18 @@
 """From the sparsities that an allocation wants for each layer to patterns that make up the requested total."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from harness.errors import UserError
-from harness.patterns import SemiStructured, Unstructured
+from harness.patterns import Pattern, SemiStructured, Unstructured
 
 Shapes = Mapping[str, tuple[int, int]]
 
 TOLERANCE = 0.001
 """How far the total that layers make up may be from the request, as a fraction of all weights."""
 BISECTIONS = 60
+BLOCK_BOUNDS = (0.01, 0.99)
+"""No block is left dense, as in the published code of OWL, and none empty."""
 
 
 def meet_total(
@@ -46,6 +49,25 @@ def meet_n_of_m(wanted: Mapping[str, float], parts: Mapping[str, int], pattern: 
     kept = sum(counts[name] * parts[name] for name in parts) / sum(parts.values())
     _check_total(1.0 - kept / pattern.group, pattern.sparsity, pattern.label)
     return counts
+
+
+def spread_blocks(
+    sparsities: Sequence[float],
+    blocks: Sequence[Sequence[str]],
+    shapes: Shapes,
+    pattern: Pattern,
+) -> dict[str, Pattern]:
+    """Patterns of the kind of `pattern`, and with its total, for blocks that should have these sparsities."""
+    if isinstance(pattern, Unstructured):
+        wanted = {name: value for value, names in zip(sparsities, blocks, strict=True) for name in names}
+        return dict(meet_total(wanted, shapes, pattern.sparsity, BLOCK_BOUNDS))
+    assert isinstance(pattern, SemiStructured), f"{pattern.label} is refused when the job is planned"
+    keep = {str(index): (1.0 - value) * pattern.group for index, value in enumerate(sparsities)}
+    sizes = {str(index): sum(math.prod(shapes[name]) for name in names) for index, names in enumerate(blocks)}
+    counts = meet_n_of_m(keep, sizes, pattern)
+    return {
+        name: SemiStructured(counts[str(index)], pattern.group) for index, names in enumerate(blocks) for name in names
+    }
 
 
 def shift_to_mean(

@@ -117,6 +117,13 @@ class Survey:
         prefix, blocks = decoder_blocks(self.model)
         return [[f"{prefix}.{index}.{name}" for name in prunable_linears(block)] for index, block in enumerate(blocks)]
 
+    def weights(self, index: int) -> dict[str, Tensor]:
+        """Copies of `weight_OI` of every linear of the dense block with that index, by path in the model."""
+        prefix = decoder_blocks(self.model)[0]
+        with self.residency.block(index, self.device) as block:
+            linears = prunable_linears(block)
+            return {f"{prefix}.{index}.{name}": weight_view(linear).clone() for name, linear in linears.items()}
+
     def walk(self, needs: Sequence[type[Statistic]]) -> Iterator[DenseBlock]:
         """Every block with statistics of its linears' inputs, all computed by the dense model.
 

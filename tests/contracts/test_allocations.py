@@ -187,7 +187,7 @@ def test_an_unknown_allocation_names_the_known_ones() -> None:
 
 def test_the_allocations_of_this_version() -> None:
     """These are registered; a new one is added here knowingly."""
-    assert {"uniform", "owl", "besa", "sensitivity"} <= set(load_allocations())
+    assert {"uniform", "owl", "besa", "sensitivity", "alphapruning"} <= set(load_allocations())
 
 
 # --------------------------------------------------------------------------------------------- a new allocation

@@ -20,8 +20,8 @@ from harness.models.residency import InMemory
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
 from harness.pruning.allocations.besa import Besa
-from harness.pruning.allocations.owl import Owl, block_sparsities, spread_blocks
-from harness.pruning.budget import meet_n_of_m, meet_total, shift_to_mean, whole_counts
+from harness.pruning.allocations.owl import Owl, block_sparsities
+from harness.pruning.budget import meet_n_of_m, meet_total, shift_to_mean, spread_blocks, whole_counts
 from harness.pruning.engine import Walk, achieved_sparsity, prune_model
 from harness.pruning.learned_rates import RatedWeight
 from harness.pruning.methods.base import LayerwiseMethod

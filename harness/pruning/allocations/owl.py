@@ -11,7 +11,7 @@ the rounding to whole weights is spread over layers so that the total is the req
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,15 +19,12 @@ from harness.calibration.statistics import FeatureNorm
 from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.allocations.base import Allocation
-from harness.pruning.budget import meet_n_of_m, meet_total
+from harness.pruning.budget import spread_blocks
 from harness.pruning.methods.wanda import Wanda
 from harness.pruning.registry import register_allocation
 
 if TYPE_CHECKING:
     from harness.pruning.survey import DenseBlock, Survey
-
-BOUNDS = (0.01, 0.99)
-"""No layer is left dense, as in the published code, and none empty."""
 
 
 @register_allocation("owl")
@@ -86,22 +83,3 @@ def block_sparsities(ratios: Sequence[float], sparsity: float, width: float) -> 
     stretched = [(ratio - lowest) / (highest - lowest) * 2 * width for ratio in ratios]
     mean = sum(stretched) / len(stretched)
     return [sparsity - value + mean for value in stretched]
-
-
-def spread_blocks(
-    sparsities: Sequence[float],
-    blocks: Sequence[Sequence[str]],
-    shapes: Mapping[str, tuple[int, int]],
-    pattern: Pattern,
-) -> dict[str, Pattern]:
-    """Patterns of the kind of `pattern`, and with its total, for blocks that should have these sparsities."""
-    if isinstance(pattern, Unstructured):
-        wanted = {name: value for value, names in zip(sparsities, blocks, strict=True) for name in names}
-        return dict(meet_total(wanted, shapes, pattern.sparsity, BOUNDS))
-    assert isinstance(pattern, SemiStructured), f"{pattern.label} is refused when the job is planned"
-    keep = {str(index): (1.0 - value) * pattern.group for index, value in enumerate(sparsities)}
-    sizes = {str(index): sum(math.prod(shapes[name]) for name in names) for index, names in enumerate(blocks)}
-    counts = meet_n_of_m(keep, sizes, pattern)
-    return {
-        name: SemiStructured(counts[str(index)], pattern.group) for index, names in enumerate(blocks) for name in names
-    }
