@@ -76,7 +76,8 @@ def cut_block(
     for coupling in free_couplings(block, probe):
         pattern = patterns[f"{prefix}.{coupling.consumer}"]
         assert isinstance(pattern, Structured), f"channels are cut for a structured pattern, not {pattern.label}"
-        channels = Channels(tuple(producer_rows(block, coupling)), consumer_columns(block, coupling))
+        are_maps = any(isinstance(linears[name], nn.Conv2d) for name in coupling.producers)
+        channels = Channels(tuple(producer_rows(block, coupling)), consumer_columns(block, coupling), are_maps)
         importance_C = method.importance(channels, group_of[coupling.consumer].statistics)
         kept.append((coupling, kept_channels(importance_C, num_kept(coupling.num_channels, pattern))))
         ratios |= dict.fromkeys((*coupling.producers, coupling.consumer), pattern.ratio)

@@ -69,26 +69,30 @@ class Measured:
     def setting(self, result: EvalResult, paper_names: Mapping[str, str]) -> Setting | None:
         """The published setting this result may be compared with; None when there cannot be one.
 
-        Published numbers are of methods and allocations with the values that are our defaults; a job with another
-        value compares with none.  Only results on all of the official data compare: a subset, other data or an option
-        such as a BOS in every window is part of the protocol key, which then equals no published one.
+        Published numbers are of methods and allocations with the values that are our defaults, propagation among them;
+        a job with another value compares with none, nor does a method that is ours under a published name.  Only
+        results on all of the official data compare: a subset, other data or an option such as a BOS in every window is
+        part of the protocol key, which then equals no published one.
         """
         job = self.job
         if job.model not in paper_names or job.recovery != NO_RECOVERY or result.subset is not None:
             return None
-        if not _as_published(job.method, job.params, job.allocation):
+        if not _as_published(job.method, job.params, job.allocation, job.propagation):
             return None
         protocol = re.sub(r":v[^:]+$", "", result.protocol)
         return Setting(paper_names[job.model], paper_method(job), job.pattern, job.sparsity, protocol, result.metric)
 
 
 @cache
-def _as_published(method: str, params: str, allocation: str) -> bool:
+def _as_published(method: str, params: str, allocation: str, propagation: str) -> bool:
     """Whether no hyperparameter differs from its default; one that the code no longer has tells nothing."""
     from harness.pruning.registry import load_allocations, load_methods  # here: a table without published numbers
 
+    known = load_methods().get(method)
+    if known and (not known.has_published_numbers or propagation not in ("", known.propagation)):
+        return False
     name, _, spread = allocation.partition(" (")
-    for entry, text in ((load_methods().get(method), params), (load_allocations().get(name), spread.removesuffix(")"))):
+    for entry, text in ((known, params), (load_allocations().get(name), spread.removesuffix(")"))):
         defaults = {field.name: str(field.default) for field in fields(entry)} if entry else {}
         given = dict(part.split("=", 1) for part in text.split(PARAMS_SEPARATOR) if "=" in part)
         if any(defaults.get(key, value) != value for key, value in given.items()):

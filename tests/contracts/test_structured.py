@@ -239,16 +239,18 @@ def test_an_importance_that_is_no_number_fails_loudly(value: float) -> None:
         kept_channels(torch.tensor([1.0, value, 2.0]), 2)
 
 
-@pytest.mark.parametrize("norm_of", ["coupled", "consumer"])
-def test_channel_magnitude_is_the_norm_of_the_slices(norm_of: Any) -> None:
-    """||gate_k|| + ||up_k|| + ||down_:,k||, or the last alone, one number at a time."""
+@pytest.mark.parametrize(
+    ("norm_of", "are_maps"), [("coupled", True), ("consumer", False), ("auto", False), ("auto", True)]
+)
+def test_channel_magnitude_is_the_norm_of_the_slices(norm_of: Any, are_maps: bool) -> None:
+    """||gate_k|| + ||up_k|| + ||down_:,k||, or the last alone, as it is for maps; one number at a time."""
     generator = torch.Generator().manual_seed(0)
     gate_CN, up_CN, down_CN = (torch.randn(6, width, generator=generator) for width in (4, 4, 5))
-    channels = Channels((gate_CN, up_CN), down_CN)
+    channels = Channels((gate_CN, up_CN), down_CN, are_maps)
     importance_C = ChannelMagnitude(norm_of).importance(channels, Statistics([]))
     for channel in range(6):
         slices = [down_CN[channel].tolist()]
-        if norm_of == "coupled":
+        if norm_of == "coupled" or (norm_of == "auto" and not are_maps):
             slices += [gate_CN[channel].tolist(), up_CN[channel].tolist()]
         expected = sum(math.sqrt(sum(value * value for value in each)) for each in slices)
         assert float(importance_C[channel]) == pytest.approx(expected, rel=1e-5)

@@ -42,7 +42,7 @@ def test_the_column(cli: Cli, tmp_path: Path) -> None:
     70 %; the scan helps at 50 %, fine-tuning at 80 %, with exactly the zeros that were asked for.
     """
     results, methods = f"results_dir={tmp_path}", ("magnitude", "venum", "wanda", "sparsegpt")
-    sweep = (f"method=dense,{','.join(methods)}", "sparsity=0.5,0.7")
+    sweep = (f"method=dense,{','.join(methods)}", "sparsity=0.5,0.7", "calibration.propagation=dense")
     assert cli("run", "-m", *DIGITS, results, *sweep).code == 0
     assert cli("run", *DIGITS, results, "method=venum", "sparsity=0.8").code == 0
     assert cli("run", *DIGITS, results, "method=venum", "sparsity=0.5", "allocation=sensitivity").code == 0
@@ -52,7 +52,8 @@ def test_the_column(cli: Cli, tmp_path: Path) -> None:
     assert dense > 0.95
     assert acc(found["sparsegpt 0.5 uniform none"]) > dense - 0.03
     for method in methods:
-        assert found[f"{method} 0.7 uniform none"]["achieved_sparsity"] == pytest.approx(0.7, abs=0.01)
+        # Narrow rows lose a whole number of weights, rounded down.
+        assert found[f"{method} 0.7 uniform none"]["achieved_sparsity"] == pytest.approx(0.7, abs=0.005)
         if method != "sparsegpt":
             assert acc(found[f"{method} 0.7 uniform none"]) < acc(found["sparsegpt 0.7 uniform none"]) - 0.2
     venum, wanda = found["venum 0.7 uniform none"], found["wanda 0.7 uniform none"]

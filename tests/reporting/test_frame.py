@@ -6,6 +6,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.reporting.frame import brief, describe, measured, telling, to_frame
+from tests.reporting.conftest import C4
 
 
 def test_one_row_a_job_and_metric(record, perplexity, accuracy) -> None:
@@ -75,6 +76,20 @@ def test_other_hyperparameters_than_the_published_compare_with_nothing(record, p
     for params, compares in (({"damping": 0.01}, True), ({"damping": 0.1}, False), ({"older": 1}, True)):
         entry = measured([record("sparsegpt", params=params)])[0]
         assert (entry.setting(perplexity(1.0), names) is not None) is compares
+
+
+def test_another_propagation_compares_with_nothing(record, perplexity) -> None:
+    """Papers print what their authors' walk made."""
+    names = {"opt-125m": "OPT-125M"}
+    for method, propagation, compares in (("wanda", "pruned", True), ("wanda", "dense", False), ("obc", "dense", True)):
+        entry = measured([record(method, calibration=replace(C4, propagation=propagation))])[0]
+        assert (entry.setting(perplexity(1.0), names) is not None) is compares
+
+
+def test_our_adaprune_compares_with_nothing(record, perplexity) -> None:
+    """The tables' AdaPrune was never published; ours only has its name."""
+    entry = measured([record("adaprune", calibration=replace(C4, propagation="dense"))])[0]
+    assert entry.setting(perplexity(1.0), {"opt-125m": "OPT-125M"}) is None
 
 
 def test_an_allocation_is_part_of_the_method_s_name(record, perplexity) -> None:

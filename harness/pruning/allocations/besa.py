@@ -7,7 +7,8 @@ has the formulas).  The ranks are Wanda's whatever method prunes the block after
 Where we differ from the published code: the penalty only draws the mean rate near the request, so the learned rates are
 shifted by one amount until the block's counted zeros are the requested ones.  Logits go through no sigmoid unless asked
 for: it keeps every rate from 0.376 to 0.624, so that 70 % cannot be learned.  One rate serves a whole matrix, as in the
-published layer-wise variant; rates of single rows are no pattern that methods take.
+published layer-wise variant; rates of single rows are no pattern that methods take.  The error is against the dense
+block on the inputs that the pruned prefix makes; the published layer-wise scripts take the dense model's outputs.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 One layer at a time is pruned by the job's method, all others dense, at 95 %, 90 %, ... 10 %; the first sparsity whose
 loss on held-out data is within a tolerance of the dense model's is what the layer bears (0 if none is).  Then layers
 are brought to the requested total: where they bear more than was asked for, every sparsity is scaled down; where they
-bear less, every density is.  (The published mode has no request: its layers keep what they bear.)
+bear less, every density is.  (The published mode has no request: its layers keep what they bear.  It also takes a gain
+in accuracy beyond the tolerance for a loss, and where nothing is borne the sparsity of the best accuracy.)
 
 What layers bear does not depend on the request: jobs of a sweep that differ in the sparsity share one scan.
 """

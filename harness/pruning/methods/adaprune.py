@@ -5,8 +5,9 @@ minimise ||X (v - w)||^2, that is (v - w) H (v - w)^T with H = 2/n X^T X.
 
 Their published code prunes no linear layer; what SparseGPT's tables call AdaPrune was never published.  So this is our
 AdaPrune, to be labelled so: the mask is that of our `magnitude`; there is no step that adds the removed weights of a
-group to the kept ones; biases stay; inputs come from the pruned prefix unless `calibration.propagation=dense`, which
-is the original's; and the least squares problem, which they approach with Adam on samples of outputs, is solved.
+group to the kept ones; biases stay; and the least squares problem, which they approach with Adam on samples of
+outputs, is solved.  Inputs are those of the dense model, as theirs; `calibration.propagation=pruned` takes the pruned
+prefix, as SparseGPT does.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.calibration.statistics import InputHessian, Statistic, Statistics
 from harness.errors import UserError
+from harness.job import Propagation
 from harness.patterns import Pattern
 from harness.pruning.masks import ComparisonGroup, keep_mask
 from harness.pruning.methods.base import LayerwiseMethod, PrunedWeight
@@ -57,6 +59,8 @@ class AdaPrune(LayerwiseMethod):
     steps: int = 1000
     learning_rate: float = 0.001
     needs: ClassVar[tuple[type[Statistic], ...]] = (InputHessian,)
+    propagation: ClassVar[Propagation] = "dense"
+    has_published_numbers: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name in ("tolerance", "learning_rate"):

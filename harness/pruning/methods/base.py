@@ -51,12 +51,14 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
     Attributes:
         patterns: the kinds of pattern it takes; none for the dense model, which is one job whatever the pattern.
         propagation: its authors' choice, which `calibration.propagation=auto` stands for.
+        has_published_numbers: whether what papers print under its name is of this computation.
         updates_weights: whether it changes weights that it keeps.
         uses_gradients: whether it looks at gradients of the loss.
     """
 
     patterns: ClassVar[tuple[type[Pattern], ...]] = ()
     propagation: ClassVar[Propagation] = "pruned"
+    has_published_numbers: ClassVar[bool] = True
     updates_weights: ClassVar[bool] = True
     uses_gradients: ClassVar[bool] = False
 
@@ -208,10 +210,12 @@ class Channels:
     Args:
         producers: [C, N] each, row c being what makes channel c.
         consumer_CN: row c is what reads channel c.
+        are_maps: whether convolutions make the channels.
     """
 
     producers: tuple[Tensor, ...]
     consumer_CN: Tensor
+    are_maps: bool = False
 
 
 class StructuredMethod(PruningMethod):

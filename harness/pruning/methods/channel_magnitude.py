@@ -1,8 +1,8 @@
 """Channel-wise magnitude: cut out the intermediate channels whose weights have the smallest norms.
 
 For convolutions the channel-wise pruning of https://github.com/satabios/sconce and of the courses it follows: the
-importance of a channel is the L2 norm of the slice of the next layer's weight that reads it, as Li et al. 2017,
-https://arxiv.org/abs/1608.08710, rank filters by the norm of the weights that make them.  For the feed-forward layers
+importance of a channel is the L2 norm of the slice of the next layer's weight that reads it.  (Li et al. 2017,
+https://arxiv.org/abs/1608.08710, rank filters by the norm of the weights that make them.)  For the feed-forward layers
 of a language model it is the sum of the norms of all that belongs to the channel: ||gate_k|| + ||up_k|| + ||down_:,k||.
 """
 
@@ -27,13 +27,14 @@ class ChannelMagnitude(StructuredMethod):
 
     Args:
         norm_of: `coupled` = the sum of the L2 norms of every layer's slice; `consumer` = that of the layer that reads
-            the channel alone.
+            the channel alone; `auto` = `consumer` where convolutions make the channels, else `coupled`.
     """
 
-    norm_of: Literal["coupled", "consumer"] = "coupled"
+    norm_of: Literal["auto", "coupled", "consumer"] = "auto"
 
     def importance(self, channels: Channels, stats: Statistics) -> Tensor:
         import torch
 
-        producers = channels.producers if self.norm_of == "coupled" else ()
+        of_consumer = self.norm_of == "consumer" or (self.norm_of == "auto" and channels.are_maps)
+        producers = () if of_consumer else channels.producers
         return torch.stack([each_CN.float().norm(dim=1) for each_CN in (channels.consumer_CN, *producers)]).sum(dim=0)

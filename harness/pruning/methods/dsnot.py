@@ -6,6 +6,7 @@ input j, a row's expected output error is e = sum of D over its pruned weights. 
 * grow the pruned weight with the most extreme D_ij / Var(x_j)^p of the sign of e, which takes its D from e;
 * prune the kept weight with the smallest |W_ij| ||x_j|| whose D has the other sign, which moves e the same way; in
   N:M the one with the smallest in the group of the grown weight, and then the row ends where e would change its sign.
+  (In N:M the published code takes the smallest score of the first mask, which is this one for `initial=wanda`.)
 
 A grown weight is not pruned again, nor the other way round.  Each cycle grows one weight and prunes one: counts stay.
 """
@@ -39,7 +40,7 @@ class DSnoT(MaskMethod):
             (W^2 / U_jj^2 with SparseGPT's factor; its weight update is not made).
         max_cycles: most swaps of a row, >= 0.
         update_threshold: a row with |e| up to this is left alone, >= 0; it grows with the length of the sequences.
-        variance_power: p above, >= 0; an input that never changes has its variance taken as the smallest number.
+        variance_power: p above, 0 to 8; an input that never changes has its variance taken as the smallest number.
         accept: `all_rows` takes every refined row, as published, also one whose squared output error grew;
             `better_rows` keeps a row's first mask unless the refined one has the smaller squared output error.
     """
@@ -54,9 +55,12 @@ class DSnoT(MaskMethod):
     def __post_init__(self) -> None:
         if self.max_cycles < 0:
             raise UserError(f"method.max_cycles={self.max_cycles} is not allowed; allowed: max_cycles >= 0")
-        for name in ("update_threshold", "variance_power"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise UserError(f"method.{name}={getattr(self, name):g} is not allowed; allowed: a finite number >= 0")
+        if not 0 <= self.update_threshold < math.inf:
+            raise UserError(
+                f"method.update_threshold={self.update_threshold:g} is not allowed; allowed: a finite number >= 0"
+            )
+        if not 0 <= self.variance_power <= 8:  # the smallest variance to this power is still a number
+            raise UserError(f"method.variance_power={self.variance_power:g} is not allowed; allowed: 0 to 8")
 
     def prune(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> PrunedWeight:
         import torch
