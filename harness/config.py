@@ -71,6 +71,10 @@ FIELD_ROLES: dict[str, FieldRole] = {
 """Every field of the configuration, or the group it lies in: does it decide weights or numbers, or not?"""
 
 
+MOST_SEED = 2**63 - 1
+"""What torch's generators take."""
+
+
 @dataclass(frozen=True, slots=True)
 class Planned:
     """One composition of a sweep: the job it asks for, or why there is none."""
@@ -105,7 +109,7 @@ def build(cfg: DictConfig, overrides: tuple[str, ...]) -> Planned:
     checkpoint = _checkpoint(cfg.model)
     _check_kind(checkpoint, cfg, calibrates=pattern is not None)
     recovery = _recovery(cfg) if pattern is not None else Choice(NO_RECOVERY)
-    calibration, calibration_data = _calibration(cfg, built) if pattern is not None else (None, None)
+    calibration, calibration_data = _calibration(cfg, built, allocated) if pattern is not None else (None, None)
     evaluation, evaluation_data = _evaluation(cfg)
     spec = JobSpec(
         model=ModelSpec(checkpoint.name, checkpoint.identity, values.one_of("dtype", cfg.dtype, get_args(DType))),
@@ -114,7 +118,7 @@ def build(cfg: DictConfig, overrides: tuple[str, ...]) -> Planned:
         allocation=allocation,
         calibration=calibration,
         recovery=recovery,
-        seed=values.integer("seed", cfg.seed, least=0) if pattern is not None else 0,
+        seed=values.integer("seed", cfg.seed, least=0, most=MOST_SEED) if pattern is not None else 0,
         evaluation=evaluation,
     )
     command = tuple(text.replace("\\:", ":") for text in overrides)  # Hydra escapes what it hands on
@@ -182,12 +186,15 @@ def _check_kind(checkpoint: Checkpoint, cfg: DictConfig, *, calibrates: bool) ->
 def _recovery(cfg: DictConfig) -> Choice:
     """Fine-tuning needs the whole model: said now, and not after hours of pruning."""
     recovery = _choice(cfg.recovery)
-    if build_recovery(recovery) is not None and cfg.offload != "none":
+    built = build_recovery(recovery)
+    if built is None:
+        return recovery
+    if cfg.offload != "none":
         raise UserError(f"offload={cfg.offload} cannot run recovery={recovery.name}; allowed: offload=none")
-    return recovery
+    return _as_built(recovery, built)
 
 
-def _calibration(cfg: DictConfig, method: PruningMethod) -> tuple[CalibrationSpec, DataRef]:
+def _calibration(cfg: DictConfig, method: PruningMethod, allocation: Allocation) -> tuple[CalibrationSpec, DataRef]:
     wanted = cfg.calibration
     data = resolve(wanted.corpus, "calibration", path=values.path(wanted.path), source=wanted.source)
     sampling = default_sampling(data) if wanted.sampling == "auto" else wanted.sampling
@@ -199,11 +206,17 @@ def _calibration(cfg: DictConfig, method: PruningMethod) -> tuple[CalibrationSpe
         values.one_of("calibration.seq_len", wanted.seq_len, (None, ROW))
     elif sampling == "given":
         most = cast("tuple[int, int]", read_array(data.path).shape)
+    num_sequences = values.extent("calibration.num_sequences", wanted.num_sequences, 1, most[0])
+    if allocation.measures_trials and num_sequences == most[0]:
+        raise UserError(
+            f"calibration.num_sequences={num_sequences} leaves none of {most[0]} sequences for allocation="
+            f"{cfg.allocation.name} to measure on; allowed: 1 to {num_sequences - 1}"
+        )
     propagation = values.one_of("calibration.propagation", wanted.propagation, ("auto", *get_args(Propagation)))
     spec = CalibrationSpec(
         corpus=wanted.corpus,
         data=data.identity,
-        num_sequences=values.extent("calibration.num_sequences", wanted.num_sequences, 1, most[0]),
+        num_sequences=num_sequences,
         seq_len=values.extent("calibration.seq_len", wanted.seq_len, 2, most[1]),
         sampling=sampling,
         # A method that sees the whole model makes no difference between the two: one job, whatever is asked for.

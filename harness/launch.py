@@ -20,7 +20,7 @@ from harness.errors import UserError
 from harness.progress import JobReporter
 from harness.record import RunRecord
 from harness.request import JobRequest
-from harness.sweep import PlannedJob, distinct_jobs, estimated_seconds
+from harness.sweep import PlannedJob, distinct_jobs, estimated_seconds, in_running_order
 from harness.tracking.live import running, sweeping
 from harness.tracking.provenance import checkout_state
 from harness.tracking.questions import with_questions
@@ -68,7 +68,7 @@ _MULTIRUN = "PRUNEBENCH_MULTIRUN"
 
 
 def _to_run(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
-    return [job for job in jobs if job.needs_run]
+    return in_running_order(job for job in jobs if job.needs_run)
 
 
 def _in_multirun() -> bool:
@@ -83,11 +83,14 @@ def run_sweep(
     """Plan a sweep, run what has to run, and end with a list of failures.
 
     Raises:
-        UserError: a composition is wrong; nothing was run.
+        UserError: a composition is wrong, or none of them fits together; nothing was run.
         JobsFailedError: some jobs failed.
     """
     jobs = distinct_jobs(plan_jobs(expand(arguments, sweep, multirun=_in_multirun())))
     to_run = _to_run(jobs)
+    refusals = [str(job.planned.refusal) for job in jobs if job.state == "refused"]
+    if len(refusals) == len(jobs):
+        raise UserError("; ".join(refusals))
     _say_plan(jobs, to_run)
     if not to_run:
         return

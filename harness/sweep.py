@@ -1,7 +1,7 @@
 """Which jobs of a sweep there are and what is to be done with each; no torch."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -64,6 +64,19 @@ def distinct_jobs(planned: Iterable[Planned]) -> list[PlannedJob]:
         key = request.spec.job_id if request else f"refused {composition.refusal}"
         jobs.setdefault(key, []).append(composition)
     return [_with_state(compositions) for compositions in jobs.values()]
+
+
+def in_running_order(jobs: Iterable[PlannedJob]) -> list[PlannedJob]:
+    """The jobs with those of one model and calibration next to each other, which have most to share; else in order."""
+    places: dict[object, int] = {}
+
+    def place(job: PlannedJob) -> tuple[int, int]:
+        spec = job.request.spec
+        calibration = spec.calibration and replace(spec.calibration, propagation="pruned")
+        model, drawn = (spec.model,), (spec.model, calibration, spec.seed)
+        return places.setdefault(model, len(places)), places.setdefault(drawn, len(places))
+
+    return sorted(jobs, key=place)
 
 
 def estimated_seconds(job: PlannedJob, records: Iterable[RunRecord]) -> float | None:

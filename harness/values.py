@@ -50,10 +50,11 @@ def boolean(field: str, value: object) -> bool:
     return value
 
 
-def integer(field: str, value: object, *, least: int) -> int:
-    """An integer of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UserError(f"{field}={value} is not allowed; allowed: an integer >= {least}")
+def integer(field: str, value: object, *, least: int, most: int | None = None) -> int:
+    """An integer of at least `least` and at most `most`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least or (most is not None and value > most):
+        allowed = f"an integer >= {least}" if most is None else f"an integer from {least} to {most}"
+        raise UserError(f"{field}={value} is not allowed; allowed: {allowed}")
     return value
 
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Hashable, MutableMapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -87,7 +88,7 @@ def _layerwise_walk(
     assert spec.pattern is not None, "a job that prunes has a pattern"
     assert spec.calibration is not None, "a job that prunes has calibration"
     device, shapes = resolve_device(options.device), prunable_shapes(loaded.model)
-    drawn = (spec.calibration, request.calibration, spec.seed)
+    drawn = _drawn(request)
     allocation = build_allocation(spec.allocation)
     with clock("prune"):
         patterns = method.spread(PrunableWeights(loaded.model, loaded.residency), spec.pattern)
@@ -102,7 +103,7 @@ def _layerwise_walk(
             loaded.residency,
             reporter,
             lambda num_sequences: _held_out(request, loaded, device, num_sequences),
-            lambda key, find: loaded.keep((*drawn, device, options.batch_tokens, key), find),
+            lambda key, find: loaded.keep_within(drawn, (device, options.batch_tokens, key), find),
         )
         start = time.perf_counter()
         patterns = allocation.spread(survey)
@@ -110,7 +111,7 @@ def _layerwise_walk(
             clock.add("allocate", time.perf_counter() - start)
     check_patterns(patterns, shapes)
     # Blocks that are not all in memory leave no room for statistics of other jobs.
-    keep = None if options.offload != "none" else lambda key, observe: loaded.keep((*drawn, key), observe)
+    keep = None if options.offload != "none" else lambda key, observe: loaded.keep_within(drawn, key, observe)
     findings = _findings(request, loaded, device)
     return Walk(patterns, spec.calibration.propagation, device, options.batch_tokens, allocation, keep, findings)
 
@@ -118,7 +119,7 @@ def _layerwise_walk(
 def _findings(
     request: JobRequest, loaded: LoadedModel, device: torch.device
 ) -> MutableMapping[str, dict[Hashable, Any]] | None:
-    """What methods found from the dense model's statistics in earlier jobs; of the last calibration, being large."""
+    """What methods found from the dense model's statistics in earlier jobs with this calibration."""
     calibration, options = request.spec.calibration, request.options
     assert calibration is not None, "a job that prunes has calibration"
     if calibration.propagation != "dense" or options.offload != "none":
@@ -126,18 +127,20 @@ def _findings(
     # Batches and the device decide the rounding, and with it the last bits of what is found; an allocation that refines
     # sees one sequence at a time.
     batch_tokens = 1 if build_allocation(request.spec.allocation).refines else options.batch_tokens
-    context = (calibration, request.calibration, request.spec.seed, batch_tokens, device)
-    empty: tuple[object, MutableMapping[str, dict[Hashable, Any]]] = (context, {})
-    kept = loaded.keep("findings", lambda: empty)
-    if kept[0] != context:
-        loaded.kept["findings"] = kept = empty
-    return kept[1]
+    empty: MutableMapping[str, dict[Hashable, Any]] = {}
+    return loaded.keep_within(_drawn(request), ("findings", batch_tokens, device), lambda: empty)
+
+
+def _drawn(request: JobRequest) -> Hashable:
+    """What decides the calibration sequences."""
+    calibration = request.spec.calibration
+    assert calibration is not None, "a job that prunes has calibration"
+    return replace(calibration, propagation="pruned"), request.calibration, request.spec.seed
 
 
 def kept_calibration(request: JobRequest, loaded: LoadedModel) -> Tensor:
     """The job's calibration sequences, made once for all jobs of the model that share them."""
-    key = (request.spec.calibration, request.calibration, request.spec.seed)
-    return loaded.keep(key, lambda: _calibration_tokens(request, loaded))
+    return loaded.keep(_drawn(request), lambda: _calibration_tokens(request, loaded))
 
 
 def _calibration_tokens(request: JobRequest, loaded: LoadedModel, *, more: int = 0) -> Tensor:

@@ -243,6 +243,8 @@ class InputObserver:
         return hook
 
     def _observe(self, name: str, x: Tensor) -> None:
+        if not x.numel():  # an expert that no token of this batch was sent to
+            return
         linear = self._linears[name]
         cut = unfolding(linear)
         shared = next((group for held, its_cut, group in self._held if held is x and its_cut == cut), None)

@@ -69,6 +69,18 @@ class LoadedModel:
             self.kept[key] = make()
         return cast("KeptT", self.kept[key])
 
+    def keep_within(self, scope: Hashable, key: Hashable, make: Callable[[], KeptT]) -> KeptT:
+        """What was kept under `key` in this scope, made now if nothing was; another scope's things are let go.
+
+        For what is large: statistics of one calibration are of no use to jobs that have another.
+        """
+        if self.kept.get("scope") != scope:
+            self.kept.update(scope=scope, within={})
+        within = self.kept["within"]
+        if key not in within:
+            within[key] = make()
+        return cast("KeptT", within[key])
+
     @property
     def residency(self) -> Residency:
         return self.on_disk or InMemory(self.model)
@@ -205,7 +217,7 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
 
 
 def resolve_device(name: str) -> torch.device:
-    """`auto` is the first CUDA device, else the CPU.
+    """`auto` is the first CUDA device, else the CPU.  On CUDA float32 is float32 from now on, and not TF32.
 
     Raises:
         UserError: a device that this machine does not have.
@@ -214,9 +226,11 @@ def resolve_device(name: str) -> torch.device:
     have = ["auto", "cpu"] + (["cuda"] if count else []) + [f"cuda:{index}" for index in range(count)]
     if name not in have:
         raise unknown("device", name, have)
-    if name == "auto":
-        return torch.device("cuda:0" if count else "cpu")
-    return torch.device(name)
+    device = torch.device(("cuda:0" if count else "cpu") if name == "auto" else name)
+    if device.type == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.allow_tf32 = False
+    return device
 
 
 def resolve_dtype(name: str, device: torch.device) -> torch.dtype | None:

@@ -20,18 +20,29 @@ def meet_total(
 ) -> dict[str, Unstructured]:
     """Patterns near the `wanted` sparsities that remove `total` of all weights of these layers, counted.
 
-    All layers are shifted by the same amount (within `bounds`).  Then each gets a whole number of zeros a row, which
-    any way of ranking its weights can make, the ones nearest to the next number first.
-
     Raises:
         UserError: the layers are so narrow that no whole numbers come within 0.1 % of the total.
+    """
+    patterns = near_total(wanted, shapes, total, bounds)
+    sizes = {name: math.prod(shapes[name]) for name in wanted}
+    achieved = sum(pattern.sparsity * sizes[name] for name, pattern in patterns.items()) / sum(sizes.values())
+    _check_total(achieved, total, "unstructured")
+    return patterns
+
+
+def near_total(
+    wanted: Mapping[str, float], shapes: Shapes, total: float, bounds: tuple[float, float] = (0.0, 1.0)
+) -> dict[str, Unstructured]:
+    """Patterns near the `wanted` sparsities that remove `total` of all weights of these layers, as nearly as rows let.
+
+    All layers are shifted by the same amount (within `bounds`).  Then each gets a whole number of zeros a row, which
+    any way of ranking its weights can make, the ones nearest to the next number first.
     """
     sizes = {name: shapes[name][0] * shapes[name][1] for name in wanted}
     shifted = shift_to_mean(wanted, sizes, total, bounds)
     exact = {name: shapes[name][1] * sparsity for name, sparsity in shifted.items()}
     rows = {name: shapes[name][0] for name in wanted}
     counts = whole_counts(exact, rows, total * sum(sizes.values()))
-    _check_total(sum(counts[name] * rows[name] for name in wanted) / sum(sizes.values()), total, "unstructured")
     return {name: Unstructured.of_count(counts[name], shapes[name][1]) for name in wanted}
 
 
@@ -49,6 +60,14 @@ def meet_n_of_m(wanted: Mapping[str, float], parts: Mapping[str, int], pattern: 
     kept = sum(counts[name] * parts[name] for name in parts) / sum(parts.values())
     _check_total(1.0 - kept / pattern.group, pattern.sparsity, pattern.label)
     return counts
+
+
+def beyond_blocks(pattern: Pattern) -> str | None:
+    """Why blocks that are neither dense nor empty cannot make up `pattern`, or None when they can."""
+    least, most = BLOCK_BOUNDS
+    if isinstance(pattern, Unstructured) and not least <= pattern.sparsity <= most:
+        return f"it leaves every block {least:g} to {most:g} zeros, which {pattern.sparsity:g} is not between"
+    return None
 
 
 def spread_blocks(

@@ -130,6 +130,7 @@ def prune_model(
         tries = isinstance(method, StructuredMethod) or method.permutes
         probes = Probes(model, batches, recorded.hidden[0], residency) if tries else None
     reporter.start("prune: blocks", len(blocks))
+    owed = 0.0  # zeros that patterns of the blocks so far have too few
     for index in range(len(blocks)):
         with residency.block(index, walk.device, writes=True) as block:
             is_last = index == len(blocks) - 1
@@ -148,8 +149,11 @@ def prune_model(
             check_reached({f"{path}.{name}": linear for name, linear in linears.items()}, statistics)
             _share_findings(groups, path, walk)
             patterns = {f"{path}.{name}": walk.patterns[f"{path}.{name}"] for name in linears}
-            turn = BlockTurn(path, block, patterns, statistics, recorded.calls[index], recorded.hidden, walk.device)
+            called = recorded.calls[index], recorded.hidden
+            turn = BlockTurn(path, block, patterns, statistics, *called, walk.device, owed)
             patterns = _refined(turn, walk, outcome, is_last=is_last)
+            sizes = {f"{path}.{name}": weight_view(linear).numel() for name, linear in linears.items()}
+            owed += sum((turn.patterns[name].sparsity - patterns[name].sparsity) * size for name, size in sizes.items())
             with _timed(outcome, "prune_s"):
                 reports = _prune_block(block, groups, method, path, patterns, probe)
             outcome.layers += [reports[name] for name in linears]

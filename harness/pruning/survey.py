@@ -63,6 +63,7 @@ class BlockTurn:
         statistics: of every linear's input by path in the model: those of the method and of the allocation.
         calls, hidden: how the model calls the block and with which hidden states [1, L, H], one a sequence.
         device: where the block is.
+        owed: zeros that the patterns of the blocks before have too few, or below 0 too many.
     """
 
     prefix: str
@@ -72,6 +73,7 @@ class BlockTurn:
     calls: Sequence[BlockCall]
     hidden: list[Tensor]
     device: torch.device
+    owed: float = 0.0
 
     @property
     def weights(self) -> dict[str, Tensor]:

@@ -30,5 +30,8 @@ def build_recovery(choice: Choice) -> MaskedFinetune | None:
         accepted = (int, float) if hints[name] is float else hints[name]
         if isinstance(value, bool) or not isinstance(value, accepted):
             raise UserError(f"recovery.{name}={value!r} is not of type {hints[name].__name__}")
-    params: dict[str, Any] = dict(choice.params)
+    params: dict[str, Any] = {
+        name: float(value) if isinstance(value, int) and hints[name] is float else value
+        for name, value in choice.params.items()
+    }
     return kind(**params)

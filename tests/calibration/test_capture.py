@@ -211,3 +211,15 @@ class Skipping(Shared):
 def test_a_linear_that_no_token_reaches_is_in_no_group() -> None:
     """A layer without calibration is left out, so that the walk can refuse it by name."""
     assert [group.names for group in observe(Skipping(), [torch.randn(1, 3, 4)]).groups] == [["q"]]
+
+
+def test_no_token_is_no_observation() -> None:
+    """An expert that no token of a batch is sent to has seen nothing yet, and says nothing of its inputs."""
+    some, none = torch.randn(1, 3, 4), torch.randn(1, 0, 4)
+    block = Shared()
+    assert observe(block, [none]).groups == []
+    with_empty, without = observe(block, [none, some]).groups, observe(block, [some]).groups
+    assert [group.names for group in with_empty] == [group.names for group in without]
+    for one, other in zip(with_empty, without, strict=True):
+        found_I, expected_I = (each.statistics[FeatureNorm].sum_of_squares_I for each in (one, other))
+        assert torch.equal(found_I, expected_I)

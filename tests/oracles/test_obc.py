@@ -247,6 +247,19 @@ def test_a_second_sparsity_makes_no_trace_and_comes_out_as_if_alone(counting: Co
         assert len(counting.traces) == before + 14, different
 
 
+def test_allocations_in_turn_share_the_traces(counting: Counting, job: tuple[str, ...]) -> None:
+    """Between two sparsities another allocation may come; only another calibration lets them go."""
+    shelf = ModelShelf()
+    more = (*job, "calibration.num_sequences=10")
+    for sparsity in ("sparsity=0.5", "sparsity=0.7"):
+        for allocation in ("allocation=uniform", "allocation=sensitivity", "allocation=owl"):
+            record_of(shelf, Silent(), *more, sparsity, allocation)
+    assert len(counting.traces) == 28  # the scan has statistics of its own
+    record_of(shelf, Silent(), *more, "seed=1")
+    record_of(shelf, Silent(), *more)
+    assert len(counting.traces) == 56
+
+
 class Listening(Silent):
     """Remembers the steps and the notes of a job in their order."""
 

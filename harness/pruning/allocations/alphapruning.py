@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.allocations.base import Allocation
-from harness.pruning.budget import spread_blocks, weighted_mean
+from harness.pruning.budget import beyond_blocks, spread_blocks, weighted_mean
 from harness.pruning.registry import register_allocation
 
 if TYPE_CHECKING:
@@ -55,6 +55,9 @@ class AlphaPruning(Allocation):
     def __post_init__(self) -> None:
         if not 0 <= self.epsilon < 1:
             raise UserError(f"allocation.epsilon={self.epsilon:g} is not allowed; allowed: 0 <= epsilon < 1")
+
+    def refuses(self, pattern: Pattern) -> str | None:
+        return Allocation.refuses(self, pattern) or beyond_blocks(pattern)
 
     def spread(self, survey: Survey) -> dict[str, Pattern]:
         alphas = [

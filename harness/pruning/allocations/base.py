@@ -31,11 +31,13 @@ class Allocation(ABC):  # noqa: B024  # an allocation overrides one of its two m
 
     Attributes:
         patterns: the kinds of requested pattern that it can spread.
+        measures_trials: whether it measures pruned layers on sequences that calibration leaves over.
         refines: whether it has a say when a block's turn has come; only then does the walk keep the block's inputs.
         needs: the statistics of every linear's input that `refine` reads, beside those of the method.
     """
 
     patterns: ClassVar[tuple[type[Pattern], ...]] = (Unstructured,)
+    measures_trials: ClassVar[bool] = False
     refines: ClassVar[bool] = False
     needs: ClassVar[tuple[type[Statistic], ...]] = ()
 

@@ -22,7 +22,7 @@ from harness.calibration.statistics import FeatureNorm, Statistic
 from harness.errors import UserError
 from harness.patterns import Pattern
 from harness.pruning.allocations.base import Allocation
-from harness.pruning.budget import meet_total, weighted_mean
+from harness.pruning.budget import near_total, weighted_mean
 from harness.pruning.methods.wanda import Wanda
 from harness.pruning.registry import register_allocation
 
@@ -73,4 +73,5 @@ class Besa(Allocation):
         for _ in learn_rates(turn.block, rated, list(zip(turn.calls, turn.hidden, strict=True)), plan):
             pass
         rates = {name: rated[name[start:]].learned_rate(self.smoothing) for name in weights}
-        return meet_total(rates, shapes, target)
+        total = target + turn.owed / sum(sizes)  # what narrow rows of the blocks before rounded off, or on
+        return near_total(rates, shapes, min(max(total, 0.0), 1.0))

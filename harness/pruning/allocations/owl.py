@@ -19,7 +19,7 @@ from harness.calibration.statistics import FeatureNorm
 from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.allocations.base import Allocation
-from harness.pruning.budget import spread_blocks
+from harness.pruning.budget import beyond_blocks, spread_blocks
 from harness.pruning.methods.wanda import Wanda
 from harness.pruning.registry import register_allocation
 
@@ -50,6 +50,9 @@ class Owl(Allocation):
             )
         if not 0 < self.width <= 0.5:
             raise UserError(f"allocation.width={self.width:g} is not allowed; allowed: 0 < width <= 0.5")
+
+    def refuses(self, pattern: Pattern) -> str | None:
+        return Allocation.refuses(self, pattern) or beyond_blocks(pattern)
 
     def spread(self, survey: Survey) -> dict[str, Pattern]:
         ratios = [self.outlier_ratio(block) for block in survey.walk((FeatureNorm,))]

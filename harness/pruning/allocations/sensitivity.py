@@ -16,7 +16,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.data.digits import DIGITS
 from harness.errors import UserError
@@ -56,6 +56,7 @@ class Sensitivity(Allocation):
     tolerance: float = 0.012
     search: Literal["scan", "bisect"] = "scan"
     held_out: int = 16
+    measures_trials: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         if not 0 <= self.tolerance < math.inf:

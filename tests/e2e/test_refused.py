@@ -1,0 +1,62 @@
+"""What the user got wrong is one line with the value and what is allowed, before anything is loaded or written."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness import runner
+from tests.e2e.conftest import Outcome
+
+pytestmark = pytest.mark.e2e
+Cli = Callable[..., Outcome]
+PRUNES = ("method=wanda", "sparsity=0.5")
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A job that gets as far as its model is too far."""
+
+    def run_job(*_: object) -> None:
+        raise AssertionError("the job was started")
+
+    monkeypatch.setattr(runner, "run_job", run_job)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (("seed=9223372036854775808",), "seed=9223372036854775808 is not allowed; allowed: an integer from 0 to 92233"),
+        (
+            ("allocation=sensitivity",),
+            "num_sequences=8 leaves none of 8 sequences for allocation=sensitivity",
+        ),
+        (("allocation=owl", "sparsity=0.995"), "it leaves every block 0.01 to 0.99 zeros, which 0.995 is not between"),
+        (("allocation=alphapruning", "sparsity=0.005"), "0.01 to 0.99 zeros, which 0.005 is not between"),
+        (("method=dsnot", "method.variance_power=9"), "method.variance_power=9 is not allowed; allowed: 0 to 8"),
+    ],
+)
+def test_one_line(cli: Cli, job: tuple[str, ...], tmp_path: Path, overrides: tuple[str, ...], line: str) -> None:
+    """Exit code 2; no results folder."""
+    given = {text.partition("=")[0]: text for text in (*job, *PRUNES, *overrides)}
+    outcome = cli("run", *given.values())
+    assert outcome.code == 2
+    assert line in outcome.err
+    assert len(outcome.err.strip().splitlines()) == 1
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_sweep_of_refused_jobs_only_is_a_mistake(cli: Cli, job: tuple[str, ...]) -> None:
+    """Every reason is said; with one job that fits the others are said and skipped."""
+    outcome = cli("run", "-m", *job, "method=obc,wanda", "pattern=channel", "sparsity=0.5")
+    assert outcome.code == 2
+    assert "method obc with pattern channel" in outcome.err
+    assert "method wanda with pattern channel" in outcome.err
+
+
+def test_one_setting_of_a_recovery_is_one_job(cli: Cli, job: tuple[str, ...]) -> None:
+    """1 and 1.0 are the same learning rate."""
+    sweep = ("recovery=masked_finetune", "recovery.learning_rate=1,1.0")
+    rows = json.loads(cli("plan", "-m", *job, *PRUNES, *sweep, "--json").out)
+    assert [row["named"] for row in rows] == [2]
