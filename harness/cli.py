@@ -5,16 +5,15 @@ import json
 import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from harness import cli_reporting, cli_tracking
+from harness import cli_listing, cli_reporting, cli_tracking
 from harness.errors import UserError
+from harness.terminal import Run, print_rich, table_of
 
 if TYPE_CHECKING:
-    from rich.table import Table as RichTable
-
     from harness.forewarning import Forewarning
     from harness.sweep import PlannedJob
 
@@ -26,7 +25,6 @@ OVERRIDES = """overrides are Hydra's: axis=choice and field=value, for example
 axes: model, method, pattern, allocation, calibration, recovery, evaluation, tracking (see `prunebench list`)
 fields: sparsity, seed, dtype, device, offload, results_dir=DIR, save_model=DIR, force=true; all of them, with the
 fields of every axis (evaluation.limit, calibration.num_sequences, ...), are in conf/"""
-KINDS = ("methods", "models", "patterns", "allocations", "evaluations", "experiments")
 
 EXIT_FAILED = 1
 EXIT_USER = 2
@@ -109,7 +107,7 @@ def _plan_row(job: "PlannedJob", seconds: float | None, warn: "Forewarning") -> 
 
 
 def _print_plan(rows: Sequence[dict[str, Any]]) -> None:
-    table = _table("job", "state", "time", "peak memory")
+    table = table_of("job", "state", "time", "peak memory")
     for row in rows:
         if row["state"] == "refused":
             table.add_row("-", "refused", row["reason"], "-")
@@ -117,9 +115,9 @@ def _print_plan(rows: Sequence[dict[str, Any]]) -> None:
             seconds = row["estimated_seconds"]
             time = "unknown" if seconds is None else f"{seconds:.0f} s"
             table.add_row(row["job_id"], row["state"], time, _memory(row))
-    _print(table)
+    print_rich(table)
     for warning in dict.fromkeys(warning for row in rows for warning in row.get("warnings", ())):
-        _print(f"warning: {warning}\n")
+        print_rich(f"warning: {warning}\n")
     states = [row["state"] for row in rows]
     print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no jobs")
 
@@ -135,58 +133,11 @@ def _memory(row: dict[str, Any]) -> str:
     return f"{on_cpu} on CPU; {accelerator} on an accelerator and {beside} beside it"
 
 
-def _list(options: argparse.Namespace, _: Sequence[str]) -> int:
-    rows = [{"name": name, "description": text} for name, text in _listing(options.kind).items()]
-    if options.json:
-        print(json.dumps(rows, indent=2))
-    else:
-        table = _table("name", "description")
-        for row in rows:
-            table.add_row(row["name"], row["description"])
-        _print(table)
-    return 0
-
-
-def _listing(kind: str) -> dict[str, str]:
-    from harness.compose import COMMON_N_OF_M, descriptions
-    from harness.pruning.registry import load_allocations, load_methods
-
-    match kind:
-        case "methods":
-            return _first_lines(load_methods())
-        case "allocations":
-            return _first_lines(load_allocations())
-        case "models":
-            return descriptions("model")
-        case "patterns":
-            n_of_m = {
-                name: "{} of every {} consecutive weights are kept".format(*name.split(":")) for name in COMMON_N_OF_M
-            }
-            return descriptions("pattern") | n_of_m | {"N:M": "any other N kept of every M"}
-        case "evaluations":
-            from harness.evaluation.protocols import CORPORA, IMAGES, TASKS
-
-            tasks = {name: f"lm-eval task: {task.description}" for name, task in TASKS.items()}
-            corpora = {name: f"perplexity corpus: {text}" for name, text in CORPORA.items()}
-            images = {name: f"image set: {text}" for name, text in IMAGES.items()}
-            return descriptions("evaluation") | corpora | tasks | images
-        case _:
-            return descriptions("experiment")
-
-
-def _first_lines(table: Mapping[str, type]) -> dict[str, str]:
-    """What the file of every entry of a registry says first."""
-    modules = {name: sys.modules[entry.__module__] for name, entry in table.items()}
-    return {name: (module.__doc__ or "").strip().splitlines()[0] for name, module in modules.items()}
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="prunebench", description=DESCRIPTION)
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
 
-    def command(
-        name: str, run: Callable[[argparse.Namespace, Sequence[str]], int], text: str
-    ) -> argparse.ArgumentParser:
+    def command(name: str, run: Run, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
             help=text,
@@ -209,25 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.usage = f"prunebench {name} [-m] [OVERRIDE ...]"
         if name == "plan":
             sub.add_argument("--json", action="store_true", help="print JSON")
-    sub = command("list", _list, "say what there is to choose from")
-    sub.add_argument("kind", choices=KINDS)
-    sub.add_argument("--json", action="store_true", help="print JSON")
+    cli_listing.add_commands(command)
     cli_reporting.add_commands(command)
     cli_tracking.add_commands(command)
     return parser
-
-
-def _table(*columns: str) -> "RichTable":
-    from rich import box
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for index, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=index == 0)
-    return table
-
-
-def _print(content: Any) -> None:
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False).print(content)

@@ -2,12 +2,13 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError, unknown
+from harness.terminal import AddCommand, print_rich, width
 
 if TYPE_CHECKING:
     from harness.record import RunRecord
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 FORMATS = ("terminal", "md", "csv", "latex", "html", "json")
 COMPARE_FORMATS = ("terminal", "md", "json")
 MOST_PORT = 65_535
-Run = Callable[[argparse.Namespace, object], int]
-AddCommand = Callable[[str, Run, str], argparse.ArgumentParser]
 
 
 def add_commands(command: AddCommand) -> None:
@@ -79,7 +78,7 @@ def show(options: argparse.Namespace, _: object) -> int:
     else:
         from harness.reporting.show import render_record
 
-        _print(render_record(found[0]))
+        print_rich(render_record(found[0]))
         print(f"record: {found[1]}")
     return 0
 
@@ -98,7 +97,7 @@ def compare_jobs(options: argparse.Namespace, _: object) -> int:
     def rows(protocol: str) -> Sequence[dict[str, Any]]:
         return load_questions(next(result for result in comparison.a.results if result.protocol == protocol))
 
-    text = write_comparison(comparison, options.format, _width(), options.questions, lambda task: rows(task.protocol_a))
+    text = write_comparison(comparison, options.format, width(), options.questions, lambda task: rows(task.protocol_a))
     sys.stdout.write(text)
     return 0
 
@@ -208,7 +207,7 @@ def _put(table: "Table", options: argparse.Namespace) -> int:
         except OSError as error:
             raise UserError(f"cannot write {options.output}: {error.strerror or error}") from error
     else:
-        sys.stdout.write(write(table, options.format, _width()))
+        sys.stdout.write(write(table, options.format, width()))
     return 0
 
 
@@ -261,15 +260,3 @@ def _plots(records: "Sequence[RunRecord]", folder: Path) -> int:
         else:
             print(f"not drawn: {outcome.name}: {outcome.why}")
     return 0
-
-
-def _print(content: Any) -> None:
-    from rich.console import Console
-
-    Console(width=None if sys.stdout.isatty() else 160, highlight=False, markup=False).print(content)
-
-
-def _width() -> int:
-    from rich.console import Console
-
-    return Console().width if sys.stdout.isatty() else 160

@@ -3,12 +3,11 @@
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
+from harness.terminal import AddCommand
+
 EXIT_FAILED = 1
-Run = Callable[[argparse.Namespace, object], int]
-AddCommand = Callable[[str, Run, str], argparse.ArgumentParser]
 
 
 def add_commands(command: AddCommand) -> None:

@@ -8,7 +8,7 @@ patterns cut out whole units; there is nothing left that could be zero.
 import math
 import re
 from dataclasses import dataclass
-from typing import Self
+from typing import ClassVar, Self
 
 from harness.errors import UserError, unknown
 
@@ -24,6 +24,7 @@ class Unstructured:
         UserError: `sparsity` is outside its range.
     """
 
+    choice: ClassVar[str] = "unstructured"
     sparsity: float
 
     def __post_init__(self) -> None:
@@ -65,6 +66,7 @@ class SemiStructured:
         UserError: not 1 <= keep < group.
     """
 
+    choice: ClassVar[str] = "N:M"
     keep: int
     group: int
 
@@ -106,6 +108,7 @@ class Structured:
         UserError: `ratio` is outside its range, or `unit` is unknown.
     """
 
+    choice: ClassVar[str] = "channel"
     ratio: float
     unit: str
 

@@ -9,12 +9,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from harness.calibration.statistics import Statistics
 from harness.errors import UserError
 from harness.job import Choice
+from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.models.layers import decoder_blocks, prunable_shapes, weight_view
 from harness.models.residency import InMemory
 from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
@@ -201,7 +202,7 @@ def test_only_structured_patterns_are_taken(choice: Choice) -> None:
     for pattern in (Unstructured(0.5), SemiStructured(2, 4)):
         reason = method.refuses(pattern)
         assert reason is not None
-        assert "it takes Structured" in reason
+        assert "it takes channel" in reason
 
 
 def test_no_other_method_takes_a_structured_pattern() -> None:
@@ -268,6 +269,117 @@ def test_the_method_sees_the_slices_of_the_layers(random_tokens: Callable[..., T
         best = sorted(sorted(range(INNER), key=lambda k: norms[k])[INNER // 2 :])
         new_mlp: Any = new.mlp
         assert kept_rows(new_mlp.gate_proj.weight, mlp.gate_proj.weight) == best
+
+
+# -------------------------------------------------------------------------------------------------- convolutions
+
+Chain = tuple[Any, Any, Any]
+"""The layer that makes a block's channels, the normalisation behind it, and the layer that reads them."""
+CHAINS: dict[str, tuple[tuple[str, str | None, str], ...]] = {
+    "maps": (("conv_a", "norm_a", "conv_b"), ("conv_a", "norm_a", "conv_b"), ("conv", "norm", "linear")),
+    "digits": (("conv_a", "norm_a", "conv_b"), ("conv_a", "norm_a", "conv_b"), ("linear_a", None, "linear_b")),
+}
+"""Their names in the blocks of two small networks."""
+every_network = pytest.mark.parametrize("network", CHAINS)
+every_norm = pytest.mark.parametrize("norm_of", ["auto", "coupled", "consumer"])
+
+
+def convolutions(network: str) -> Any:
+    """A network whose weights, biases and normalisations are random; the same on every call."""
+    if network == "maps":
+        return randomised(ConvModel(ConvConfig(inner_widths=(12, 16), flat_width=12)))
+    return randomised(DigitsCnn(DigitsConfig(widths=(4, 8), inner_widths=(12, 16), hidden_width=20)))
+
+
+def without_two_fifths(network: str, norm_of: str) -> Any:
+    """The network after 40 % of its channels were cut out."""
+    model = convolutions(network)
+    rows = torch.randint(0, 10, (8, 16 if network == "maps" else 65), generator=torch.Generator().manual_seed(0))
+    shrink(model, Choice("channel-magnitude", {"norm_of": norm_of}), rows, 0.4)
+    return model
+
+
+def chains(network: str, model: Any) -> list[Chain]:
+    """The chain of every block; where nothing normalises, it has an identity."""
+    blocks = decoder_blocks(model)[1]
+    return [
+        (block.get_submodule(made), block.get_submodule(norm) if norm else nn.Identity(), block.get_submodule(read))
+        for block, (made, norm, read) in zip(blocks, CHAINS[network], strict=True)
+    ]
+
+
+def slices(consumer: Any, channels: int) -> Tensor:
+    """A view of the consumer's weight, [O, C, K]: K positions of the kernel, or of the image that a linear reads."""
+    view: Tensor = consumer.weight.data.view(len(consumer.weight), channels, -1)
+    return view
+
+
+def largest(chain: Chain, norm_of: str) -> list[int]:
+    """Numbers of the 60 % of the channels that have the largest norms, in ascending order."""
+    producer, _, consumer = chain
+    if norm_of == "auto":
+        norm_of = "consumer" if isinstance(producer, nn.Conv2d) else "coupled"
+    count, norms = len(producer.weight), []
+    for channel in range(count):
+        norm = math.hypot(*slices(consumer, count)[:, channel].flatten().tolist())
+        if norm_of == "coupled":
+            norm += math.hypot(*producer.weight[channel].flatten().tolist())
+        norms.append(norm)
+    return sorted(sorted(range(count), key=lambda channel: -norms[channel])[: round(0.6 * count)])
+
+
+@every_network
+@every_norm
+def test_the_filters_of_the_largest_norms_stay(network: str, norm_of: str) -> None:
+    """Number by number in the dense network; their biases and normalisations stay with them, and so do the weights that
+    read them: of a linear behind an image, the columns of all positions.
+    """
+    dense, model = convolutions(network), without_two_fifths(network, norm_of)
+    for old, new in zip(chains(network, dense), chains(network, model), strict=True):
+        kept, count = largest(old, norm_of), len(old[0].weight)
+        assert kept_rows(new[0].weight, old[0].weight) == kept
+        for before, after in zip(old[:2], new[:2], strict=True):
+            for name, tensor in before.state_dict().items():
+                assert torch.equal(after.state_dict()[name], tensor[kept] if tensor.dim() else tensor), name
+        assert torch.equal(slices(new[2], len(kept)), slices(old[2], count)[:, kept])
+    by_norm = [[largest(chain, norm) for chain in chains(network, dense)] for norm in ("coupled", "consumer")]
+    assert by_norm[0] != by_norm[1]  # else neither would show that the other was not taken
+
+
+@torch.no_grad()
+def seen_by(model: Any) -> Tensor:
+    """What the blocks make of random images, in float64."""
+    side = 4 if isinstance(model, ConvModel) else 8
+    hidden = torch.randn(5, 4, side, side, generator=torch.Generator().manual_seed(1)).double()
+    for block in decoder_blocks(model.double())[1]:
+        hidden = block(hidden)
+    return hidden
+
+
+@every_network
+@every_norm
+@torch.no_grad()
+def test_a_cut_network_is_the_dense_one_with_those_channels_zero(network: str, norm_of: str) -> None:
+    """Exactly (to rounding in float64) where nothing arrives at the reader: its weights are zero there, or the filter
+    is together with its bias and with the mean and the shift of its normalisation.  A filter of zeros alone makes
+    another network: its normalisation turns it into a constant that is read.
+    """
+    unread, silent, no_filter = (convolutions(network) for _ in range(3))
+    for old in zip(*(chains(network, model) for model in (unread, silent, no_filter)), strict=True):
+        count = len(old[0][0].weight)
+        gone = sorted(set(range(count)) - set(largest(old[0], norm_of)))
+        slices(old[0][2], count)[:, gone] = 0.0
+        for producer, norm, _ in old[1:]:
+            makers = [producer.weight, producer.bias]
+            if norm is old[1][1]:
+                makers += [getattr(norm, "running_mean", None), getattr(norm, "bias", None)]
+            for tensor in makers:
+                if tensor is not None:
+                    tensor[gone] = 0.0
+    outputs = seen_by(without_two_fifths(network, norm_of))
+    for model in (unread, silent):
+        torch.testing.assert_close(outputs, seen_by(model), rtol=1e-11, atol=1e-11)
+    assert float((seen_by(no_filter) - outputs).abs().max()) > 1e-2
 
 
 def test_a_structured_pattern_names_itself() -> None:

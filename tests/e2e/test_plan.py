@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness import compose, config
+from harness.cli_listing import KINDS
 from harness.errors import UserError
 from harness.pruning.allocations import sensitivity
 from harness.pruning.methods import obc
@@ -59,6 +60,7 @@ def test_plan_says_what_methods_warn_of(cli: Cli, job: tuple[str, ...], monkeypa
 def test_plan_says_what_allocations_warn_of(cli: Cli, job: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
     """The scan's most trials and hours, beside what the method warns of."""
     scan = ("plan", *job, "method=obc", "pattern=unstructured", "sparsity=0.5", "allocation=sensitivity")
+    scan += ("calibration.num_sequences=6",)
     assert json.loads(cli(*scan, "--json").out)[0]["warnings"] == []
     monkeypatch.setattr(obc, "LONG_HOURS", 0.0)
     monkeypatch.setattr(sensitivity, "LONG_FLOP", 0.0)
@@ -69,7 +71,7 @@ def test_plan_says_what_allocations_warn_of(cli: Cli, job: tuple[str, ...], monk
     assert "up to 70 times" in bisected
 
 
-@pytest.mark.parametrize("kind", ["methods", "models", "patterns", "evaluations", "experiments"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_list_says_what_there_is(cli: Cli, kind: str) -> None:
     """Every entry has a name and one line."""
     rows = json.loads(cli("list", kind, "--json").out)
@@ -77,7 +79,44 @@ def test_list_says_what_there_is(cli: Cli, kind: str) -> None:
     assert all(row["name"] and row["description"] for row in rows)
 
 
-@pytest.mark.parametrize("command", [["--help"], ["list", "models"], ["plan", "-m", "+experiment=demo"], ["report"]])
+@pytest.mark.parametrize(("kind", "axis"), [("methods", "method"), ("allocations", "allocation")])
+def test_list_explains_every_method_and_allocation(cli: Cli, kind: str, axis: str) -> None:
+    """Its parameters as they are written in overrides, each told of in the text, with its default and values."""
+    for row in json.loads(cli("list", kind, "--json").out):
+        facts = json.loads(cli("list", kind, row["name"], "--json").out)
+        shown = cli("list", kind, row["name"]).out
+        assert facts["patterns"] == row["patterns"]
+        assert facts["description"].startswith(row["description"])
+        for parameter in facts["parameters"]:
+            written, name = parameter["name"].split(".")
+            assert written == axis
+            assert f" {name}" in facts["description"]  # `name: what it is`, alone or with its like
+            assert parameter["name"] in shown
+    obc = json.loads(cli("list", "methods", "obc", "--json").out)
+    assert obc["propagation"] == "dense"
+    assert obc["parameters"] == [{"name": "method.rel_damp", "default": 0.0, "values": "float"}]
+    assert "wanda | magnitude | sparsegpt" in cli("list", "methods", "dsnot").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("methods", "wonda"), "unknown method 'wonda'"),
+        (("allocations", "wanda"), "unknown allocation 'wanda'"),
+        (("models", "demo"), "list models demo: only one of methods or allocations is explained"),
+    ],
+)
+def test_list_cannot_explain_what_there_is_not(cli: Cli, arguments: tuple[str, ...], line: str) -> None:
+    """One line, exit code 2."""
+    outcome = cli("list", *arguments)
+    assert (outcome.code, outcome.out) == (2, "")
+    assert line in outcome.err
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["--help"], ["list", "models"], ["list", "methods", "obc"], ["plan", "-m", "+experiment=demo"], ["report"]],
+)
 def test_light_commands_import_nothing_heavy(command: list[str]) -> None:
     """Start-up time is what is imported: torch alone takes over a second."""
     code = (

@@ -45,7 +45,7 @@ class Allocation(ABC):  # noqa: B024  # an allocation overrides one of its two m
         """Why this allocation cannot spread `pattern`, or None when it can."""
         if isinstance(pattern, self.patterns):
             return None
-        taken = ", ".join(kind.__name__ for kind in self.patterns)
+        taken = ", ".join(kind.choice for kind in self.patterns)
         return f"it spreads {taken}, not {pattern.label}"
 
     def spread(self, survey: Survey) -> dict[str, Pattern]:

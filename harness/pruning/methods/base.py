@@ -81,7 +81,7 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
         """Why this method cannot make `pattern`, or None when it can."""
         if isinstance(pattern, self.patterns):
             return None
-        taken = ", ".join(kind.__name__ for kind in self.patterns)
+        taken = ", ".join(kind.choice for kind in self.patterns)
         return f"it takes {taken}, not {pattern.label}"
 
     def warning(self, shapes: Mapping[str, tuple[int, int]], device: torch.device) -> str | None:
