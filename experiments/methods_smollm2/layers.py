@@ -29,6 +29,10 @@ PAIRS = (
     ("ria permutation=assignment", "ria permutation=none"),
     ("wanda owl", "wanda"),
     ("sparsegpt owl", "sparsegpt"),
+    ("wanda alphapruning", "wanda"),
+    ("sparsegpt alphapruning", "sparsegpt"),
+    ("wanda besa", "wanda"),
+    ("llm_surgeon", "sparsegpt"),
 )
 
 
