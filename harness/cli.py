@@ -24,7 +24,8 @@ OVERRIDES = """overrides are Hydra's: axis=choice and field=value, for example
   prunebench run -m +experiment=demo
 axes: model, method, pattern, allocation, calibration, recovery, evaluation, tracking (see `prunebench list`)
 fields: sparsity, seed, dtype, device, offload, results_dir=DIR, save_model=DIR, force=true; all of them, with the
-fields of every axis (evaluation.limit, calibration.num_sequences, ...), are in conf/"""
+fields of every axis (evaluation.limit, calibration.num_sequences, ...), are in conf/, and those of a method or an
+allocation in `prunebench list methods NAME`"""
 
 EXIT_FAILED = 1
 EXIT_USER = 2

@@ -13,6 +13,7 @@ import hydra
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -36,11 +37,13 @@ def conf_dir() -> Path:
 
 
 def register(overrides: Sequence[str]) -> None:
-    """Make methods, allocations and N:M patterns known to Hydra.
+    """Make methods, allocations and N:M patterns known to Hydra, and check what the overrides choose.
 
     Raises:
-        UserError: an override names an N:M that is no pattern.
+        UserError: an override names an N:M that is no pattern, or chooses a group by no name.
     """
+    with user_errors():
+        _check_choices(OverridesParser.create().parse_overrides([text for text in overrides if text[:1] != "-"]))
     store = ConfigStore.instance()
     tables: dict[str, Mapping[str, Any]] = {"method": load_methods(), "allocation": load_allocations()}
     for group, table in tables.items():
@@ -126,6 +129,30 @@ def expand(arguments: Sequence[str], sweep: Sweep, *, multirun: bool) -> list[tu
     return jobs
 
 
+def _check_choices(overrides: Iterable[Override]) -> None:
+    """A group is chosen by one of its names.
+
+    Raises:
+        UserError: a group is null or deleted, or the name in it is changed, which leaves it with another's fields.
+    """
+    for override in overrides:
+        group = override.key_or_group
+        if override.is_delete():
+            if "." not in group or group.endswith(".name"):
+                raise UserError(f"{override.input_line} is not allowed; allowed: {group.partition('.')[0]}=NAME")
+            continue
+        if group in groups() and override.value() is None:
+            raise UserError(f"{group}=null is not allowed; allowed: a name that `prunebench list` shows")
+        if group in ("method.name", "allocation.name", "recovery.name"):
+            axis = group.partition(".")[0]
+            raise UserError(f"{override.input_line} is not allowed; allowed: {axis}=NAME, which brings its fields")
+
+
+def groups() -> set[str]:
+    """The axes whose values are names of files or registered entries."""
+    return {path.name for path in conf_dir().iterdir() if path.is_dir()} | {"method", "allocation"}
+
+
 def plan(arguments: Sequence[str], *, multirun: bool) -> list[Planned]:
     """Every job that these overrides ask for, in order; call it inside `hydra_session`.
 
@@ -154,7 +181,7 @@ class _Composer:
     def __init__(self) -> None:
         self._composed: dict[tuple[str, ...], DictConfig] = {}
         self._parser = OverridesParser.create()
-        self._groups = {path.name for path in conf_dir().iterdir() if path.is_dir()} | {"method", "allocation"}
+        self._groups = groups()
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """What `hydra.compose` gives for these overrides."""
@@ -212,7 +239,10 @@ def _one_line(error: Exception) -> str:
     unknown_field = re.search(r"Could not override '([^']*)'|Key '([^']*)' is not in struct", str(error))
     if unknown_field:
         field = unknown_field[1] or unknown_field[2]
-        return f"unknown field {field!r}; `prunebench run --help` lists the axes, conf/config.yaml the fields"
+        return (
+            f"unknown field {field!r}; `prunebench run --help` lists the axes, `prunebench list methods NAME` the "
+            "fields of a method, conf/ all others"
+        )
     lines = [line.strip() for line in str(error).strip().splitlines() if line.strip(" ^")]
     lines = [line for line in lines if not line.startswith(("full_key:", "object_type=", "See https"))]
     text = "; ".join(lines[:2])

@@ -93,11 +93,12 @@ def build(cfg: DictConfig, overrides: tuple[str, ...]) -> Planned:
     missing = OmegaConf.missing_keys(cfg)
     if missing:
         raise UserError(f"{', '.join(sorted(missing))} must be given, for example {min(missing)}=VALUE")
-    method = _choice(cfg.method)
+    _check_fields(cfg)
+    method = _choice("method", cfg.method)
     built = build_method(method)
     method = _as_built(method, built)
     pattern: Pattern | None = _pattern(cfg) if built.patterns else None
-    allocation = _choice(cfg.allocation)
+    allocation = _choice("allocation", cfg.allocation)
     allocated = build_allocation(allocation)
     allocation = _as_built(allocation, allocated)
     if built.needs_whole_model and cfg.offload != "none":
@@ -143,10 +144,11 @@ def _refusal(
 
 
 def _pattern(cfg: DictConfig) -> Pattern:
-    if cfg.pattern.kind == "unstructured":
-        return Unstructured.requested(values.number("sparsity", cfg.sparsity))
-    if cfg.pattern.kind == "structured":
-        return Structured(values.number("sparsity", cfg.sparsity), str(cfg.pattern.unit))
+    if cfg.pattern.kind in ("unstructured", "structured"):
+        sparsity = round(values.number("sparsity", cfg.sparsity), 12)  # 0.1 + 0.2 is 0.3
+        if cfg.pattern.kind == "unstructured":
+            return Unstructured.requested(sparsity)
+        return Structured(sparsity, str(cfg.pattern.unit))
     return SemiStructured(
         values.integer("pattern.keep", cfg.pattern.keep, least=0),
         values.integer("pattern.group", cfg.pattern.group, least=0),
@@ -185,7 +187,7 @@ def _check_kind(checkpoint: Checkpoint, cfg: DictConfig, *, calibrates: bool) ->
 
 def _recovery(cfg: DictConfig) -> Choice:
     """Fine-tuning needs the whole model: said now, and not after hours of pruning."""
-    recovery = _choice(cfg.recovery)
+    recovery = _choice("recovery", cfg.recovery)
     built = build_recovery(recovery)
     if built is None:
         return recovery
@@ -196,7 +198,8 @@ def _recovery(cfg: DictConfig) -> Choice:
 
 def _calibration(cfg: DictConfig, method: PruningMethod, allocation: Allocation) -> tuple[CalibrationSpec, DataRef]:
     wanted = cfg.calibration
-    data = resolve(wanted.corpus, "calibration", path=values.path(wanted.path), source=wanted.source)
+    path = values.path("calibration.path", wanted.path)
+    data = resolve(wanted.corpus, "calibration", path=path, source=wanted.source)
     sampling = default_sampling(data) if wanted.sampling == "auto" else wanted.sampling
     arrays = wanted.corpus in (TOKENS, DIGITS)
     sampling = values.one_of("calibration.sampling", sampling, ("given",) if arrays else ("documents", "stream"))
@@ -233,8 +236,8 @@ def _evaluation(cfg: DictConfig) -> tuple[tuple[EvaluationProtocol, ...], dict[s
     data: dict[str, DataRef] = {}
     max_windows = values.optional("evaluation.max_windows", wanted.max_windows, 1)
     for corpus in values.names("evaluation.corpora", wanted.corpora, CORPORA):
-        path = wanted.tokens_path if corpus == "tokens" else cfg.data.get(corpus)
-        found = resolve(corpus, "evaluation", path=values.path(path), source=wanted.source if path is None else "auto")
+        path = _data_path(cfg, corpus)
+        found = resolve(corpus, "evaluation", path=path, source=wanted.source if path is None else "auto")
         seq_len = values.integer("evaluation.seq_len", wanted.seq_len, least=2)
         protocol: EvaluationProtocol = perplexity_protocol(
             corpus, found, seq_len, max_windows, values.boolean("evaluation.bos_every_window", wanted.bos_every_window)
@@ -243,8 +246,8 @@ def _evaluation(cfg: DictConfig) -> tuple[tuple[EvaluationProtocol, ...], dict[s
         data[protocol.key] = found
     limit = values.optional("evaluation.limit", wanted.limit, 1)
     for task in values.names("evaluation.tasks", wanted.tasks, TASKS):
-        path = cfg.data.get(task)
-        found = resolve(task, "evaluation", path=values.path(path), source=wanted.source if path is None else "auto")
+        path = _data_path(cfg, task)
+        found = resolve(task, "evaluation", path=path, source=wanted.source if path is None else "auto")
         protocol = zero_shot_protocol(task, found, limit)
         protocols.append(protocol)
         data[protocol.key] = found
@@ -256,13 +259,20 @@ def _evaluation(cfg: DictConfig) -> tuple[tuple[EvaluationProtocol, ...], dict[s
     return tuple(protocols), data
 
 
+def _data_path(cfg: DictConfig, name: str) -> Path | None:
+    """Where the user says that the data of a corpus or task are."""
+    if name == TOKENS:
+        return values.path("evaluation.tokens_path", cfg.evaluation.tokens_path)
+    return values.path(f"data.{name}", cfg.data.get(name))
+
+
 def _options(cfg: DictConfig, overrides: Sequence[str]) -> RunOptions:
     tracking = cfg.tracking
     experiment = next((text.partition("=")[2] for text in overrides if text.startswith("+experiment=")), None)
     return RunOptions(
         device=_device(cfg.device),
         results_dir=values.folder("results_dir", cfg.results_dir),
-        save_model=values.path(cfg.save_model),
+        save_model=values.path("save_model", cfg.save_model),
         force=values.boolean("force", cfg.force),
         batch_tokens=values.integer("batch_tokens", cfg.batch_tokens, least=1),
         zero_shot_token_budget=values.integer("evaluation.token_budget", cfg.evaluation.token_budget, least=1),
@@ -309,8 +319,20 @@ def _device(value: object) -> str:
     return str(value)
 
 
-def _choice(node: DictConfig) -> Choice:
+def _check_fields(cfg: DictConfig) -> None:
+    """`+` adds any field; one that nobody reads would be believed."""
+    tree = cast("dict[str, Any]", OmegaConf.to_container(cfg))
+    for name, node in tree.items():
+        for path in [f"{name}.{field}" for field in node] if isinstance(node, dict) else [name]:
+            if not {name, path} & set(FIELD_ROLES):
+                fields = [known for known in FIELD_ROLES if known.startswith(f"{name}.")]
+                raise unknown("field", path, fields or FIELD_ROLES)
+
+
+def _choice(axis: str, node: DictConfig) -> Choice:
     values = cast("dict[str, Any]", OmegaConf.to_container(node))
+    if "name" not in values:
+        raise UserError(f"{axis}.name is missing; choose with {axis}=NAME")
     return Choice(values.pop("name"), values)
 
 

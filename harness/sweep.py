@@ -80,8 +80,9 @@ def in_running_order(jobs: Iterable[PlannedJob]) -> list[PlannedJob]:
 
 
 def estimated_seconds(job: PlannedJob, records: Iterable[RunRecord]) -> float | None:
-    """Wall time of the like of this job: the median over finished jobs of the same model, method and work.
+    """Wall time of the like of this job: the median over finished ones of the same work.
 
+    That is the same model, method, calibration, allocation, recovery and evaluations; the sparsity may be another.
     None when nothing like it has finished, and 0 when it is done.
     """
     if not job.needs_run:
@@ -94,7 +95,7 @@ def estimated_seconds(job: PlannedJob, records: Iterable[RunRecord]) -> float | 
         for record in records
         if record.job["model"] == identity["model"]
         and record.job["method"] == identity["method"]
-        and record.job["calibration"] == identity["calibration"]
+        and all(record.job[axis] == identity[axis] for axis in ("calibration", "allocation", "recovery"))
         and wanted == {result.protocol for result in record.results}
     )
     return alike[len(alike) // 2] if alike else None

@@ -9,15 +9,17 @@ from omegaconf import OmegaConf
 from harness.errors import UserError, unknown
 
 
-def path(value: object) -> Path | None:
+def path(field: str, value: object) -> Path | None:
     """A path, `~` expanded; null is None."""
+    if isinstance(value, bool) or value == "":
+        raise UserError(f"{field}={value} is not allowed; allowed: a path, or null")
     return None if value is None else Path(str(value)).expanduser()
 
 
 def folder(field: str, value: object) -> Path:
     """A folder, as it is written."""
-    if value is None:
-        raise UserError(f"{field}=null is not allowed; allowed: a folder")
+    if value is None or isinstance(value, bool) or value == "":
+        raise UserError(f"{field}={'null' if value is None else value} is not allowed; allowed: a folder")
     return Path(str(value))
 
 

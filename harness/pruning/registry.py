@@ -1,6 +1,7 @@
 """The tables of pruning methods and allocations; every file in their folders adds itself."""
 
 import importlib
+import math
 import pkgutil
 from collections.abc import Callable, Mapping
 from dataclasses import fields
@@ -96,9 +97,20 @@ def _build(axis: str, table: Mapping[str, type[EntryT]], choice: Choice) -> Entr
             raise unknown(f"parameter of {axis} {choice.name}", name, allowed or ["(it has none)"])
         _check_type(f"{axis}.{name}", value, allowed[name])
         if isinstance(value, int) and allowed[name] is float:
-            params[name] = float(value)  # 5 and 5.0 are one setting
+            params[name] = _as_float(f"{axis}.{name}", value)
     built: EntryT = entry(**params)
+    for name in params:
+        if isinstance(value := getattr(built, name), float) and not math.isfinite(value):
+            raise UserError(f"{axis}.{name}={value:g} is not allowed; allowed: a finite number")
     return built
+
+
+def _as_float(name: str, value: int) -> float:
+    """5 and 5.0 are one setting."""
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise UserError(f"{name} has {len(str(value))} digits; allowed: a finite number") from error
 
 
 def _check_type(name: str, value: Scalar, hint: type) -> None:

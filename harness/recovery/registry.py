@@ -19,12 +19,17 @@ def build_recovery(choice: Choice) -> MaskedFinetune | None:
         UserError: unknown recovery, or a value of the wrong type or out of range.
     """
     if choice.name == NONE:
+        if choice.params:
+            raise unknown("parameter of recovery none", next(iter(choice.params)), ["(it has none)"])
         return None
     if choice.name not in RECOVERIES:
         raise unknown("recovery", choice.name, [NONE, *RECOVERIES])
     kind = RECOVERIES[choice.name]
     hints = get_type_hints(kind)
     names = [field.name for field in fields(kind)]
+    for name in choice.params:
+        if name not in names:
+            raise unknown(f"parameter of recovery {choice.name}", name, names)
     assert set(choice.params) == set(names), f"conf/recovery/{choice.name}.yaml must have {', '.join(names)}"
     for name, value in choice.params.items():
         accepted = (int, float) if hints[name] is float else hints[name]

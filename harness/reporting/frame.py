@@ -106,10 +106,17 @@ def paper_method(job: JobRow) -> str:
     return job.method if allocation in ("", UNIFORM) else f"{allocation} w. {job.method}"
 
 
-def telling(params: Iterable[str]) -> dict[str, str]:
-    """Each of these parameters of one method without the parts that all of them have."""
+def telling(params: Iterable[str], method: str) -> dict[str, str]:
+    """Each of these parameters of one method without what all of them have, unless it is another than the default."""
+    from harness.pruning.registry import load_methods  # here: it imports every method
+
     parts = {text: text.split(PARAMS_SEPARATOR) for text in params}
     common = set.intersection(*map(set, parts.values())) if parts else set()
+    known = load_methods().get(method)
+    defaults = {field.name: str(field.default) for field in fields(known)} if known else {}
+    for name, _, value in [part.partition("=") for part in common]:
+        if defaults.get(name, value) != value:
+            common.remove(f"{name}={value}")
     return {text: PARAMS_SEPARATOR.join(part for part in found if part not in common) for text, found in parts.items()}
 
 

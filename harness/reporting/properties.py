@@ -123,7 +123,7 @@ def _ranked_within(method: type[PruningMethod]) -> str:
         return "channels of a block"
     if issubclass(method, LayerwiseMethod):
         return method().comparison_group
-    return "model"
+    return {"layer": "matrix"}.get(getattr(method(), "granularity", ""), "model")
 
 
 def _complexity(method: type[PruningMethod]) -> str:

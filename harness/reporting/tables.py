@@ -156,14 +156,15 @@ def job_order(job: JobRow) -> tuple[object, ...]:
 
 
 def differing_axes(entries: Sequence[Measured]) -> list[Axis]:
-    """The `AXES` in which jobs differ; parameters are those in which the jobs of a method do."""
+    """The `AXES` in which jobs differ; parameters: those in which the jobs of a method do, or that are no defaults."""
     methods: dict[str, set[str]] = {}
     for job in (entry.job for entry in entries):
         methods.setdefault(job.method, set()).add(job.params)
-    told = {method: telling(params) for method, params in methods.items()}
+    told = {method: telling(params, method) for method, params in methods.items()}
     params = Axis("params", lambda job: told[job.method][job.params], lambda job: job.method)
     axes = [params if axis.header == params.header else axis for axis in AXES]
-    return [axis for axis in axes if _differs(axis, entries)]
+    said = {params.header} if any(params.value(entry.job) for entry in entries) else set()
+    return [axis for axis in axes if axis.header in said or _differs(axis, entries)]
 
 
 def _differs(axis: Axis, entries: Sequence[Measured]) -> bool:

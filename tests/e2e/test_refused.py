@@ -34,6 +34,18 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (("allocation=owl", "sparsity=0.995"), "it leaves every block 0.01 to 0.99 zeros, which 0.995 is not between"),
         (("allocation=alphapruning", "sparsity=0.005"), "0.01 to 0.99 zeros, which 0.005 is not between"),
+        (("method=null",), "method=null is not allowed; allowed: a name that `prunebench list` shows"),
+        (("recovery=null",), "recovery=null is not allowed"),
+        (("method.name=sparsegpt",), "method.name=sparsegpt is not allowed; allowed: method=NAME"),
+        (("~method.name",), "~method.name is not allowed; allowed: method=NAME"),
+        (("+sparcity=0.9",), "unknown field 'sparcity'; choose from: model.name"),
+        (("+calibration.num_seqs=3",), "unknown field 'calibration.num_seqs'; choose from: calibration.corpus"),
+        (("+recovery.foo=1",), "unknown parameter of recovery none 'foo'"),
+        (("recovery=masked_finetune", "+recovery.foo=1"), "unknown parameter of recovery masked_finetune 'foo'"),
+        (("save_model=true",), "save_model=True is not allowed; allowed: a path, or null"),
+        (("results_dir=",), "results_dir= is not allowed; allowed: a folder"),
+        (("method=sparsegpt", f"method.damping={10**400}"), "method.damping has 401 digits; allowed: a finite number"),
+        (("method=wanda", "method.foo=1"), "`prunebench list methods NAME` the fields of a method"),
         (("method=dsnot", "method.variance_power=9"), "method.variance_power=9 is not allowed; allowed: 0 to 8"),
     ],
 )
@@ -60,3 +72,11 @@ def test_one_setting_of_a_recovery_is_one_job(cli: Cli, job: tuple[str, ...]) ->
     sweep = ("recovery=masked_finetune", "recovery.learning_rate=1,1.0")
     rows = json.loads(cli("plan", "-m", *job, *PRUNES, *sweep, "--json").out)
     assert [row["named"] for row in rows] == [2]
+
+
+def test_one_sparsity_is_one_job(cli: Cli, job: tuple[str, ...]) -> None:
+    """0.3 made of tenths is 0.3."""
+    (alone,) = json.loads(cli("plan", *job, "method=magnitude", "sparsity=0.3", "--json").out)
+    rows = json.loads(cli("plan", "-m", *job, "method=magnitude", "sparsity=range(0.1,0.4,0.1)", "--json").out)
+    assert [row["sparsity"] for row in rows[:3]] == [0.1, 0.2, 0.3]
+    assert rows[2]["job_id"] == alone["job_id"]

@@ -41,10 +41,12 @@ def test_params_are_spelled_in_one_order(record) -> None:
 
 def test_telling_parameters_are_those_that_not_all_have() -> None:
     """Of several settings what they share is left out; a single one has nothing to tell."""
-    told = telling(["a=1, b=2, c=3", "a=1, b=4, c=3", "a=1"])
+    told = telling(["a=1, b=2, c=3", "a=1, b=4, c=3", "a=1"], "mine")
     assert list(told.values()) == ["b=2, c=3", "b=4, c=3", ""]
-    assert telling(["a=1"]) == {"a=1": ""}
-    assert telling([]) == {}
+    assert telling(["a=1"], "mine") == {"a=1": ""}
+    assert telling([], "mine") == {}
+    shots = "add_update=False, shots=3"
+    assert telling([shots], "llm_surgeon") == {shots: "shots=3"}, "what is no default is told, though all jobs share it"
 
 
 def test_a_record_without_its_identity_is_named(record) -> None:

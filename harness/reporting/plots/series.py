@@ -171,7 +171,9 @@ def _labels(pruned: "pd.DataFrame") -> "pd.Series":
     for column in SETTINGS:
         values = pruned[column].astype(str)
         if column == "params":
-            values = values.groupby(pruned["method"]).transform(lambda params: params.map(telling(params.unique())))
+            values = values.groupby(pruned["method"]).transform(
+                lambda params: params.map(telling(params.unique(), str(params.name)))
+            )
             differs = values != ""
         else:
             differs = (values != "") & (values[values != ""].nunique() > 1)
