@@ -104,7 +104,8 @@ def _assigned(order_I: Tensor, scored: Sequence[tuple[Tensor, SemiStructured]], 
             bar_OG = score_OI[:, others_GM].topk(pattern.keep, dim=2).values[..., -1]
             gain_GG += _gains(score_OI[:, columns_G], bar_OG)
         groups, taken = linear_sum_assignment(gain_GG.numpy(), maximize=True)
-        order_GM[torch.as_tensor(groups), place] = columns_G[torch.as_tensor(taken)]
+        groups_G, taken_G = (torch.as_tensor(each).to(order_GM.device) for each in (groups, taken))
+        order_GM[groups_G, place] = columns_G[taken_G]
     return order_GM.reshape(-1)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeGuard
 
 from harness.calibration.statistics import FeatureNorm, Statistic, Statistics
 from harness.errors import UserError
-from harness.patterns import Pattern, SemiStructured
+from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.masks import ComparisonGroup, keep_mask
 from harness.pruning.methods.base import PrunedWeight, ScoreMethod
 from harness.pruning.permutation import Permutation, best_permutation, keep_mask_permuted
@@ -58,7 +58,7 @@ class RIA(ScoreMethod):
         return self.permutes  # biases of layers whose rows change places
 
     def refuses(self, pattern: Pattern) -> str | None:
-        if self.permutes and not isinstance(pattern, SemiStructured):
+        if self.permutes and isinstance(pattern, Unstructured):
             return f"permutation={self.permutation} orders the groups of N:M; allowed: permutation=none"
         return ScoreMethod.refuses(self, pattern)
 
