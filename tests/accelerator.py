@@ -44,6 +44,17 @@ class OnAccelerator(Tensor):
         wrapper.held = held
         return wrapper
 
+    @property
+    def data(self) -> Tensor:  # type: ignore[override]
+        """The same numbers without a gradient; torch's own setter would leave the old numbers in place."""
+        return self.detach()
+
+    @data.setter
+    def data(self, other: Tensor) -> None:
+        assert isinstance(other, OnAccelerator), "a tensor of the accelerator is replaced by another"
+        assert other.shape == self.shape, "its shape stays"
+        self.held = other.held
+
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Outside of the mode nothing may touch the tensor."""

@@ -15,6 +15,20 @@ from tests.families import FAMILIES, VOCAB
 settings.register_profile("prunebench", deadline=None, derandomize=True)
 settings.load_profile("prunebench")
 
+FOLDERS = ("PRUNEBENCH_GOLDEN", "PRUNEBENCH_DATA")
+REQUIRED = "PRUNEBENCH_FOLDERS"
+"""Set where these folders must be there, as in CI: without one of them no test is run, and pytest fails."""
+
+
+def pytest_configure() -> None:
+    """Stop before the first test where a folder that is required would be missed in silence."""
+    if not os.environ.get(REQUIRED):
+        return
+    missing = [variable for variable in FOLDERS if not _is_filled(os.environ.get(variable))]
+    if missing:
+        said = ", ".join(f"{variable}={os.environ.get(variable, '')}" for variable in missing)
+        raise pytest.UsageError(f"{REQUIRED} is set, but these name no folder with files in it: {said}")
+
 
 @pytest.fixture(params=list(FAMILIES))
 def family(request: pytest.FixtureRequest) -> str:
@@ -42,6 +56,10 @@ def random_tokens() -> Callable[..., Tensor]:
         return torch.randint(3, VOCAB, (sequences, length), generator=torch.Generator().manual_seed(seed))
 
     return make
+
+
+def _is_filled(folder: str | None) -> bool:
+    return bool(folder) and Path(str(folder)).is_dir() and any(Path(str(folder)).iterdir())
 
 
 def _folder(variable: str) -> Path:

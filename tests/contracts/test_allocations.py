@@ -4,12 +4,14 @@ unasked.
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import FrozenInstanceError, dataclass, fields, is_dataclass
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from harness.cli import main
 from harness.errors import UserError
@@ -22,8 +24,9 @@ from harness.pruning import registry
 from harness.pruning.allocations.base import UNIFORM, Allocation
 from harness.pruning.engine import PruningOutcome, Walk, achieved_sparsity, check_patterns, prune_model
 from harness.pruning.methods.base import LayerwiseMethod
-from harness.pruning.registry import build_allocation, build_method, load_allocations
+from harness.pruning.registry import build_allocation, build_method, load_allocations, load_methods
 from harness.pruning.survey import BlockTurn, Survey
+from tests.contracts.test_methods import check_zeros, choices_of, label, layerwise
 from tests.families import tiny_model
 
 CPU = torch.device("cpu")
@@ -31,6 +34,12 @@ PATTERNS: tuple[Pattern, ...] = (Unstructured(0.5), Unstructured(0.7), SemiStruc
 METHODS = ("magnitude", "wanda", "sparsegpt")
 WIDE = {"num_hidden_layers": 2, "hidden_size": 160, "intermediate_size": 320, "head_dim": 40}
 """So that int(in_features * 0.7) is exact and a whole number a row comes within 0.1 % of any total."""
+NARROW = {"num_hidden_layers": 2, "hidden_size": 76, "intermediate_size": 74, "head_dim": 18}
+"""Widths of 76, 74 and 72, of which 30 % and 80 % are no whole numbers.  A block of 38,760 weights is as small as may
+be: one more zero in half of the most rows that a layer has, 38, is 0.098 % of it."""
+FRACTIONS = (0.3, 0.8)
+AS_RANKED = frozenset({"solver"})
+"""Choices that make no difference to how weights are ranked."""
 
 every_allocation = pytest.mark.parametrize("name", load_allocations())
 
@@ -50,18 +59,50 @@ every_case = pytest.mark.parametrize(
 )
 
 
-def a_model() -> torch.nn.Module:
+def rankings() -> list[Choice]:
+    """Every layerwise method that leaves sparsities to an allocation, with each way of ranking that it has."""
+    methods = [(choice, build_method(choice)) for name in load_methods() for choice in choices_of(name)]
+    return [
+        choice
+        for choice, method in methods
+        if isinstance(method, LayerwiseMethod)
+        and not method.decides_layer_sparsities
+        and method.refuses(Unstructured(0.5)) is None
+        and not AS_RANKED & set(choice.params)
+    ]
+
+
+every_ranking = pytest.mark.parametrize("choice", rankings(), ids=label)
+
+
+def a_model(widths: Mapping[str, int] = WIDE) -> PreTrainedModel:
     """A model whose layers differ: weights of the second block have heavier tails."""
-    model = tiny_model("llama", **WIDE)
+    model = tiny_model("llama", **widths)
     for linear in prunable_linears(decoder_blocks(model)[1][1]).values():
         linear.weight.data.pow_(3).mul_(30)
     return model
 
 
 def spread(
-    model: torch.nn.Module, method: LayerwiseMethod, allocation: Allocation, pattern: Pattern, tokens_BL: Tensor
+    model: torch.nn.Module,
+    method: LayerwiseMethod,
+    allocation: Allocation,
+    pattern: Pattern,
+    tokens_BL: Tensor,
+    kept: dict[Hashable, Any] | None = None,
 ) -> dict[str, Pattern]:
-    """What the allocation says before the walk; the held-out loss is a stand-in that every lost weight raises."""
+    """What the allocation says before the walk; the held-out loss is a stand-in that every lost weight raises.
+
+    Args:
+        kept: of earlier calls with the same model and tokens, and other sparsities.
+    """
+    kept = {} if kept is None else kept
+
+    def keep(key: Hashable, find: Callable[[], Any]) -> Any:
+        if key not in kept:
+            kept[key] = find()
+        return kept[key]
+
     names = list(prunable_shapes(model))
     dense = sum(float(weight_view(model.get_submodule(name)).abs().sum()) for name in names)  # type: ignore[arg-type]
 
@@ -73,7 +114,7 @@ def spread(
         return 1.0 - left / dense
 
     walk = (tokens_BL, CPU, 1000, InMemory(model), Silent())
-    survey = Survey(model, method, pattern, *walk, lambda num_sequences: loss, lambda key, find: find())
+    survey = Survey(model, method, pattern, *walk, lambda num_sequences: loss, keep)
     return allocation.spread(survey)
 
 
@@ -95,6 +136,53 @@ def test_the_total_is_the_request(
     """Counted zeros over counted weights, within 0.1 % of all weights, with every way of ranking weights."""
     outcome, _ = prune(name, method, pattern, random_tokens(4))
     assert achieved_sparsity(outcome.layers) == pytest.approx(pattern.sparsity, abs=1e-3)
+
+
+@every_ranking
+@pytest.mark.parametrize("name", [name for name, pattern in accepted() if pattern == PATTERNS[0] and name != UNIFORM])
+def test_the_total_is_the_request_whatever_the_widths_and_the_method(
+    name: str, choice: Choice, random_tokens: Callable[..., Tensor]
+) -> None:
+    """Where no row can have the requested fraction of zeros, layers get whole numbers a row that make up the total
+    within 0.1 %, and every way of ranking weights makes exactly these; layers differ, since an allocation spreads.
+    """
+    method, allocation = layerwise(choice), build_allocation(Choice(name))
+    kept: dict[Hashable, Any] = {}
+    for sparsity in FRACTIONS:
+        model = a_model(NARROW)
+        patterns = spread(model, method, allocation, Unstructured(sparsity), random_tokens(2), kept)
+        walk = Walk(patterns, "pruned", CPU, 1000, allocation)
+        layers = prune_model(model, method, random_tokens(2), walk, Silent()).layers
+        counts = {report.name: round(report.requested_sparsity * report.shape[1]) for report in layers}
+        for report in layers:
+            zeros_OI = weight_view(model.get_submodule(report.name)) == 0  # type: ignore[arg-type]
+            check_zeros(method, zeros_OI, Unstructured.of_count(counts[report.name], report.shape[1]))
+            assert int(zeros_OI.sum()) == report.shape[0] * counts[report.name]
+        assert achieved_sparsity(layers) == pytest.approx(sparsity, abs=1e-3)
+        shares = [counts[report.name] / report.shape[1] for report in layers]
+        assert max(shares) - min(shares) > 0.02, "this is more than rounding, which is 1 / 72 at most"
+
+
+@every_ranking
+def test_uniform_rounds_every_row_down(choice: Choice, random_tokens: Callable[..., Tensor]) -> None:
+    """As published: a method that ranks within rows removes `int(in_features * sparsity)` of each, which may be less
+    than was asked for by almost one weight a row; one that ranks within matrices, by less than one weight each.
+    """
+    method = layerwise(choice)
+    for sparsity in FRACTIONS:
+        model = a_model(NARROW)
+        patterns = spread(model, method, build_allocation(Choice(UNIFORM)), Unstructured(sparsity), random_tokens(2))
+        assert set(patterns.values()) == {Unstructured(sparsity)}
+        layers = prune_model(model, method, random_tokens(2), Walk(patterns, "pruned", CPU, 1000), Silent()).layers
+        for report in layers:
+            rows, columns = report.shape
+            zeros_OI = weight_view(model.get_submodule(report.name)) == 0  # type: ignore[arg-type]
+            check_zeros(method, zeros_OI, Unstructured(sparsity))
+            by_row = method.comparison_group == "row"
+            floor = rows * int(columns * sparsity) if by_row else int(rows * columns * sparsity)
+            assert int(zeros_OI.sum()) == floor
+            assert (floor / (rows * columns) > sparsity - 1e-3) != by_row
+        assert achieved_sparsity(layers) < sparsity
 
 
 @every_case
@@ -186,8 +274,8 @@ def test_an_unknown_allocation_names_the_known_ones() -> None:
 
 
 def test_the_allocations_of_this_version() -> None:
-    """These are registered; a new one is added here knowingly."""
-    assert {"uniform", "owl", "besa", "sensitivity", "alphapruning"} <= set(load_allocations())
+    """These are registered and no others; a new one is added here knowingly."""
+    assert list(load_allocations()) == ["alphapruning", "besa", "owl", "sensitivity", "uniform"]
 
 
 # --------------------------------------------------------------------------------------------- a new allocation
@@ -195,13 +283,14 @@ def test_the_allocations_of_this_version() -> None:
 
 @pytest.fixture
 def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """A copy of the registry that is thrown away after the test."""
-    load_allocations()
+    """A copy of the registry that is thrown away after the test, without a trace in the real one."""
+    before = dict(load_allocations())
     monkeypatch.setattr(registry, "ALLOCATIONS", dict(registry.ALLOCATIONS))
     load_allocations.cache_clear()
     yield
     monkeypatch.undo()
     load_allocations.cache_clear()
+    assert load_allocations() == before
 
 
 def add_first_block_dense() -> None:

@@ -1,6 +1,6 @@
 """A tiny LLaMA on disk, token arrays, and the command line called in this process."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.cli import main
+from harness.runner import PROCESS_SHELF
 
 VOCAB = 64
 
@@ -21,6 +22,14 @@ class Outcome:
     code: int
     out: str
     err: str
+
+
+@pytest.fixture(autouse=True)
+def empty_shelf() -> Iterator[None]:
+    """No test gets the model that the one before it left in the process; the jobs of one test share theirs."""
+    PROCESS_SHELF.clear()
+    yield
+    PROCESS_SHELF.clear()
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +74,11 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
 @pytest.fixture
 def job(tiny_model: Path, tokens: Path, tmp_path: Path) -> tuple[str, ...]:
     """Overrides of a job that runs in a moment."""
+    return quick_job(tiny_model, tokens, tmp_path / "results")
+
+
+def quick_job(tiny_model: Path, tokens: Path, results: Path) -> tuple[str, ...]:
+    """The same, for fixtures that outlive a test."""
     return (
         "model=local",
         f"model.path={tiny_model}",
@@ -74,5 +88,5 @@ def job(tiny_model: Path, tokens: Path, tmp_path: Path) -> tuple[str, ...]:
         f"evaluation.tokens_path={tokens}",
         "evaluation.seq_len=16",
         "dtype=float32",
-        f"results_dir={tmp_path / 'results'}",
+        f"results_dir={results}",
     )

@@ -1,9 +1,12 @@
 """Running jobs through the command line on a tiny model."""
 
 import json
+import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,16 +14,20 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from harness import launch, runner
+from harness import launch, runner, weights
+from harness.cli import main
 from harness.errors import UserError
-from harness.runner import PROCESS_SHELF
-from tests.e2e.conftest import Outcome
+from harness.patterns import SemiStructured
+from harness.pruning.permutation import layers_that_are_not
+from harness.record import from_json
+from harness.tracking import store
+from tests.e2e.conftest import Outcome, quick_job
 
 pytestmark = pytest.mark.e2e
 Cli = Callable[..., Outcome]
 
 
-def records(root: Path) -> dict[str, dict[str, object]]:
+def records(root: Path) -> dict[str, dict[str, Any]]:
     """Done records below a results folder, clean or dirty, by job id."""
     found = [path for path in root.rglob("*__*.json") if "failed" not in path.parts]
     return {path.stem: json.loads(path.read_text()) for path in found}
@@ -70,6 +77,139 @@ def test_a_job_that_another_process_finished_meanwhile_is_skipped(
     assert path.stat().st_mtime_ns == before
 
 
+SWEEP = ("method=magnitude,wanda,sparsegpt", "pattern=2:4")
+
+
+def watch_pruning(monkeypatch: pytest.MonkeyPatch, ends_second: BaseException | None = None) -> list[str]:
+    """Ids of the jobs that are pruned from now on; the second one ends so when its weights have been changed."""
+    pruned: list[str] = []
+
+    def prune(request: runner.JobRequest, *rest: Any) -> object:
+        pruned.append(request.spec.job_id)
+        outcome = weights.prune(request, *rest)
+        if ends_second is not None and len(pruned) == 2:
+            raise ends_second
+        return outcome
+
+    monkeypatch.setattr(runner, "prune", prune)
+    return pruned
+
+
+def stop_second_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C when all of the second record is in its temporary file, which has not got its name."""
+    write, written = store._write_atomically, []
+
+    def interrupted(path: Path, data: bytes) -> None:
+        written.append(path)
+        with pytest.MonkeyPatch.context() as patch:
+            if len(written) == 2:
+                patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            write(path, data)
+
+    monkeypatch.setattr(store, "_write_atomically", interrupted)
+
+
+def left_in(results: Path) -> dict[str, bytes]:
+    """Every file below a results folder by its path, but the claims of jobs, the plans of sweeps and Hydra's notes."""
+    found = {path.relative_to(results): path for path in results.rglob("*") if path.is_file()}
+    kept_anyway = {("scratch", name) for name in ("claims", "sweeps", "hydra")}
+    return {str(name): path.read_bytes() for name, path in found.items() if name.parts[:2] not in kept_anyway}
+
+
+Outcomes = dict[str, tuple[str, list[object], dict[str, float]]]
+"""What of every record does not tell the time, by job id."""
+
+
+def outcomes(results: Path) -> Outcomes:
+    """Weights, layers and numbers of every done record."""
+    found = {}
+    for name, record in records(results).items():
+        values = {result["protocol"]: result["value"] for result in record["results"]}
+        found[name] = record["weights_fingerprint"], record["layers"], values
+    return found
+
+
+@pytest.fixture(scope="module")
+def whole_sweep(tiny_model: Path, tokens: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
+    """Of the sweep that nothing stopped, in the order of its jobs."""
+    results = tmp_path_factory.mktemp("whole")
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "-m", *quick_job(tiny_model, tokens, results), *SWEEP])
+    assert not ended.value.code
+    found = outcomes(results)
+    return {name: found[name] for method in ("magnitude", "wanda", "sparsegpt") for name in found if method in name}
+
+
+@pytest.mark.parametrize("where", ["pruning", "writing"])
+def test_a_sweep_that_was_stopped_goes_on_where_it_was(
+    where: str,
+    cli: Cli,
+    job: tuple[str, ...],
+    whole_sweep: Outcomes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C in the second of three jobs leaves the first one's record and nothing else: no failure, no half-written
+    file, no claim.  The same command then prunes the other two, to what the sweep gives that nothing stopped.
+    """
+    results, (first, second, third) = tmp_path / "results", whole_sweep
+    with monkeypatch.context() as patch:
+        if where == "pruning":
+            begun = watch_pruning(patch, KeyboardInterrupt())
+        else:
+            begun = watch_pruning(patch)
+            stop_second_write(patch)
+        with pytest.raises(KeyboardInterrupt):
+            cli("run", "-m", *job, *SWEEP)
+    assert begun == [first, second]
+    (path,) = results.rglob(f"{first}.json")
+    before, written = left_in(results), path.stat().st_mtime_ns
+    assert list(before) == [str(path.relative_to(results))]
+    for plan in (results / "scratch" / "sweeps").iterdir():
+        assert json.loads(plan.read_text())["ended"] is not None
+    again = watch_pruning(monkeypatch)
+    outcome = cli("run", "-m", *job, *SWEEP)
+    assert outcome.code == 0, outcome.err
+    assert outcome.err.count("skipped: ") == 1
+    assert again == [second, third]
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == (before[str(path.relative_to(results))], written)
+    assert {Path(name).stem for name in left_in(results)} == set(whole_sweep)
+    assert outcomes(results) == whole_sweep
+
+
+def test_a_sweep_runs_just_the_job_that_failed_again(
+    cli: Cli,
+    job: tuple[str, ...],
+    whole_sweep: Outcomes,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A job that breaks down when its weights are changed leaves its failure, and the third one runs; the same command
+    then prunes that job only, and its record takes the failure's place.
+    """
+    results, (_, second, _) = tmp_path / "results", whole_sweep
+    with monkeypatch.context() as patch:
+        begun = watch_pruning(patch, ArithmeticError("no inverse"))
+        outcome = cli("run", "-m", *job, *SWEEP)
+    assert outcome.code == 1
+    assert f"{second}: FAILED: ArithmeticError: no inverse" in outcome.err
+    assert begun == list(whole_sweep)
+    failure = str(Path("scratch", "failed", f"{second}.json"))
+    before = left_in(results)
+    assert {Path(name).stem for name in before} == set(whole_sweep)
+    assert json.loads(before.pop(failure))["status"] == "failed"
+    assert outcomes(results) == {name: whole_sweep[name] for name in begun if name != second}
+    again = watch_pruning(monkeypatch)
+    outcome = cli("run", "-m", *job, *SWEEP)
+    assert outcome.code == 0, outcome.err
+    assert again == [second]
+    after = left_in(results)
+    assert failure not in after
+    assert {name: after.get(name) for name in before} == before
+    assert len(after) == 3
+    assert outcomes(results) == whole_sweep
+
+
 def test_a_job_that_lacks_an_evaluation_runs_just_that(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
     """What was measured before stays to the last digit, and the new protocol joins it."""
     assert cli("run", *job, "pattern=2:4").code == 0
@@ -93,6 +233,28 @@ def test_the_saved_model_is_a_plain_folder_with_real_zeros(cli: Cli, job: tuple[
     again = cli("run", *job, "method=sparsegpt", "pattern=2:4", f"save_model={folder}")
     assert again.code == 2
     assert "exists and is not empty" in again.err
+
+
+@torch.no_grad()
+def test_a_permuted_and_tuned_model_is_what_its_record_says(
+    cli: Cli, job: tuple[str, ...], tokens: Path, tmp_path: Path
+) -> None:
+    """Fine-tuned after a permuted 2:4, the saved model is 2:4 in the orders that the record has and in no other, and
+    plain transformers measures with it what the record says.
+    """
+    tuned = ("recovery=masked_finetune", "recovery.steps=4", "recovery.batch=4", f"save_model={tmp_path / 'saved'}")
+    assert cli("run", *job, "method=ria", "method.permutation=assignment", "pattern=2:4", *tuned).code == 0
+    (path,) = (tmp_path / "results").rglob("*__*.json")
+    record = from_json(path.read_bytes(), str(path))
+    assert any("fine-tuned" in note for note in record.notes)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "saved")
+    assert layers_that_are_not(SemiStructured(2, 4), record.layers, model) == []
+    as_they_lie = [replace(layer, details={}) for layer in record.layers]
+    virtual = [layer.name for layer in record.layers if layer.details["permuted"] == "virtual"]
+    assert layers_that_are_not(SemiStructured(2, 4), as_they_lie, model) == virtual
+    assert 0 < len(virtual) < len(record.layers)
+    windows = torch.from_numpy(np.load(tokens))
+    assert record.results[0].value == pytest.approx(math.exp(float(model(windows, labels=windows).loss)), rel=1e-5)
 
 
 def test_a_sweep_saves_every_model_in_a_folder_of_its_own(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
@@ -143,7 +305,6 @@ def test_batching_does_not_change_the_outcome(cli: Cli, job: tuple[str, ...], tm
 
 def test_the_next_job_of_a_process_starts_from_the_dense_model(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
     """A sweep keeps the model in memory; what an earlier job pruned is dense again, to the last bit."""
-    PROCESS_SHELF.clear()
     assert cli("run", *job, "method=sparsegpt", "pattern=2:4", f"results_dir={tmp_path / 'alone'}").code == 0
     sweep = ("method=magnitude,wanda,sparsegpt", "pattern=2:4", f"results_dir={tmp_path / 'sweep'}")
     assert cli("run", "-m", *job, *sweep).code == 0

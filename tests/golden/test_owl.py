@@ -1,4 +1,9 @@
-"""OWL beside the authors' own code: which block gets how much, and the weights that Wanda then leaves."""
+"""OWL beside the authors' own code: which block gets more, and the weights that Wanda then leaves.
+
+The tiny model has two blocks, and with two blocks the densities are the ends of the band for any ratios r0 > r1: these
+outcomes say that block 0 has more outliers, how wide the band is, and how densities become zeros; they do not say what
+the ratios are.  That is what tests/oracles/test_owl.py is for, with more blocks.
+"""
 
 from pathlib import Path
 from typing import NoReturn
@@ -22,7 +27,7 @@ CPU = torch.device("cpu")
 ONE_SEQUENCE = 64
 OWL = Owl(outlier_threshold=3.0, width=0.08)
 DENSITIES = [0.38, 0.22]
-"""Of the two blocks, at 70 % sparsity: the ends of the band, as always with two blocks."""
+"""Of the two blocks, at 70 % sparsity: the ends of the band, as always with two blocks of different ratios."""
 
 
 @pytest.fixture

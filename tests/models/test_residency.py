@@ -14,18 +14,25 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from harness.errors import UserError
 from harness.evaluation.perplexity import Perplexity, perplexity, perplexity_by_blocks
+from harness.evaluation.trials import TrialLoss
+from harness.job import Choice
 from harness.models import prefetch
 from harness.models.checkpoint import Checkpoint
 from harness.models.layers import decoder_blocks, prunable_linears, prunable_shapes
 from harness.models.loading import LoadedModel, load_from_disk, load_model, save_model
 from harness.models.residency import InMemory, outside_on
-from harness.patterns import SemiStructured
+from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
+from harness.pruning.allocations.base import UNIFORM
 from harness.pruning.engine import PruningOutcome, Walk, prune_model, weights_fingerprint
 from harness.pruning.methods.base import LayerwiseMethod
 from harness.pruning.methods.sparsegpt import SparseGPT
 from harness.pruning.methods.wanda import Wanda
+from harness.pruning.ranking import PrunableWeights
+from harness.pruning.registry import build_allocation, build_method, load_allocations, load_methods
+from harness.pruning.survey import Survey
 from tests.accelerator import CPU, DEVICE, Accelerator, ImplicitTransferError
+from tests.contracts.test_modelwise import choices_of, label
 from tests.families import FAMILIES, tiny_model
 
 MAPPABLE = sorted(set(FAMILIES) - {"mixtral"})
@@ -278,9 +285,9 @@ def test_weights_that_are_not_finite_are_refused_when_they_are_read(tmp_path: Pa
         pass
 
 
-def eager(family: str) -> PreTrainedModel:
+def eager(family: str, **changes: int) -> PreTrainedModel:
     """A tiny model whose attention is plain matrix products: fused kernels are chosen by the kind of device."""
-    return tiny_model(family, _attn_implementation="eager", _experts_implementation="eager")
+    return tiny_model(family, _attn_implementation="eager", _experts_implementation="eager", **changes)
 
 
 # Torch makes the tensor behind Falcon's `x[..., [-1], :]` without asking the mode that the stand-in is.
@@ -308,6 +315,88 @@ def test_on_an_accelerator_everything_a_block_reads_is_there(
         assert all(tensor.device == CPU for tensor in model.state_dict().values())
         outcomes.append((outcome.layers, measured, weights_fingerprint(model)))
     assert outcomes[0] == outcomes[1]
+
+
+METHODS: list[tuple[Choice, Pattern]] = [
+    (choice, pattern)
+    for choice, pattern in [
+        # Every choice with N:M, and every default with any weights, too: each of the ways that masks are made.
+        *((choice, SemiStructured(2, 4)) for name in load_methods() for choice in choices_of(name)),
+        *((choice, Unstructured(0.5)) for name in load_methods() for choice in choices_of(name)[:1]),
+        *((choice, Unstructured(0.5)) for choice in choices_of("magnitude") if "global" in choice.params.values()),
+    ]
+    if isinstance(build_method(choice), LayerwiseMethod) and build_method(choice).refuses(pattern) is None
+]
+ALLOCATIONS: list[tuple[str, Pattern]] = [
+    (name, pattern)
+    for name in load_allocations()
+    for pattern in (Unstructured(0.5), SemiStructured(4, 8))
+    if build_allocation(Choice(name)).refuses(pattern) is None
+]
+NOT_ON_STAND_IN = {
+    "besa": "its rates and its optimiser call torch.tensor(..., device=...), whose tensor torch makes without asking the "
+    "mode that the stand-in is"
+}
+"""What is not run on the stand-in, and why not; a test below sees to it that the list is not too long."""
+WIDE_ENOUGH = {"hidden_size": 76, "intermediate_size": 74, "head_dim": 18, "num_key_value_heads": 4}
+"""That every allocation comes within 0.1 % of the request."""
+
+
+def outcomes(
+    choice: Choice, pattern: Pattern, tokens_BL: Tensor, allocation: str = UNIFORM, **widths: int
+) -> list[tuple[object, str]]:
+    """Reports and fingerprints of what is pruned by the CPU and by the stand-in, in this order."""
+    found = []
+    for device in (CPU, DEVICE):
+        model, method = eager("llama-gqa", **widths), build_method(choice)
+        assert isinstance(method, LayerwiseMethod)
+        with Accelerator() as accelerator:
+            allocated, patterns = build_allocation(Choice(allocation)), None
+            if method.decides_layer_sparsities:
+                patterns = method.spread(PrunableWeights(model, InMemory(model)), pattern)
+            if patterns is None:
+                held_out = TrialLoss(model, InMemory(model), tokens_BL[:1], batch_tokens=24, device=device)
+                survey = Survey(
+                    model, method, pattern, tokens_BL, device, 24, InMemory(model), Silent(),
+                    lambda _, loss=held_out: loss, lambda _, find: find(),
+                )  # fmt: skip
+                patterns = allocated.spread(survey)
+            walk = Walk(patterns, method.propagation, device, 24, allocated)
+            outcome = prune_model(model, method, tokens_BL, walk, Silent())
+        assert bool(accelerator.computed) == (device == DEVICE)
+        assert all(tensor.device == CPU for tensor in model.state_dict().values())
+        found.append((outcome.layers, weights_fingerprint(model)))
+    return found
+
+
+@pytest.mark.parametrize(("choice", "pattern"), METHODS, ids=label)
+def test_every_method_prunes_on_an_accelerator_as_on_the_cpu(
+    choice: Choice, pattern: Pattern, random_tokens: Callable[..., Tensor]
+) -> None:
+    """Generated over the registry: no tensor of a method is left on the other device, and numbers are the same."""
+    if choice.name in NOT_ON_STAND_IN:
+        pytest.skip(NOT_ON_STAND_IN[choice.name])
+    cpu, accelerator = outcomes(choice, pattern, random_tokens(4))
+    assert cpu == accelerator
+
+
+@pytest.mark.parametrize(("name", "pattern"), ALLOCATIONS, ids=label)
+def test_every_allocation_spreads_on_an_accelerator_as_on_the_cpu(
+    name: str, pattern: Pattern, random_tokens: Callable[..., Tensor]
+) -> None:
+    """Before the walk, in trials of changed weights, and at a block's turn: sparsities and weights are the same."""
+    if name in NOT_ON_STAND_IN:
+        pytest.skip(NOT_ON_STAND_IN[name])
+    choice = Choice("wanda")
+    cpu, accelerator = outcomes(choice, pattern, random_tokens(4), name, **WIDE_ENOUGH)
+    assert cpu == accelerator
+
+
+@pytest.mark.parametrize("name", NOT_ON_STAND_IN)
+def test_nothing_is_kept_from_the_stand_in_that_it_can_run(name: str, random_tokens: Callable[..., Tensor]) -> None:
+    """What is listed stops there with a tensor that is elsewhere; all of it are allocations."""
+    with pytest.raises(ImplicitTransferError):
+        outcomes(Choice("wanda"), Unstructured(0.5), random_tokens(4), name, **WIDE_ENOUGH)
 
 
 def test_blocks_go_from_disk_to_an_accelerator(open_model: Open, random_tokens: Callable[..., Tensor]) -> None:

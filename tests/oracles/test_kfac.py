@@ -4,13 +4,17 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
+from harness.data.digits import digit_rows
+from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.models.layers import prunable_layers, weight_view
-from harness.models.objective import next_token_loss
+from harness.models.objective import objective_of
 from harness.progress import Silent
 from harness.pruning.kfac import Curvature, CurvatureObserver, observe, packs, surgeon_costs, without
 from tests.families import tiny_model
+from tests.models.convolutions import randomised
 
 ROWS, COLUMNS = 4, 6
 
@@ -126,23 +130,36 @@ def test_balancing_keeps_the_product() -> None:
             Curvature(curvature.gradient_OO * bad, curvature.input_II).balanced()
 
 
-@pytest.mark.parametrize("family", ["opt", "llama-gqa", "gpt2", "gpt-neox", "phi", "bloom", "falcon", "mixtral"])
+def a_network() -> DigitsCnn:
+    """Convolutions with padding, with a stride, and with neither, and linears; normalisations count their batches."""
+    model = DigitsCnn(DigitsConfig(widths=(4, 6), inner_widths=(5, 3), hidden_width=8))
+    model.blocks[0].conv_b = nn.Conv2d(5, 4, 3, padding=2, stride=(2, 1))
+    model.blocks[1].conv_a = nn.Conv2d(4, 3, (1, 2))
+    model.blocks[2].linear_a = nn.Linear(12, 8)
+    randomised(model)
+    return model
+
+
+@pytest.mark.parametrize(
+    "family", ["opt", "llama-gqa", "gpt2", "gpt-neox", "phi", "bloom", "falcon", "mixtral", "convolutions"]
+)
 def test_factors_are_those_of_autograd(family: str, random_tokens: Callable[..., Tensor]) -> None:
     """With one token a layer's weight gradient is g x^T, so that the factors' norms are known from it: of every linear,
-    in every family, also where several linears share an input.
+    in every family, also where several linears share an input.  A convolution's tokens are its positions.
     """
-    model = tiny_model(family)
-    linears = prunable_layers(model)
-    tokens_BL = random_tokens(3, 6)
+    model = a_network() if family == "convolutions" else tiny_model(family)
+    linears, loss = prunable_layers(model), objective_of(model)
+    digits = torch.from_numpy(digit_rows("calibration")[:3].copy())
+    rows_BL = digits if family == "convolutions" else random_tokens(3, 6)
     with CurvatureObserver(linears, with_bias=False) as observer:
-        observe(model, observer, next_token_loss, [tokens_BL[:2], tokens_BL[2:]], Silent())
+        observe(model, observer, loss, [rows_BL[:2], rows_BL[2:]], Silent())
     gradients: dict[str, list[Tensor]] = {name: [] for name in linears}
     inputs: dict[str, list[Tensor]] = {name: [] for name in linears}
     handles = []
     for name, linear in linears.items():
         handles.append(linear.register_forward_hook(keep(inputs[name], gradients[name])))
-    for row_L in tokens_BL:
-        next_token_loss(model, row_L[None]).backward()
+    for row_L in rows_BL:
+        loss(model, row_L[None]).backward()
     for handle in handles:
         handle.remove()
     for name in linears:
@@ -157,8 +174,28 @@ def test_factors_are_those_of_autograd(family: str, random_tokens: Callable[...,
 def keep(inputs: list[Tensor], gradients: list[Tensor]) -> Callable[..., None]:
     """A hook that keeps inputs and output gradients as matrices."""
 
-    def hook(_: object, args: tuple[Tensor, ...], output: Tensor) -> None:
-        inputs.append(args[0].detach().reshape(-1, args[0].shape[-1]))
-        output.register_hook(lambda grad: gradients.append(grad.reshape(-1, grad.shape[-1])))
+    def hook(layer: object, args: tuple[Tensor, ...], output: Tensor) -> None:
+        x = args[0].detach()
+        if isinstance(layer, nn.Conv2d):
+            inputs.append(patches(layer, x, output))
+            output.register_hook(lambda grad: gradients.append(torch.stack([grad[place] for place in places(output)])))
+        else:
+            inputs.append(x.reshape(-1, x.shape[-1]))
+            output.register_hook(lambda grad: gradients.append(grad.reshape(-1, grad.shape[-1])))
 
     return hook
+
+
+def places(output: Tensor) -> list[tuple[int, slice, int, int]]:
+    """Where the channels of each position of a convolution's output are, image after image, row after row."""
+    images, _, height, width = output.shape
+    return [(b, slice(None), i, j) for b in range(images) for i in range(height) for j in range(width)]
+
+
+def patches(layer: nn.Conv2d, x: Tensor, output: Tensor) -> Tensor:
+    """What the kernel sees at each of these places, cut out one after the other."""
+    (up, left), (down, right) = map(int, layer.padding), layer.stride
+    (tall, wide), x = layer.kernel_size, functional.pad(x, (left, left, up, up))
+    return torch.stack(
+        [x[b, :, i * down : i * down + tall, j * right : j * right + wide].flatten() for b, _, i, j in places(output)]
+    )

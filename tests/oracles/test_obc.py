@@ -181,6 +181,17 @@ def test_wide_layers_are_warned_of_with_the_time_they_take() -> None:
     assert obc._seconds_per_unit(cpu) > 0
 
 
+def test_a_layer_of_more_than_2048_inputs_is_warned_of_however_fast_it_is() -> None:
+    """Up to that width nothing is said of some seconds; one input more, and the line holds the hours."""
+    cpu = torch.device("cpu")
+    with patch.object(obc, "_seconds_per_unit", return_value=1e-20):
+        assert OBC().warning({"a": (8, 2048)}, cpu) is None
+        said = OBC().warning({"a": (8, 2049), "b": (8, 2048)}, cpu)
+    assert said is not None
+    assert "up to 2049: about 0.0 hours on cpu" in said
+    assert "meant for in_features <= 2048" in said
+
+
 # -------------------------------------------------------------------------------------- one trace for every sparsity
 
 
@@ -319,13 +330,17 @@ def test_an_unknown_propagation_is_refused(job: tuple[str, ...], capsys: pytest.
 
 @pytest.mark.parametrize("pattern", [("sparsity=0.5",), ("sparsity=0.7",), ("pattern=2:4",), ("pattern=4:8",)])
 def test_no_layer_is_rebuilt_worse_than_by_sparsegpt(job: tuple[str, ...], pattern: tuple[str, ...]) -> None:
-    """The order of SparseGPT's removals is that of the columns; OBC looks for the cheapest, at the same inputs."""
+    """The order of SparseGPT's removals is that of the columns; OBC looks for the cheapest, at the same inputs.
+
+    Up to the rounding of errors that are measured in float32, which is all that there is between two equal masks.
+    Seen: 0.29 to 0.93 times SparseGPT's error.
+    """
     errors = [
         [layer.relative_output_error for layer in record_of(ModelShelf(), Silent(), *job, *pattern, *other).layers]
         for other in ((), ("method=sparsegpt", "calibration.propagation=dense"))
     ]
     assert len(errors[0]) == len(errors[1]) == 14
-    worse = [(exact, greedy) for exact, greedy in zip(*errors, strict=True) if not exact <= greedy]
+    worse = [(exact, greedy) for exact, greedy in zip(*errors, strict=True) if not exact <= greedy * (1 + 1e-5)]
     assert not worse
 
 

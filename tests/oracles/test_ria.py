@@ -127,6 +127,76 @@ def test_heuristic_deals_and_assignment_improves(pattern: SemiStructured) -> Non
     assert values["assignment"] == pytest.approx(best_for_one_place(score_OI, found["assignment"], 3, pattern))
 
 
+def assigned_by_trying(scored: list[tuple[Tensor, SemiStructured]]) -> list[int]:
+    """Columns dealt by what they score in all linears; then, place after place of the groups, the columns of that place
+    in the best of all ways, which must be one way only.
+    """
+    group = scored[0][1].group
+    order = dealt(torch.cat([score_OI for score_OI, _ in scored]), group)
+    for place in range(group):
+        tried = []
+        for columns in itertools.permutations(order[place::group]):
+            other = list(order)
+            other[place::group] = columns
+            tried.append((sum(retained(score_OI, other, pattern) for score_OI, pattern in scored), other))
+        tried.sort(reverse=True)
+        assert tried[0][0] > tried[1][0] * (1 + 1e-9), "a tie: choose another seed"
+        order = tried[0][1]
+    return order
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(
+    "linears",
+    [
+        [(30, TWO_OF_FOUR)],
+        [(30, SemiStructured(1, 4))],
+        [(30, SemiStructured(4, 8))],
+        [(30, TWO_OF_FOUR), (20, TWO_OF_FOUR)],
+        [(30, TWO_OF_FOUR), (20, SemiStructured(1, 4))],
+    ],
+    ids=str,
+)
+def test_the_assignment_is_the_best_of_all_place_by_place(linears: list[tuple[int, SemiStructured]], seed: int) -> None:
+    """All 4! ways for each place of four groups, of one linear and of two that share an input, found to the column.
+
+    The order is not the dealt one, nor that of the other linear alone.
+    """
+    columns = 4 * linears[0][1].group
+    scored = [
+        (a_weight(rows, columns, seed=10 * seed + at).abs(), pattern) for at, (rows, pattern) in enumerate(linears)
+    ]
+    expected = assigned_by_trying(scored)
+    order_I, _ = best_permutation(scored, "assignment")
+    assert order_I is not None
+    assert order_I.tolist() == expected
+    assert expected != dealt(torch.cat([score_OI for score_OI, _ in scored]), linears[0][1].group)
+    if len(scored) > 1:
+        assert all(expected != assigned_by_trying([alone]) for alone in scored)
+
+
+def test_linears_of_one_input_are_pruned_in_the_order_that_is_best_for_both() -> None:
+    """Each keeps the largest of its own scores in the groups of the common order; what that gains is reported."""
+    weights, statistics = [a_weight(30, seed=1), a_weight(20, seed=2)], norms()
+    patterns = [TWO_OF_FOUR, SemiStructured(1, 4)]
+    scored = [(RIA().score(weight, statistics), pattern) for weight, pattern in zip(weights, patterns, strict=True)]
+    order = assigned_by_trying(scored)
+    kept, plain = (
+        sum(retained(score_OI, tried, pattern) for score_OI, pattern in scored) for tried in (order, list(range(16)))
+    )
+    pruned = RIA(permutation="assignment").prune_group(weights, statistics, patterns)
+    for outcome, weight_OI, (score_OI, pattern) in zip(pruned, weights, scored, strict=True):
+        assert outcome.permutation_I is not None
+        assert outcome.permutation_I.tolist() == order
+        assert outcome.details["retained_score_gain"] == pytest.approx(kept / plain - 1, rel=1e-4)
+        for row, (scores, weights_I) in enumerate(zip(score_OI.tolist(), weight_OI, strict=True)):
+            for start in range(0, 16, 4):
+                group = order[start : start + 4]
+                best = sorted(group, key=lambda column, scores=scores: -scores[column])[: pattern.keep]
+                for column in group:
+                    assert float(outcome.weight_OI[row, column]) == (float(weights_I[column]) if column in best else 0)
+
+
 @pytest.mark.parametrize("kind", ["heuristic", "assignment"])
 @pytest.mark.parametrize("seed", range(5))
 def test_no_order_retains_less_than_none(kind: Permutation, seed: int) -> None:

@@ -43,13 +43,21 @@ def test_every_family_is_pruned(family: str, random_tokens: Callable[..., Tensor
 
 
 def test_batches_do_not_matter(random_tokens: Callable[..., Tensor]) -> None:
-    """Gradients are of every sequence's own loss: one or three sequences at a time, the same weights go."""
+    """Gradients are of every sequence's own loss: one or three sequences at a time, the same weights go, and the others
+    move to the same values.
+    """
     models = [tiny_model("llama-gqa") for _ in range(2)]
     for model, batch in zip(models, (1, 3), strict=True):
         prune(model, random_tokens(4, 10), batch=batch, shots=1)
     for first, second in zip(*(prunable_layers(model).values() for model in models), strict=True):
-        apart = (weight_view(first) == 0) != (weight_view(second) == 0)
-        assert int(apart.sum()) <= 2  # rounding may swap neighbours in the ranking
+        first_OI, second_OI = weight_view(first), weight_view(second)
+        apart_OI = (first_OI == 0) != (second_OI == 0)
+        assert int(apart_OI.sum()) <= 2  # rounding may swap neighbours in the ranking
+        same_O = ~apart_OI.any(dim=1)
+        # What is removed in one row moves all rows of its layer a little.
+        most = 1e-4 if bool(same_O.all()) else 0.05
+        change_O = (first_OI - second_OI).norm(dim=1)
+        assert bool((change_O <= most * first_OI.norm(dim=1))[same_O].all())
 
 
 def test_the_surgeon_loses_less_than_damage_and_magnitude(random_tokens: Callable[..., Tensor]) -> None:

@@ -1,16 +1,19 @@
 """Lottery tickets: what is rewound, what is pruned, and what the controls differ in."""
 
+import copy
 from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.errors import UserError
+from harness.models import training
 from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.models.layers import prunable_layers, weight_view
+from harness.models.objective import Objective, objective_of
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
 from harness.pruning.engine import PruningOutcome
@@ -19,6 +22,7 @@ from harness.pruning.methods.base import ModelContext
 from harness.pruning.methods.lottery import Lottery, initialise
 from harness.pruning.modelwise import prune_modelwise
 from tests.families import tiny_model
+from tests.models.convolutions import randomised
 
 
 def draw_ticket(
@@ -35,32 +39,70 @@ def masks(model: PreTrainedModel) -> list[Tensor]:
     return [weight_view(linear) == 0 for linear in prunable_layers(model).values()]
 
 
+def network_named(name: str) -> PreTrainedModel:
+    """A tiny language model, or a network of images whose running statistics are not those of a new one."""
+    if name != "digits":
+        return tiny_model(name)
+    model = digits_model()
+    randomised(model)
+    return model
+
+
+def watch_starts(monkeypatch: pytest.MonkeyPatch, steps: int) -> list[dict[str, Tensor]]:
+    """The whole state of the model when the first loss of every training from now on is about to be computed."""
+    starts: list[dict[str, Tensor]] = []
+    calls = 0
+
+    def watched(trained: nn.Module) -> Objective:
+        loss_of = objective_of(trained)
+
+        def loss(model: nn.Module, batch: Tensor) -> Tensor:
+            nonlocal calls
+            if calls % steps == 0:
+                starts.append({name: value.clone() for name, value in model.state_dict().items()})
+            calls += 1
+            return loss_of(model, batch)
+
+        return loss
+
+    monkeypatch.setattr(training, "objective_of", watched)
+    return starts
+
+
+@pytest.mark.parametrize("start", ["checkpoint", "random"])
+@pytest.mark.parametrize("network", ["llama-gqa", "gpt2", "digits"])
 def test_every_training_starts_where_the_first_did(
-    random_tokens: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
+    network: str, start: str, random_tokens: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Rewinding: before every training, survivors and all other parameters have their first values, and no weight that
-    was removed once comes back; every round removes the same fraction of what is left.
+    """Rewinding: at the first step of every training, the survivors and all else that the model has, embeddings, norms
+    and their running statistics, are what they were in the first one; no weight that was removed once comes back, and
+    every round removes the same fraction of what is left.
     """
-    model = tiny_model("llama-gqa")
-    start = {name: value.clone() for name, value in model.state_dict().items()}
-    seen: list[list[Tensor]] = []
-
-    def watched(
-        self: Lottery, watched_model: PreTrainedModel, linears: object, removed: dict[str, Tensor], *rest: object
-    ) -> float:
-        for name, value in watched_model.state_dict().items():
-            torch.testing.assert_close(value, start[name], rtol=0, atol=0)
-        seen.append([mask.clone() for mask in removed.values()])
-        return train(self, watched_model, linears, removed, *rest)
-
-    train = lottery_module.Lottery._train
-    monkeypatch.setattr(lottery_module.Lottery, "_train", watched)
-    draw_ticket(model, random_tokens(6, 8), granularity="model")
-    total = sum(mask.numel() for mask in seen[0])
-    assert [sum(int(mask.sum()) for mask in round_) for round_ in seen] == [0, int(total * 0.5), int(total * 0.75)]
-    for earlier, later in pairwise(seen):
-        assert all(bool(new[old].all()) for old, new in zip(earlier, later, strict=True))
-    assert all(torch.equal(new, old) for new, old in zip(masks(model), seen[-1], strict=True))
+    model = network_named(network)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    first = copy.deepcopy(model)
+    if start == "random":
+        initialise(first, 0)
+    expected = first.state_dict()
+    pruned = {f"{name}.weight" for name in prunable_layers(model)}
+    assert all(torch.equal(expected[name], before[name]) == (start == "checkpoint") for name in pruned)
+    starts = watch_starts(monkeypatch, steps=3)
+    rows_BL = digit_like_rows() if network == "digits" else random_tokens(6, 8)
+    draw_ticket(model, rows_BL, granularity="model", start=start)
+    zeros = [{name: state[name] == 0 for name in pruned} for state in starts]
+    for state, removed in zip(starts, zeros, strict=True):
+        assert state.keys() == expected.keys()
+        for name, value in state.items():
+            wanted = expected[name].masked_fill(removed[name], 0.0) if name in pruned else expected[name]
+            assert torch.equal(value, wanted), name
+    total = sum(expected[name].numel() for name in pruned)
+    counts = [sum(int(mask.sum()) for mask in removed.values()) for removed in zeros]
+    assert counts == [0, int(total * 0.5), int(total * 0.75)]
+    assert all(bool(new[name][old[name]].all()) for old, new in pairwise(zeros) for name in pruned)
+    after = model.state_dict()
+    assert all(torch.equal(after[name] == 0, zeros[-1][name]) for name in pruned)
+    # Training moves everything there is, so that whatever was not rewound would have been seen.
+    assert not [name for name, value in after.items() if torch.equal(value, expected[name])]
 
 
 def test_the_smallest_trained_weights_go(random_tokens: Callable[..., Tensor], monkeypatch: pytest.MonkeyPatch) -> None:

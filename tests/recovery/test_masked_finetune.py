@@ -1,16 +1,26 @@
 """Fine-tuning under masks: zeros stay zeros, nothing but the pruned layers changes, and the loss falls."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from harness.data.digits import digit_rows
 from harness.errors import UserError
 from harness.job import Choice
+from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.models.layers import prunable_layers, weight_view
 from harness.models.objective import next_token_loss
+from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
+from harness.pruning.engine import PruningOutcome, Walk, prune_model
+from harness.pruning.methods.base import LayerwiseMethod
+from harness.pruning.permutation import layers_that_are_not
+from harness.pruning.registry import build_method
 from harness.record import LayerReport
 from harness.recovery.masked_finetune import MaskedFinetune
 from harness.recovery.recount import recounted
@@ -18,6 +28,7 @@ from harness.recovery.registry import build_recovery
 from tests.families import tiny_model
 
 CPU = torch.device("cpu")
+TWO_OF_FOUR = SemiStructured(2, 4)
 
 
 def pruned(family: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
@@ -51,6 +62,82 @@ def test_zeros_stay_and_the_loss_falls(family: str, dtype: torch.dtype, random_t
         else:
             assert torch.equal(weight, before[name])
     assert not model.training
+
+
+def pruned_by(
+    method: Choice, network: str, pattern: Pattern, random_tokens: Callable[..., Tensor]
+) -> tuple[PreTrainedModel, Tensor, PruningOutcome]:
+    """A tiny network that a method of the harness has pruned, with the rows that it saw."""
+    rows_BL = random_tokens(4)
+    model: PreTrainedModel
+    if network == "digits":
+        torch.manual_seed(0)
+        model = DigitsCnn(DigitsConfig(widths=(4, 8), inner_widths=(8, 12), hidden_width=12)).eval()
+        rows_BL = torch.from_numpy(digit_rows("calibration")[:24].copy())
+    else:
+        model = tiny_model(network)
+    of_layers = build_method(method)
+    assert isinstance(of_layers, LayerwiseMethod)
+    walk = Walk(dict.fromkeys(prunable_layers(model), pattern), "pruned", CPU, 48)
+    return model, rows_BL, prune_model(model, of_layers, rows_BL, walk, Silent())
+
+
+@pytest.mark.parametrize("pattern", [TWO_OF_FOUR, Unstructured(0.5)], ids=lambda pattern: pattern.label)
+@pytest.mark.parametrize("network", ["llama-gqa", "gpt2", "mixtral", "digits"])
+def test_the_masks_of_a_pruned_network_stay(
+    network: str, pattern: Pattern, random_tokens: Callable[..., Tensor]
+) -> None:
+    """Every zero is where it was and no other weight is zero, whatever form a layer stores its weight in; the kept
+    weights of every layer have changed, and nothing else in the model has: no norm, no statistics, no stacked expert.
+    """
+    model, rows_BL, _ = pruned_by(Choice("wanda"), network, pattern, random_tokens)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    linears = prunable_layers(model)
+    pruned_OI = {name: weight_view(linear).clone() for name, linear in linears.items()}
+    for name, weight_OI in pruned_OI.items():
+        kept_OI = weight_OI != 0
+        if isinstance(pattern, SemiStructured):
+            assert kept_OI.reshape(-1, 4).sum(dim=1).unique().tolist() == [2], name
+        else:
+            assert len(kept_OI.sum(dim=0).unique()) > 1, name
+    MaskedFinetune(steps=6, batch=8, learning_rate=1e-3).recover(model, rows_BL, 0, CPU, Silent())
+    for name, linear in linears.items():
+        kept_OI = pruned_OI[name] != 0
+        assert torch.equal(weight_view(linear) != 0, kept_OI), name
+        changed_K = (weight_view(linear) != pruned_OI[name])[kept_OI]
+        # A ReLU that no image opens has no gradient: of a network of random weights those are some.
+        assert float(changed_K.float().mean()) > (0.3 if network == "digits" else 0.9), name
+    for name, value in model.state_dict().items():
+        if name.removesuffix(".weight") not in linears:
+            assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize("family", ["llama-gqa", "gpt2"])
+@torch.no_grad()
+def test_a_permuted_pattern_stays_in_its_order(
+    family: str, random_tokens: Callable[..., Tensor], tmp_path: Path
+) -> None:
+    """Tuned after RIA's permuted 2:4, every layer is 2:4 in the order that it was pruned in; those whose order is only
+    recorded are it in no other.  Plain transformers loads the saved model, which says the same to the bit.
+    """
+    method = Choice("ria", {"permutation": "assignment"})
+    model, rows_BL, outcome = pruned_by(method, family, TWO_OF_FOUR, random_tokens)
+    pruned_OI = {name: weight_view(linear).clone() for name, linear in prunable_layers(model).items()}
+    MaskedFinetune(steps=4, batch=4, learning_rate=1e-3).recover(model, rows_BL, 0, CPU, Silent())
+    layers = recounted(outcome.layers, model)
+    as_they_lie = [replace(layer, details={}) for layer in layers]
+    how = {layer.name: layer.details.get("permuted") for layer in layers}
+    assert set(how.values()) == {"absorbed", "virtual"}
+    model.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    for each in (model, loaded):
+        assert layers_that_are_not(TWO_OF_FOUR, layers, each) == []
+        assert layers_that_are_not(TWO_OF_FOUR, as_they_lie, each) == [name for name in how if how[name] == "virtual"]
+        for name, linear in prunable_layers(each).items():
+            assert torch.equal(weight_view(linear) == 0, pruned_OI[name] == 0), name
+            assert not torch.equal(weight_view(linear), pruned_OI[name]), name
+    ours, theirs = (each(input_ids=random_tokens(2, seed=3)).logits for each in (model, loaded))
+    assert torch.equal(ours, theirs)
 
 
 def test_equal_seeds_give_equal_weights(random_tokens: Callable[..., Tensor]) -> None:
