@@ -11,10 +11,13 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from harness.evaluation.perplexity import perplexity
-from harness.patterns import SemiStructured
+from harness.job import Choice
+from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
 from harness.progress import Silent
 from harness.pruning.permutation import layers_that_are_not
+from harness.pruning.registry import build_method, load_methods
 from harness.record import RunRecord, from_json
+from tests.contracts.test_methods import choices_of, label
 from tests.e2e.conftest import Outcome
 from tests.families import tiny_model as tiny
 
@@ -109,6 +112,64 @@ def test_what_does_not_go_together_is_refused_at_planning(
     outcome = cli("plan", *job, *overrides)
     assert words in outcome.out + outcome.err
     assert "Traceback" not in outcome.err
+
+
+PATTERNS: dict[str, Pattern] = {
+    "unstructured": Unstructured(0.5),
+    "2:4": SemiStructured(2, 4),
+    "channel": Structured(0.5, "channel"),
+}
+
+
+def refusal(choice: Choice, pattern: str) -> str | None:
+    """What the method says; the dense model takes no pattern, so that it is one job whatever the pattern."""
+    method = build_method(choice)
+    return method.refuses(PATTERNS[pattern]) if method.patterns else None
+
+
+def particular() -> list[Choice]:
+    """Every choice of a method that refuses, or says, something else than the method with its defaults."""
+    return [
+        choice
+        for name in load_methods()
+        for choice in choices_of(name)
+        if any(refusal(choice, pattern) != refusal(Choice(name), pattern) for pattern in PATTERNS)
+    ]
+
+
+ALL_DEFAULTS = [Choice(name) for name in load_methods()]
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [ALL_DEFAULTS, *([choice] for choice in particular())],
+    ids=lambda choices: "defaults" if choices == ALL_DEFAULTS else label(choices[0]),
+)
+def test_every_method_is_refused_at_planning_where_it_says_so(
+    choices: list[Choice], cli: Cli, job: tuple[str, ...]
+) -> None:
+    """Over the registry and all kinds of patterns: the state is `refused` there and nowhere else, for a reason that
+    names the method and the pattern and is the method's own.
+    """
+    parameters = [f"method.{name}={value}" for choice in choices for name, value in choice.params.items()]
+    methods = ",".join(choice.name for choice in choices)
+    outcome = cli("plan", "-m", *job, f"method={methods}", *parameters, f"pattern={','.join(PATTERNS)}", "--json")
+    assert outcome.code == 0
+    rows = {}
+    for row in json.loads(outcome.out):
+        given = dict(text.replace("\\:", ":").split("=", 1) for text in row.get("overrides", []))
+        rows[row.get("method", given.get("method")), row.get("pattern", given.get("pattern"))] = row
+    expected = set()
+    for choice in choices:
+        for pattern in PATTERNS:
+            reason = refusal(choice, pattern)
+            key = choice.name, pattern if build_method(choice).patterns else "dense"
+            expected.add(key)
+            assert rows[key]["state"] == ("new" if reason is None else "refused"), key
+            if reason is not None:
+                assert rows[key]["reason"] == f"method {choice.name} with pattern {pattern}: {reason}"
+                assert rows[key]["job_id"] is None
+    assert set(rows) == expected
 
 
 def test_a_model_that_cannot_say_its_size_is_refused(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
