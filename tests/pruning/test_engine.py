@@ -42,30 +42,20 @@ def prune(
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
-def test_every_family_is_pruned_where_it_should_be(
-    family: str, method: str, random_tokens: Callable[..., Tensor]
-) -> None:
-    """All prunable linears of every block become 2:4 along in_features, and no other parameter changes."""
-    model = tiny_model(family)
-    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+def test_what_the_walk_reports(method: str, random_tokens: Callable[..., Tensor]) -> None:
+    """Layers in model order with what was asked for, what they have, their errors and what the method says; that every
+    family is pruned where it should be, by every method, is a contract.
+    """
+    model = tiny_model("llama-gqa")
     outcome = prune(model, random_tokens(3), method=method)
-    shapes = prunable_shapes(model)
-    assert [(report.name, report.shape) for report in outcome.layers] == list(shapes.items())
-    changed = {
-        name.removesuffix(".weight") for name, old in before.items() if not torch.equal(model.state_dict()[name], old)
-    }
-    assert changed == set(shapes)
+    assert [(report.name, report.shape) for report in outcome.layers] == list(prunable_shapes(model).items())
     for report in outcome.layers:
-        weight_OI = weight_view(model.get_submodule(report.name))  # type: ignore[arg-type]
-        kept = (weight_OI != 0).reshape(-1, 4).sum(dim=1)
-        assert kept.unique().tolist() == [2]
         assert (report.requested_sparsity, report.achieved_sparsity) == (0.5, 0.5)
         assert report.relative_output_error is not None
         assert 0.0 < report.relative_output_error < 1.0
+        assert report.error_tokens == 36
         assert ("damping" in report.details) == (method == "sparsegpt")
     assert achieved_sparsity(outcome.layers) == 0.5
-    with torch.no_grad():
-        assert model(input_ids=random_tokens(2), use_cache=False).logits.isfinite().all()
 
 
 def test_sparsegpt_reports_smaller_errors_than_magnitude(random_tokens: Callable[..., Tensor]) -> None:
