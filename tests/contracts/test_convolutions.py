@@ -13,6 +13,7 @@ from harness.job import Choice
 from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.patterns import Pattern, SemiStructured
 from harness.pruning.methods.base import LayerwiseMethod
+from harness.pruning.permutation import layers_that_are_not
 from harness.pruning.registry import build_method, load_methods
 from tests.contracts.test_families import cases, check_pruned, label, prune
 from tests.contracts.test_methods import choices_of
@@ -93,6 +94,7 @@ def test_a_permuted_network_is_the_pruned_one(choice: Choice, network: str, monk
     # The dense network's inputs: those of a permuted one differ by rounding, which may choose another order.
     layers = prune(permuted, choice, TWO_OF_FOUR, rows, "dense").layers
     can_be = {"blocks.2.linear_b"} if network == "digits" else {"blocks.0.conv_b", "blocks.1.conv_b"}
+    assert layers_that_are_not(TWO_OF_FOUR, layers, permuted) == []
     said = {report.name: report.details.get("permuted") for report in layers}
     assert {how for name, how in said.items() if name in can_be} == {"absorbed"}
     assert {how for name, how in said.items() if name not in can_be} <= {"virtual", None}

@@ -39,7 +39,7 @@ Shapes = Mapping[str, tuple[int, int]]
 
 def fewest(name: str) -> Choice:
     """A method with its defaults, and as little work as can be."""
-    parameters = {parameter.name for parameter in fields(load_methods()[name])}  # type: ignore[arg-type]
+    parameters = {parameter.name for parameter in fields(load_methods()[name])}
     return Choice(name, {parameter: value for parameter, value in FEWEST.items() if parameter in parameters})
 
 

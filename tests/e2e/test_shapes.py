@@ -100,6 +100,7 @@ def test_a_sweep_starts_every_job_from_the_dense_model(cli: Cli, job: tuple[str,
     [
         (("method=ria", "method.permutation=heuristic"), "permutation=heuristic orders the groups of N:M"),
         (("method=wanda", "pattern=channel"), "it takes unstructured, N:M, not channel"),
+        (("method=ria", "method.permutation=heuristic", "pattern=channel"), "it takes unstructured, N:M, not channel"),
         (("method=channel-magnitude", "pattern=2:4"), "it takes channel, not 2:4"),
         (("method=channel-magnitude", "pattern=channel", "sparsity=1.0"), "allowed: 0 < sparsity < 1"),
         (("method=channel-magnitude", "pattern=channel", "allocation=owl"), "it spreads"),

@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from harness.pruning.methods.wanda import Wanda
 from harness.pruning.ranking import PrunableWeights
 from harness.pruning.registry import build_allocation, build_method, load_allocations, load_methods
 from harness.pruning.survey import Survey
+from harness.record import LayerReport
 from tests.accelerator import CPU, DEVICE, Accelerator, ImplicitTransferError
 from tests.contracts.test_modelwise import choices_of, label
 from tests.families import FAMILIES, tiny_model
@@ -317,7 +318,7 @@ def test_on_an_accelerator_everything_a_block_reads_is_there(
     assert outcomes[0] == outcomes[1]
 
 
-def taken(choice: Choice, most: int) -> list[Pattern]:
+def taken(choice: Choice, most: int) -> Sequence[Pattern]:
     """The first so many patterns that a layerwise method takes; none of another kind of method."""
     method = build_method(choice)
     if not isinstance(method, LayerwiseMethod):
@@ -353,7 +354,7 @@ WIDE_ENOUGH = {"hidden_size": 76, "intermediate_size": 74, "head_dim": 18, "num_
 
 def on_both(
     choice: Choice, pattern: Pattern, tokens_BL: Tensor, allocation: Choice = UNIFORM_ONE, **widths: int
-) -> list[tuple[object, str]]:
+) -> list[tuple[list[LayerReport], str]]:
     """Reports and fingerprints of what is pruned by the CPU and by the stand-in, in this order."""
     found = []
     for device in (CPU, DEVICE):
