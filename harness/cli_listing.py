@@ -68,7 +68,7 @@ def _rows(kind: str) -> list[dict[str, str]]:
             {"name": name, "patterns": _patterns(entry), "description": _told(entry).splitlines()[0]}
             for name, entry in _entries(kind).items()
         ]
-    found = descriptions(FOLDERS[kind])
+    found = dict(descriptions(FOLDERS[kind]))  # which are kept for others
     if kind == "patterns":
         found |= {
             name: "{} of every {} consecutive weights are kept".format(*name.split(":")) for name in COMMON_N_OF_M

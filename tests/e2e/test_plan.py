@@ -98,6 +98,14 @@ def test_list_explains_every_method_and_allocation(cli: Cli, kind: str, axis: st
     assert "wanda | magnitude | sparsegpt" in cli("list", "methods", "dsnot").out
 
 
+def test_listing_changes_nothing(cli: Cli) -> None:
+    """What is listed beside the files of a folder is no file of it afterwards."""
+    files = {kind: dict(compose.descriptions(kind)) for kind in ("pattern", "evaluation")}
+    for kind in ("patterns", "evaluations"):
+        assert cli("list", kind).code == 0
+    assert {kind: compose.descriptions(kind) for kind in files} == files
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
