@@ -135,13 +135,14 @@ def _check_choices(overrides: Iterable[Override]) -> None:
     Raises:
         UserError: a group is null or deleted, or the name in it is changed, which leaves it with another's fields.
     """
+    known = groups()
     for override in overrides:
         group = override.key_or_group
         if override.is_delete():
             if "." not in group or group.endswith(".name"):
                 raise UserError(f"{override.input_line} is not allowed; allowed: {group.partition('.')[0]}=NAME")
             continue
-        if group in groups() and override.value() is None:
+        if group in known and override.value() is None:
             raise UserError(f"{group}=null is not allowed; allowed: a name that `prunebench list` shows")
         if group in ("method.name", "allocation.name", "recovery.name"):
             axis = group.partition(".")[0]

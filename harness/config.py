@@ -94,11 +94,11 @@ def build(cfg: DictConfig, overrides: tuple[str, ...]) -> Planned:
     if missing:
         raise UserError(f"{', '.join(sorted(missing))} must be given, for example {min(missing)}=VALUE")
     _check_fields(cfg)
-    method = _choice("method", cfg.method)
+    method = _choice(cfg.method)
     built = build_method(method)
     method = _as_built(method, built)
     pattern: Pattern | None = _pattern(cfg) if built.patterns else None
-    allocation = _choice("allocation", cfg.allocation)
+    allocation = _choice(cfg.allocation)
     allocated = build_allocation(allocation)
     allocation = _as_built(allocation, allocated)
     if built.needs_whole_model and cfg.offload != "none":
@@ -187,7 +187,7 @@ def _check_kind(checkpoint: Checkpoint, cfg: DictConfig, *, calibrates: bool) ->
 
 def _recovery(cfg: DictConfig) -> Choice:
     """Fine-tuning needs the whole model: said now, and not after hours of pruning."""
-    recovery = _choice("recovery", cfg.recovery)
+    recovery = _choice(cfg.recovery)
     built = build_recovery(recovery)
     if built is None:
         return recovery
@@ -320,19 +320,17 @@ def _device(value: object) -> str:
 
 
 def _check_fields(cfg: DictConfig) -> None:
-    """`+` adds any field; one that nobody reads would be believed."""
+    """`+` and the files of experiments can add any field; one that nobody reads would be believed."""
     tree = cast("dict[str, Any]", OmegaConf.to_container(cfg))
     for name, node in tree.items():
         for path in [f"{name}.{field}" for field in node] if isinstance(node, dict) else [name]:
-            if not {name, path} & set(FIELD_ROLES):
+            if name not in FIELD_ROLES and path not in FIELD_ROLES:
                 fields = [known for known in FIELD_ROLES if known.startswith(f"{name}.")]
                 raise unknown("field", path, fields or FIELD_ROLES)
 
 
-def _choice(axis: str, node: DictConfig) -> Choice:
+def _choice(node: DictConfig) -> Choice:
     values = cast("dict[str, Any]", OmegaConf.to_container(node))
-    if "name" not in values:
-        raise UserError(f"{axis}.name is missing; choose with {axis}=NAME")
     return Choice(values.pop("name"), values)
 
 

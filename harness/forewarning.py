@@ -37,9 +37,12 @@ class Forewarning:
         if spec.pattern is None:
             return []
         method, allocation = build_method(spec.method), build_allocation(spec.allocation)
-        if type(method).warning is PruningMethod.warning and type(allocation).warning is Allocation.warning:
+        warning: list[object] = [method] if type(method).warning is not PruningMethod.warning else []
+        if type(allocation).warning is not Allocation.warning:
+            warning += [allocation, spec.calibration]
+        if not warning:
             return []
-        key = repr((method, allocation, spec.calibration, request.checkpoint, request.options.device))
+        key = repr((*warning, request.checkpoint, request.options.device))
         if key not in self._said:
             self._said[key] = self._ask(request)
         return self._said[key]

@@ -50,7 +50,7 @@ def prepare_windows(
 ) -> dict[str, Windows]:
     """Token windows of every perplexity protocol by its key: before pruning, so that bad input costs nothing."""
     return {
-        protocol.key: loaded.keep(
+        protocol.key: loaded.kept.keep(
             (protocol, request.evaluation[protocol.key]), partial(_windows_of, protocol, request, loaded)
         )
         for protocol in protocols
@@ -67,7 +67,7 @@ def check_questions(request: JobRequest, loaded: LoadedModel, protocols: Sequenc
     for protocol in protocols:
         if isinstance(protocol, ZeroShotProtocol):
             data = request.evaluation[protocol.key]
-            loaded.keep(("questions", data), partial(_has_rows, data))
+            loaded.kept.keep(("questions", data), partial(_has_rows, data))
 
 
 def _has_rows(data: DataRef) -> bool:

@@ -103,7 +103,7 @@ def _layerwise_walk(
             loaded.residency,
             reporter,
             lambda num_sequences: _held_out(request, loaded, device, num_sequences),
-            lambda key, find: loaded.keep_within(drawn, (device, options.batch_tokens, key), find),
+            lambda key, find: loaded.kept.keep_within(drawn, (device, options.batch_tokens, key), find),
         )
         start = time.perf_counter()
         patterns = allocation.spread(survey)
@@ -111,7 +111,7 @@ def _layerwise_walk(
             clock.add("allocate", time.perf_counter() - start)
     check_patterns(patterns, shapes)
     # Blocks that are not all in memory leave no room for statistics of other jobs.
-    keep = None if options.offload != "none" else lambda key, observe: loaded.keep_within(drawn, key, observe)
+    keep = None if options.offload != "none" else lambda key, observe: loaded.kept.keep_within(drawn, key, observe)
     findings = _findings(request, loaded, device)
     return Walk(patterns, spec.calibration.propagation, device, options.batch_tokens, allocation, keep, findings)
 
@@ -128,7 +128,7 @@ def _findings(
     # sees one sequence at a time.
     batch_tokens = 1 if build_allocation(request.spec.allocation).refines else options.batch_tokens
     empty: MutableMapping[str, dict[Hashable, Any]] = {}
-    return loaded.keep_within(_drawn(request), ("findings", batch_tokens, device), lambda: empty)
+    return loaded.kept.keep_within(_drawn(request), ("findings", batch_tokens, device), lambda: empty)
 
 
 def _drawn(request: JobRequest) -> Hashable:
@@ -140,7 +140,7 @@ def _drawn(request: JobRequest) -> Hashable:
 
 def kept_calibration(request: JobRequest, loaded: LoadedModel) -> Tensor:
     """The job's calibration sequences, made once for all jobs of the model that share them."""
-    return loaded.keep(_drawn(request), lambda: _calibration_tokens(request, loaded))
+    return loaded.kept.keep(_drawn(request), lambda: _calibration_tokens(request, loaded))
 
 
 def _calibration_tokens(request: JobRequest, loaded: LoadedModel, *, more: int = 0) -> Tensor:

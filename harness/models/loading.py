@@ -4,11 +4,11 @@ import io
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any
 
 import torch
 import transformers
@@ -31,6 +31,7 @@ from harness.data.assets import cache_dir, extract_member
 from harness.errors import UserError, unknown
 from harness.models.checkpoint import EMBEDDED, Checkpoint, folder_fingerprint
 from harness.models.digits import DigitsConfig, train, trained_note
+from harness.models.kept import Kept
 from harness.models.layers import decoder_blocks
 from harness.models.processor import multiplies_bfloat16
 from harness.models.recipe import RECIPES
@@ -42,9 +43,6 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 
 
-KeptT = TypeVar("KeptT")
-
-
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model on the CPU or its blocks on disk, in evaluation mode, with its tokenizer where it has one.
@@ -53,7 +51,7 @@ class LoadedModel:
         revision: the commit that a hub repository was at, else None.
         on_disk: gives out the blocks, where they are not in memory with the rest of the model.
         note: what a record must say of the weights.
-        kept: what jobs made for this model and its tokenizer and later jobs can use again, by what it was made from.
+        kept: what jobs made for this model and its tokenizer and later jobs can use again.
     """
 
     model: PreTrainedModel
@@ -61,25 +59,7 @@ class LoadedModel:
     revision: str | None
     on_disk: OnDisk | None = None
     note: str | None = None
-    kept: dict[Hashable, Any] = field(default_factory=dict)
-
-    def keep(self, key: Hashable, make: Callable[[], KeptT]) -> KeptT:
-        """What was kept under `key`, made now if nothing was."""
-        if key not in self.kept:
-            self.kept[key] = make()
-        return cast("KeptT", self.kept[key])
-
-    def keep_within(self, scope: Hashable, key: Hashable, make: Callable[[], KeptT]) -> KeptT:
-        """What was kept under `key` in this scope, made now if nothing was; another scope's things are let go.
-
-        For what is large: statistics of one calibration are of no use to jobs that have another.
-        """
-        if self.kept.get("scope") != scope:
-            self.kept.update(scope=scope, within={})
-        within = self.kept["within"]
-        if key not in within:
-            within[key] = make()
-        return cast("KeptT", within[key])
+    kept: Kept = field(default_factory=Kept)
 
     @property
     def residency(self) -> Residency:

@@ -135,10 +135,9 @@ def prune_model(
         with residency.block(index, walk.device, writes=True) as block:
             is_last = index == len(blocks) - 1
             probe = probes.of_block(index, recorded.hidden[0], walk.device) if probes is not None else None
+            called = recorded.calls[index], recorded.hidden
             with _timed(outcome, "calibrate_s"):
-                observe = partial(
-                    _observe, block, recorded.calls[index], recorded.hidden, method, walk, is_last=is_last
-                )
+                observe = partial(_observe, block, *called, method, walk, is_last=is_last)
                 # Nothing is pruned before the first block: every job on the same sequences finds the same there.
                 keep = walk.keep if index == 0 and walk.propagation == "pruned" else None
                 key = ("inputs of the first block", walk.needs(method), batch_tokens, walk.device)
@@ -149,11 +148,9 @@ def prune_model(
             check_reached({f"{path}.{name}": linear for name, linear in linears.items()}, statistics)
             _share_findings(groups, path, walk)
             patterns = {f"{path}.{name}": walk.patterns[f"{path}.{name}"] for name in linears}
-            called = recorded.calls[index], recorded.hidden
             turn = BlockTurn(path, block, patterns, statistics, *called, walk.device, owed)
             patterns = _refined(turn, walk, outcome, is_last=is_last)
-            sizes = {f"{path}.{name}": weight_view(linear).numel() for name, linear in linears.items()}
-            owed += sum((turn.patterns[name].sparsity - patterns[name].sparsity) * size for name, size in sizes.items())
+            owed += _zeros(turn, turn.patterns) - _zeros(turn, patterns)
             with _timed(outcome, "prune_s"):
                 reports = _prune_block(block, groups, method, path, patterns, probe)
             outcome.layers += [reports[name] for name in linears]
@@ -207,6 +204,11 @@ def _refined(turn: BlockTurn, walk: Walk, outcome: PruningOutcome, *, is_last: b
         with _timed(outcome, "calibrate_s"):
             _pass_on(turn.block, turn.calls, turn.hidden, turn.device)
     return patterns
+
+
+def _zeros(turn: BlockTurn, patterns: Mapping[str, Pattern]) -> float:
+    """How many zeros patterns make in a block."""
+    return sum(patterns[name].sparsity * weight_OI.numel() for name, weight_OI in turn.weights.items())
 
 
 def _pass_on(block: nn.Module, calls: Sequence[BlockCall], hidden: list[Tensor], device: torch.device) -> None:

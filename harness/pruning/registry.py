@@ -63,7 +63,7 @@ def build_method(choice: Choice) -> PruningMethod:
     Raises:
         UserError: unknown method or hyperparameter, or a value of the wrong type or out of range.
     """
-    return _build("method", load_methods(), choice)
+    return build_entry("method", load_methods(), choice)
 
 
 def build_allocation(choice: Choice) -> Allocation:
@@ -72,7 +72,7 @@ def build_allocation(choice: Choice) -> Allocation:
     Raises:
         UserError: unknown allocation or hyperparameter, or a value of the wrong type or out of range.
     """
-    return _build("allocation", load_allocations(), choice)
+    return build_entry("allocation", load_allocations(), choice)
 
 
 def _add(table: dict[str, type[EntryT]], axis: str, name: str, entry: type[EntryT]) -> None:
@@ -85,7 +85,12 @@ def _import_all(package: ModuleType) -> None:
         importlib.import_module(f"{package.__name__}.{module.name}")
 
 
-def _build(axis: str, table: Mapping[str, type[EntryT]], choice: Choice) -> EntryT:
+def build_entry(axis: str, table: Mapping[str, type[EntryT]], choice: Choice) -> EntryT:
+    """The dataclass of a table that a choice names, with its hyperparameters.
+
+    Raises:
+        UserError: unknown name or hyperparameter, or a value of the wrong type or out of range.
+    """
     if choice.name not in table:
         raise unknown(axis, choice.name, table)
     entry: Any = table[choice.name]

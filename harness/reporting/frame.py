@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
 from harness.record import EvalResult, JsonValue, RunRecord
@@ -93,11 +93,16 @@ def _as_published(method: str, params: str, allocation: str, propagation: str) -
         return False
     name, _, spread = allocation.partition(" (")
     for entry, text in ((known, params), (load_allocations().get(name), spread.removesuffix(")"))):
-        defaults = {field.name: str(field.default) for field in fields(entry)} if entry else {}
+        defaults = _defaults(entry)
         given = dict(part.split("=", 1) for part in text.split(PARAMS_SEPARATOR) if "=" in part)
         if any(defaults.get(key, value) != value for key, value in given.items()):
             return False
     return True
+
+
+def _defaults(entry: Any) -> dict[str, str]:
+    """Hyperparameters of a method or an allocation as records' rows have them; none of one that the code lacks."""
+    return {field.name: str(field.default) for field in fields(entry)} if entry else {}
 
 
 def paper_method(job: JobRow) -> str:
@@ -112,8 +117,7 @@ def telling(params: Iterable[str], method: str) -> dict[str, str]:
 
     parts = {text: text.split(PARAMS_SEPARATOR) for text in params}
     common = set.intersection(*map(set, parts.values())) if parts else set()
-    known = load_methods().get(method)
-    defaults = {field.name: str(field.default) for field in fields(known)} if known else {}
+    defaults = _defaults(load_methods().get(method))
     for name, _, value in [part.partition("=") for part in common]:
         if defaults.get(name, value) != value:
             common.remove(f"{name}={value}")

@@ -121,9 +121,9 @@ def _ranked_within(method: type[PruningMethod]) -> str:
     """The weights or channels that compete in an unstructured or structured pattern, with the method's defaults."""
     if issubclass(method, StructuredMethod):
         return "channels of a block"
-    if issubclass(method, LayerwiseMethod):
+    if issubclass(method, LayerwiseMethod | ModelwiseMethod):
         return method().comparison_group
-    return {"layer": "matrix"}.get(getattr(method(), "granularity", ""), "model")
+    return "model"
 
 
 def _complexity(method: type[PruningMethod]) -> str:

@@ -31,6 +31,7 @@ def test_properties_are_those_of_the_papers(rows) -> None:
     wanda, sparsegpt, magnitude = rows["wanda"], rows["sparsegpt"], rows["magnitude"]
     assert (wanda["weight update"], wanda["statistics"], wanda["complexity"]) == ("no", "feature norm", "O(d²)")
     assert wanda["ranked within"] == "row"
+    assert (rows["lottery"]["ranked within"], rows["llm_surgeon"]["ranked within"]) == ("matrix", "model")
     assert (sparsegpt["weight update"], sparsegpt["complexity"]) == ("yes", "O(d³)")
     assert (magnitude["calibration data"], magnitude["statistics"], magnitude["complexity"]) == ("no", "", "O(1)")
     assert rows["channel-magnitude"]["patterns"] == "structured"

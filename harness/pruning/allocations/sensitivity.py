@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 SCANNED_PERCENT: tuple[int, ...] = (0, *range(10, 100, 5))
 """What a layer may bear; 0 is not measured."""
+MOST_TRIALS = len(SCANNED_PERCENT) - 1
+"""Of a layer, one after the other; halving what is left takes as many as the number has bits."""
 LONG_FLOP = 1e14
 """Operations that are worth a warning."""
 
@@ -69,7 +71,7 @@ class Sensitivity(Allocation):
     ) -> str | None:
         if calibration.corpus == DIGITS:
             return None
-        trials = len(shapes) * (18 if self.search == "scan" else 5)
+        trials = len(shapes) * (MOST_TRIALS if self.search == "scan" else MOST_TRIALS.bit_length())
         flop = trials * self.held_out * calibration.seq_len * sum(math.prod(shape) for shape in shapes.values())
         if flop < LONG_FLOP:
             return None
@@ -122,14 +124,11 @@ def scaled(borne: Mapping[str, float], shapes: Mapping[str, tuple[int, int]], to
 
 
 def _seconds_per_flop(device: torch.device) -> float:
-    """Of a matrix product in float32, from a small one."""
-    import time
-
+    """Of a matrix product in float32."""
     import torch
+
+    from harness.pruning.trial import seconds_of
 
     size = 1024
     matrix = torch.ones(size, size, device=device)
-    (matrix[:8, :8] @ matrix[:8, :8]).sum().item()  # the first call sets the library up
-    start = time.perf_counter()
-    (matrix @ matrix).sum().item()
-    return (time.perf_counter() - start) / (2 * size**3)
+    return seconds_of(lambda: (matrix @ matrix).sum()) / (2 * size**3)

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
 from harness.calibration.statistics import Statistic, Statistics
 from harness.job import Propagation
@@ -290,6 +290,11 @@ class ModelwiseMethod(PruningMethod):
     @property
     def decides_layer_sparsities(self) -> bool:
         return True
+
+    @property
+    def comparison_group(self) -> Literal["matrix", "model"]:
+        """The weights that compete where any may go."""
+        return "model"
 
     @property
     def needs_whole_model(self) -> bool:

@@ -229,14 +229,11 @@ def _update_flop(shape: tuple[int, int], sparsity: float, max_correlate: int) ->
 
 
 def _seconds_per_flop(device: torch.device) -> float:
-    """Of a factorisation in float64, from a small one."""
-    import time
-
+    """Of a factorisation in float64."""
     import torch
+
+    from harness.pruning.trial import seconds_of
 
     size = 1024
     matrix = torch.eye(size, dtype=torch.float64, device=device).add_(0.5 / size)
-    torch.linalg.cholesky(matrix[:8, :8]).sum().item()  # the first call sets the library up
-    start = time.perf_counter()
-    torch.linalg.cholesky(matrix).sum().item()
-    return (time.perf_counter() - start) / (size**3 / 3)
+    return seconds_of(lambda: torch.linalg.cholesky(matrix).sum()) / (size**3 / 3)

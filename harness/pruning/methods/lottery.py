@@ -63,6 +63,10 @@ class Lottery(ModelwiseMethod):
             raise UserError(f"method.learning_rate={self.learning_rate:g} is not allowed; allowed: a finite number > 0")
 
     @property
+    def comparison_group(self) -> Literal["matrix", "model"]:
+        return "matrix" if self.granularity == "layer" else "model"
+
+    @property
     def changes_more(self) -> bool:
         return self.train == "all" or self.start == "random" or self.control == "random_weights"
 

@@ -213,14 +213,13 @@ class _Rows:
 
 def _seconds_per_unit(device: torch.device) -> float:
     """Seconds of a trace for every out_features * in_features^3, from the trace of a few rows of 512 inputs."""
-    import time
-
     import torch
+
+    from harness.pruning.trial import seconds_of
 
     width, rows = 512, 16
     identity_II = torch.eye(width, dtype=torch.float64, device=device)
     weight_RI = torch.linspace(1.0, 2.0, width, dtype=torch.float64, device=device).repeat(rows, 1)
-    start = time.perf_counter()
-    order_RS, _ = _trace_rows(weight_RI, identity_II, identity_II, Unstructured(0.5))
-    order_RS.cpu()  # waits for an accelerator
-    return (time.perf_counter() - start) / (rows * width**3)
+    return seconds_of(lambda: _trace_rows(weight_RI, identity_II, identity_II, Unstructured(0.5))[0]) / (
+        rows * width**3
+    )
