@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.setting import embedded_model, embedded_tokens
-from harness.calibration.capture import record_calls
-from harness.models.layers import decoder_blocks
+from harness.blocks.calls import record_calls
+from harness.blocks.layers import decoder_blocks
 from harness.models.loading import DTYPES
 
 

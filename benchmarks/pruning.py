@@ -15,15 +15,15 @@ import torch
 from torch import Tensor
 
 from benchmarks.setting import embedded_model, embedded_tokens
-from harness.calibration.capture import record_calls
+from harness.blocks.calls import record_calls
 from harness.job import Choice
-from harness.models.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
+from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
 from harness.models.loading import DTYPES, LoadedModel
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
-from harness.pruning.engine import Walk, prune_model
+from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.base import LayerwiseMethod
-from harness.pruning.registry import build_method
+from harness.pruning.methods.base import METHODS
 
 BATCH_TOKENS = 4096
 JOBS: dict[str, tuple[str, Pattern]] = {
@@ -75,7 +75,7 @@ def two_bare_passes(loaded: LoadedModel, tokens_BL: Tensor) -> None:
 
 def prune(loaded: LoadedModel, method_name: str, pattern: Pattern, tokens_BL: Tensor) -> None:
     """A whole pruning job, without loading and evaluation."""
-    method = build_method(Choice(method_name))
+    method = METHODS.build(Choice(method_name))
     assert isinstance(method, LayerwiseMethod), f"{method_name} is layerwise"
     walk = Walk(dict.fromkeys(prunable_shapes(loaded.model), pattern), "pruned", torch.device("cpu"), BATCH_TOKENS)
     prune_model(loaded.model, method, tokens_BL, walk, Silent())

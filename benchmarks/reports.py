@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.synthetic import records
-from harness.compose import paper_names
+from harness.config.hydra import paper_names
 from harness.reporting.papers import paper_table
 from harness.reporting.plots.gallery import Drawn, draw_all
 from harness.reporting.published import load

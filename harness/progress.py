@@ -1,7 +1,12 @@
-"""What a long job says while it runs: a bar on a terminal, a line now and then without one."""
+"""What a long job says while it runs, and its wall time by phase.
+
+A bar on a terminal, a line now and then without one.
+"""
 
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -80,3 +85,24 @@ class JobReporter:
 
     def note(self, text: str) -> None:
         self._console.print(text, soft_wrap=True, markup=False)
+
+
+class Clock:
+    """Wall time in seconds by phase."""
+
+    def __init__(self) -> None:
+        self.started = time.perf_counter()
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def __call__(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self.add(phase, time.perf_counter() - start)
+
+    def add(self, phase: str, seconds: float) -> None:
+        self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
+    @property
+    def total(self) -> float:
+        return time.perf_counter() - self.started

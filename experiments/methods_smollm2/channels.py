@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from harness.models.loading import load_model
-from harness.request import Checkpoint
+from harness.config.request import Checkpoint
 
 SHARES = (0.0, 0.1, 0.25, 0.5)
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from harness.models.layers import decoder_blocks
-from harness.models.residency import Residency, outside_on
+from harness.blocks.layers import decoder_blocks
+from harness.blocks.offload import Residency, outside_on
 
 BATCH = 512
 

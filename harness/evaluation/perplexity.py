@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from harness.calibration.activations import overwrite, record_into_buffer
+from harness.blocks.activations import overwrite, record_into_buffer
+from harness.blocks.layers import decoder_blocks
+from harness.blocks.offload import Residency, outside_on
 from harness.evaluation.head import Head, find_head
 from harness.evaluation.protocols import HEAD_ROWS
 from harness.models.compiled import compiled_blocks
-from harness.models.layers import decoder_blocks
-from harness.models.residency import Residency, outside_on
 from harness.progress import Reporter
 
 PROBE_TOKENS = 16

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from harness.blocks.offload import Residency
 from harness.evaluation.perplexity import WindowStates
-from harness.models.residency import Residency
 
 
 class TrialLoss:

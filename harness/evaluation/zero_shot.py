@@ -14,13 +14,13 @@ from math import isclose, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harness.answers import TaskOutcomes, chosen, content_id, one_word
 from harness.data.catalogue import DataRef
 from harness.data.formats import Row
 from harness.data.questions import load_rows, rows_identity
 from harness.errors import UserError
 from harness.evaluation.protocols import TASKS
 from harness.job import ZeroShotProtocol
-from harness.outcomes import TaskOutcomes, chosen, content_id, one_word
 from harness.record import EvalResult, JsonValue
 
 if TYPE_CHECKING:

@@ -8,8 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from harness.blocks.layers import decoder_blocks
 from harness.errors import UserError
-from harness.models.layers import decoder_blocks
 
 
 @contextmanager

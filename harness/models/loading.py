@@ -27,17 +27,17 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from harness.blocks.layers import decoder_blocks
+from harness.blocks.offload import InMemory, OnDisk, Residency, materialise_outside
+from harness.blocks.shards import Shards, shard_files, stored_dtype
 from harness.data.assets import cache_dir, extract_member
 from harness.errors import UserError, unknown
+from harness.models.cache import Kept
 from harness.models.checkpoint import EMBEDDED, Checkpoint, folder_fingerprint
 from harness.models.digits import DigitsConfig, train, trained_note
-from harness.models.kept import Kept
-from harness.models.layers import decoder_blocks
 from harness.models.processor import multiplies_bfloat16
 from harness.models.recipe import RECIPES
-from harness.models.residency import InMemory, OnDisk, Residency, materialise_outside
 from harness.models.scratch import byte_tokenizer, scratch_digest, scratch_model
-from harness.models.shards import Shards, shard_files, stored_dtype
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from harness.models.layers import PrunableLinear
+from harness.blocks.layers import PrunableLinear
 from harness.models.objective import objective_of, trainable
 
 

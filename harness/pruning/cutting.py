@@ -5,15 +5,15 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from harness.calibration.capture import InputGroup
-from harness.calibration.probe import Probe
+from harness.blocks.calls import InputGroup
+from harness.blocks.layers import PrunableLinear, prunable_linears, weight_view
+from harness.blocks.probe import Probe
 from harness.errors import UserError
-from harness.models.coupling import Coupling, find_couplings
-from harness.models.layers import PrunableLinear, prunable_linears, weight_view
-from harness.models.surgery import consumer_columns, cut, cuts_cleanly, producer_rows, reorders_cleanly
 from harness.patterns import Pattern, Structured
 from harness.pruning.methods.base import Channels, StructuredMethod
 from harness.record import LayerReport
+from harness.surgery.channels import consumer_columns, cut, cuts_cleanly, producer_rows, reorders_cleanly
+from harness.surgery.dependencies import Coupling, find_couplings
 
 
 def num_kept(num_channels: int, pattern: Structured) -> int:

@@ -4,17 +4,17 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from harness.calibration.activations import record_into_buffer
-from harness.calibration.probe import Probes
+from harness.blocks.activations import record_into_buffer
+from harness.blocks.layers import decoder_blocks
+from harness.blocks.offload import Residency
+from harness.blocks.probe import Probes
 from harness.errors import UserError
-from harness.models.configuration import BlockCuts, apply_fields, fields_after
-from harness.models.layers import decoder_blocks
-from harness.models.residency import Residency
 from harness.patterns import Structured
 from harness.progress import Reporter
 from harness.pruning.cutting import free_couplings, num_kept
-from harness.pruning.engine import PruningOutcome, Walk, prune_model
+from harness.pruning.layerwise import PruningOutcome, Walk, prune_model
 from harness.pruning.methods.base import StructuredMethod
+from harness.surgery.configuration import BlockCuts, apply_fields, fields_after
 
 
 def shrink_model(

@@ -9,20 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from harness.errors import UserError
-
-if TYPE_CHECKING:
-    import torch
-    from torch import Tensor
-    from transformers import PreTrainedModel
-
-    from harness.progress import Reporter
+from harness.recovery.base import RECOVERIES, Recovery, RecoveryContext
 
 
+@RECOVERIES.register("masked_finetune")
 @dataclass(frozen=True, slots=True)
-class MaskedFinetune:
+class MaskedFinetune(Recovery):
     """Adam on the weights of the prunable layers; norms, biases, embeddings and running statistics stay as they are.
 
     Args:
@@ -31,9 +25,9 @@ class MaskedFinetune:
         learning_rate: constant, > 0.
     """
 
-    steps: int
-    batch: int
-    learning_rate: float
+    steps: int = 200
+    batch: int = 64
+    learning_rate: float = 0.001
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch"):
@@ -44,22 +38,19 @@ class MaskedFinetune:
                 f"recovery.learning_rate={self.learning_rate:g} is not allowed; allowed: a finite number > 0"
             )
 
-    def recover(
-        self, model: PreTrainedModel, rows_BL: Tensor, seed: int, device: torch.device, reporter: Reporter
-    ) -> str:
-        """Train `model` in place and in float32, on `device`, where it stays; a line for the record.
-
-        Raises:
-            ArithmeticError: the loss is not finite any more.
-        """
-        from harness.models.layers import prunable_layers, weight_view
+    def recover(self, context: RecoveryContext) -> str:
+        """Train the model in place and in float32."""
+        from harness.blocks.layers import prunable_layers, weight_view
         from harness.models.objective import in_float32
         from harness.models.training import Schedule, train
 
-        model.to(device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
-        reporter.start("recover: fine-tune, steps", self.steps)
+        model = context.model
+        model.to(context.device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
+        context.reporter.start("recover: fine-tune, steps", self.steps)
         with in_float32(model):
             removed = {linear: weight_view(linear) == 0 for linear in prunable_layers(model).values()}
-            schedule = Schedule(self.steps, self.batch, self.learning_rate, seed)
-            loss = train(model, rows_BL, schedule, removed, only_these=True, after_step=reporter.advance)
+            schedule = Schedule(self.steps, self.batch, self.learning_rate, context.seed)
+            loss = train(
+                model, context.rows_BL, schedule, removed, only_these=True, after_step=context.reporter.advance
+            )
         return f"fine-tuned under its masks to a loss of {loss:.4g}; the layers' output errors are those before it"

@@ -5,8 +5,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from harness.answers import Outcome, TaskOutcomes
 from harness.errors import UserError, unknown
-from harness.outcomes import Outcome, TaskOutcomes
 from harness.record import EvalResult, JsonValue, RunRecord
 
 CONFIDENCE = 0.95

@@ -86,13 +86,14 @@ class Measured:
 @cache
 def _as_published(method: str, params: str, allocation: str, propagation: str) -> bool:
     """Whether no hyperparameter differs from its default; one that the code no longer has tells nothing."""
-    from harness.pruning.registry import load_allocations, load_methods  # here: a table without published numbers
+    from harness.pruning.allocations.base import ALLOCATIONS
+    from harness.pruning.methods.base import METHODS
 
-    known = load_methods().get(method)
+    known = METHODS.all().get(method)
     if known and (not known.has_published_numbers or propagation not in ("", known.propagation)):
         return False
     name, _, spread = allocation.partition(" (")
-    for entry, text in ((known, params), (load_allocations().get(name), spread.removesuffix(")"))):
+    for entry, text in ((known, params), (ALLOCATIONS.all().get(name), spread.removesuffix(")"))):
         defaults = _defaults(entry)
         given = dict(part.split("=", 1) for part in text.split(PARAMS_SEPARATOR) if "=" in part)
         if any(defaults.get(key, value) != value for key, value in given.items()):
@@ -113,11 +114,11 @@ def paper_method(job: JobRow) -> str:
 
 def telling(params: Iterable[str], method: str) -> dict[str, str]:
     """Each of these parameters of one method without what all of them have, unless it is another than the default."""
-    from harness.pruning.registry import load_methods  # here: it imports every method
+    from harness.pruning.methods.base import METHODS
 
     parts = {text: text.split(PARAMS_SEPARATOR) for text in params}
     common = set.intersection(*map(set, parts.values())) if parts else set()
-    defaults = _defaults(load_methods().get(method))
+    defaults = _defaults(METHODS.all().get(method))
     for name, _, value in [part.partition("=") for part in common]:
         if defaults.get(name, value) != value:
             common.remove(f"{name}={value}")

@@ -9,8 +9,14 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.patterns import SemiStructured, Structured, Unstructured
-from harness.pruning.methods.base import LayerwiseMethod, ModelwiseMethod, PruningMethod, StructuredMethod, TracedMethod
-from harness.pruning.registry import load_methods
+from harness.pruning.methods.base import (
+    METHODS,
+    LayerwiseMethod,
+    ModelwiseMethod,
+    PruningMethod,
+    StructuredMethod,
+    TracedMethod,
+)
 from harness.reporting.footnotes import Footnotes
 from harness.reporting.layout import Cell, Column, Table
 from harness.reporting.published import experiments_folder
@@ -51,10 +57,10 @@ def property_table(survey: Mapping[str, SurveyRow] | None = None) -> Table:
     survey = load_survey() if survey is None else survey
     notes = Footnotes()
     rows = []
-    for name, method in load_methods().items():
+    for name, method in METHODS.all().items():
         if method.patterns:
             rows.append(_row(name, method, survey.get(name), notes))
-    for missing in sorted(set(survey) - set(load_methods())):
+    for missing in sorted(set(survey) - set(METHODS.all())):
         notes.add(f"not here: {survey[missing].method}")
     notes.add("complexity: of a layer of width d, as the survey writes it; O(1): nothing but the weight is looked at")
     return Table(

@@ -26,7 +26,7 @@ class JobSweeper(Sweeper):
     def __init__(
         self, params: Mapping[str, Any] | None = None, products: Sequence[Mapping[str, Any]] | None = None
     ) -> None:
-        from harness.compose import Sweep
+        from harness.config.hydra import Sweep
 
         self._sweep = Sweep(params, products)
         self._launcher: Launcher | None = None
@@ -38,7 +38,7 @@ class JobSweeper(Sweeper):
 
     def sweep(self, arguments: list[str]) -> None:
         """Hydra's entry: the overrides of the command line."""
-        from harness.launch import run_sweep
+        from harness.jobs.launch import run_sweep
 
         run_sweep(arguments, self._sweep, self._launch)
 

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 import pytest
 
+from harness.cli.serve import Watched, _Server
 from harness.progress import Silent
-from harness.serve import Watched, _Server
 from harness.tracking.live import running, sweeping
 from harness.tracking.store import RecordStore
 from tests.browser.conftest import Browser

@@ -8,7 +8,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from harness.outcomes import TaskOutcomes, chosen
+from harness.answers import TaskOutcomes, chosen
 from harness.patterns import SemiStructured, Unstructured
 from harness.record import LayerReport
 from harness.reporting.compare import interval, mcnemar

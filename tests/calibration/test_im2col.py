@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.calibration.capture import BlockCall, InputObserver
+from harness.blocks.calls import BlockCall, InputObserver
+from harness.blocks.layers import input_rows, prunable_linears, unreached_weights, weight_view
 from harness.calibration.statistics import FeatureNorm
-from harness.models.layers import input_rows, prunable_linears, unreached_weights, weight_view
 
 CONVOLUTIONS: dict[str, dict[str, Any]] = {
     "plain": {"kernel_size": 3},

@@ -13,25 +13,23 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from harness.cli import main
+from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
+from harness.blocks.offload import InMemory, Residency
+from harness.cli.main import main
 from harness.errors import UserError
 from harness.job import Choice
-from harness.models.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
-from harness.models.residency import InMemory, Residency
 from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
 from harness.progress import Silent
-from harness.pruning import registry
-from harness.pruning.allocations.base import UNIFORM, Allocation
-from harness.pruning.engine import PruningOutcome, Walk, achieved_sparsity, check_patterns, prune_model
-from harness.pruning.methods.base import LayerwiseMethod
-from harness.pruning.registry import build_allocation, build_method, load_allocations, load_methods
-from harness.pruning.survey import BlockTurn, Survey
+from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM, Allocation
+from harness.pruning.dense_analysis import BlockTurn, Survey
+from harness.pruning.layerwise import PruningOutcome, Walk, achieved_sparsity, check_patterns, prune_model
+from harness.pruning.methods.base import METHODS, LayerwiseMethod
 from tests.contracts.test_methods import check_zeros, choices_of, label, layerwise
 from tests.families import tiny_model
 
 CPU = torch.device("cpu")
 PATTERNS: tuple[Pattern, ...] = (Unstructured(0.5), Unstructured(0.7), SemiStructured(2, 4), SemiStructured(4, 8))
-METHODS = ("magnitude", "wanda", "sparsegpt")
+PRUNED_BY = ("magnitude", "wanda", "sparsegpt")
 WIDE = {"num_hidden_layers": 2, "hidden_size": 160, "intermediate_size": 320, "head_dim": 40}
 """So that int(in_features * 0.7) is exact and a whole number a row comes within 0.1 % of any total."""
 NARROW = {"num_hidden_layers": 2, "hidden_size": 76, "intermediate_size": 74, "head_dim": 18}
@@ -43,16 +41,16 @@ LEARNS_SOON: dict[str, dict[str, float]] = {"besa": {"epochs": 5, "d_coef": 50.0
 AS_RANKED = frozenset({"solver"})
 """Choices that make no difference to how weights are ranked."""
 
-every_allocation = pytest.mark.parametrize("name", load_allocations())
+every_allocation = pytest.mark.parametrize("name", ALLOCATIONS.all())
 
 
 def accepted() -> list[tuple[str, Pattern]]:
     """Every allocation with every pattern that it takes."""
     return [
         (name, pattern)
-        for name in load_allocations()
+        for name in ALLOCATIONS.all()
         for pattern in PATTERNS
-        if build_allocation(Choice(name)).refuses(pattern) is None
+        if ALLOCATIONS.build(Choice(name)).refuses(pattern) is None
     ]
 
 
@@ -63,7 +61,7 @@ every_case = pytest.mark.parametrize(
 
 def rankings() -> list[Choice]:
     """Every layerwise method that leaves sparsities to an allocation, with each way of ranking that it has."""
-    methods = [(choice, build_method(choice)) for name in load_methods() for choice in choices_of(name)]
+    methods = [(choice, METHODS.build(choice)) for name in METHODS.all() for choice in choices_of(name)]
     return [
         choice
         for choice, method in methods
@@ -122,7 +120,7 @@ def spread(
 
 def prune(name: str, method_name: str, pattern: Pattern, tokens_BL: Tensor) -> tuple[PruningOutcome, list[Tensor]]:
     """Spread, then walk; what the walk reports and the weights that it leaves."""
-    model, method, allocation = a_model(), build_method(Choice(method_name)), build_allocation(Choice(name))
+    model, method, allocation = a_model(), METHODS.build(Choice(method_name)), ALLOCATIONS.build(Choice(name))
     assert isinstance(method, LayerwiseMethod)
     patterns = spread(model, method, allocation, pattern, tokens_BL)
     walk = Walk(patterns, "pruned", CPU, 1000, allocation)
@@ -131,7 +129,7 @@ def prune(name: str, method_name: str, pattern: Pattern, tokens_BL: Tensor) -> t
 
 
 @every_case
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRUNED_BY)
 def test_the_total_is_the_request(
     name: str, pattern: Pattern, method: str, random_tokens: Callable[..., Tensor]
 ) -> None:
@@ -148,7 +146,7 @@ def test_the_total_is_the_request_whatever_the_widths_and_the_method(
     """Where no row can have the requested fraction of zeros, layers get whole numbers a row that make up the total
     within 0.1 %, and every way of ranking weights makes exactly these; layers differ, since an allocation spreads.
     """
-    method, allocation = layerwise(choice), build_allocation(Choice(name, LEARNS_SOON.get(name, {})))
+    method, allocation = layerwise(choice), ALLOCATIONS.build(Choice(name, LEARNS_SOON.get(name, {})))
     kept: dict[Hashable, Any] = {}
     for sparsity in FRACTIONS:
         model = a_model(NARROW)
@@ -173,7 +171,7 @@ def test_uniform_rounds_every_row_down(choice: Choice, random_tokens: Callable[.
     method = layerwise(choice)
     for sparsity in FRACTIONS:
         model = a_model(NARROW)
-        patterns = spread(model, method, build_allocation(Choice(UNIFORM)), Unstructured(sparsity), random_tokens(2))
+        patterns = spread(model, method, ALLOCATIONS.build(Choice(UNIFORM)), Unstructured(sparsity), random_tokens(2))
         assert set(patterns.values()) == {Unstructured(sparsity)}
         layers = prune_model(model, method, random_tokens(2), Walk(patterns, "pruned", CPU, 1000), Silent()).layers
         for report in layers:
@@ -200,9 +198,9 @@ def test_spreading_leaves_the_model_as_it_is(name: str, pattern: Pattern, random
     mode has changed.
     """
     model, before = a_model(), a_model()
-    method = build_method(Choice("wanda"))
+    method = METHODS.build(Choice("wanda"))
     assert isinstance(method, LayerwiseMethod)
-    patterns = spread(model, method, build_allocation(Choice(name)), pattern, random_tokens(4))
+    patterns = spread(model, method, ALLOCATIONS.build(Choice(name)), pattern, random_tokens(4))
     assert list(patterns) == list(prunable_shapes(model))
     check_patterns(patterns, prunable_shapes(model))
     for after, old in zip(model.parameters(), before.parameters(), strict=True):
@@ -217,11 +215,11 @@ def test_spreading_leaves_the_model_as_it_is(name: str, pattern: Pattern, random
 @every_allocation
 def test_an_allocation_is_a_frozen_dataclass_with_defaults(name: str) -> None:
     """Its state is its hyperparameters, each with a default; it cannot be changed, and equal ones are equal."""
-    assert is_dataclass(load_allocations()[name])
-    built = build_allocation(Choice(name))
+    assert is_dataclass(ALLOCATIONS.all()[name])
+    built = ALLOCATIONS.build(Choice(name))
     defaults = {field.name: getattr(built, field.name) for field in fields(built)}
-    assert build_allocation(Choice(name, defaults)) == built
-    assert hash(build_allocation(Choice(name, defaults))) == hash(built)
+    assert ALLOCATIONS.build(Choice(name, defaults)) == built
+    assert hash(ALLOCATIONS.build(Choice(name, defaults))) == hash(built)
     json.dumps(defaults, allow_nan=False)
     with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
         built.anything = 1  # type: ignore[attr-defined]
@@ -235,7 +233,7 @@ def test_an_allocation_says_what_it_is_and_where_it_comes_from(name: str) -> Non
     """The file's first line is what `list allocations` shows; the class and each parameter are documented; one that
     spreads names its source.
     """
-    allocation = load_allocations()[name]
+    allocation = ALLOCATIONS.all()[name]
     module = sys.modules[allocation.__module__]
     assert module.__doc__
     assert len(module.__doc__.strip().splitlines()[0]) > len(name) + 5
@@ -250,7 +248,7 @@ def test_an_allocation_says_what_it_is_and_where_it_comes_from(name: str) -> Non
 @every_allocation
 def test_patterns_that_it_does_not_spread_are_refused_with_a_reason(name: str) -> None:
     """`refuses` is None exactly for the kinds of pattern that it names."""
-    allocation = build_allocation(Choice(name))
+    allocation = ALLOCATIONS.build(Choice(name))
     for pattern in (*PATTERNS, Structured(0.3, "channel")):
         reason = allocation.refuses(pattern)
         assert (reason is None) == isinstance(pattern, allocation.patterns)
@@ -261,23 +259,23 @@ def test_patterns_that_it_does_not_spread_are_refused_with_a_reason(name: str) -
 def test_parameters_are_checked(name: str) -> None:
     """An unknown name is answered with the known ones; no value is taken in silence for one of another type."""
     with pytest.raises(UserError, match=rf"unknown parameter of allocation {name} 'no_such'") as caught:
-        build_allocation(Choice(name, {"no_such": 1}))
-    for parameter in fields(load_allocations()[name]):
+        ALLOCATIONS.build(Choice(name, {"no_such": 1}))
+    for parameter in fields(ALLOCATIONS.all()[name]):
         assert parameter.name in str(caught.value)
         for wrong in ("no-such-value", None, True):
             with pytest.raises(UserError, match=f"allocation.{parameter.name}"):
-                build_allocation(Choice(name, {parameter.name: wrong}))
+                ALLOCATIONS.build(Choice(name, {parameter.name: wrong}))
 
 
 def test_an_unknown_allocation_names_the_known_ones() -> None:
     """The error lists what there is."""
     with pytest.raises(UserError, match=r"unknown allocation 'owll'.*besa.*owl.*uniform"):
-        build_allocation(Choice("owll"))
+        ALLOCATIONS.build(Choice("owll"))
 
 
 def test_the_allocations_of_this_version() -> None:
     """These are registered and no others; a new one is added here knowingly."""
-    assert list(load_allocations()) == ["alphapruning", "besa", "owl", "sensitivity", "uniform"]
+    assert list(ALLOCATIONS.all()) == ["alphapruning", "besa", "owl", "sensitivity", "uniform"]
 
 
 # --------------------------------------------------------------------------------------------- a new allocation
@@ -286,13 +284,11 @@ def test_the_allocations_of_this_version() -> None:
 @pytest.fixture
 def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A copy of the registry that is thrown away after the test, without a trace in the real one."""
-    before = dict(load_allocations())
-    monkeypatch.setattr(registry, "ALLOCATIONS", dict(registry.ALLOCATIONS))
-    load_allocations.cache_clear()
+    before = dict(ALLOCATIONS.all())
+    monkeypatch.setattr(ALLOCATIONS, "_entries", ALLOCATIONS.all())
     yield
     monkeypatch.undo()
-    load_allocations.cache_clear()
-    assert load_allocations() == before
+    assert ALLOCATIONS.all() == before
 
 
 def add_first_block_dense() -> None:
@@ -300,7 +296,7 @@ def add_first_block_dense() -> None:
     learns only at the block's turn.
     """
 
-    @registry.register_allocation("first-dense")
+    @ALLOCATIONS.register("first-dense")
     @dataclass(frozen=True, slots=True)
     class FirstDense(Allocation):
         """Spares the first block."""
@@ -316,7 +312,7 @@ def add_first_block_dense() -> None:
 def test_a_new_allocation_is_found_by_everything(
     capsys: pytest.CaptureFixture[str], random_tokens: Callable[..., Tensor]
 ) -> None:
-    """Registering is all: contract cases, `list allocations`, `build_allocation` and the walk find it."""
+    """Registering is all: contract cases, `list allocations`, `ALLOCATIONS.build` and the walk find it."""
     add_first_block_dense()
     assert [pattern for name, pattern in accepted() if name == "first-dense"] == list(PATTERNS[:2])
     outcome, _ = prune("first-dense", "wanda", Unstructured(0.4), random_tokens(4))
@@ -330,7 +326,7 @@ def test_a_new_allocation_is_found_by_everything(
 
 
 @pytest.mark.usefixtures("fresh_registry")
-def test_two_allocations_of_one_name_are_our_bug() -> None:
-    """A name is taken once."""
-    with pytest.raises(AssertionError, match="two allocations are called 'owl'"):
-        registry.register_allocation("owl")(load_allocations()["uniform"])
+def test_two_allocations_of_one_name_are_refused() -> None:
+    """A name is taken once, by a plug-in, too."""
+    with pytest.raises(UserError, match="two entries of the axis allocation are called 'owl'"):
+        ALLOCATIONS.register("owl")(ALLOCATIONS.all()["uniform"])

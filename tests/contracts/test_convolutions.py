@@ -12,9 +12,8 @@ from harness.data.digits import digit_rows
 from harness.job import Choice
 from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.patterns import Pattern, SemiStructured
-from harness.pruning.methods.base import LayerwiseMethod
-from harness.pruning.permutation import layers_that_are_not
-from harness.pruning.registry import build_method, load_methods
+from harness.pruning.methods.base import METHODS, LayerwiseMethod
+from harness.pruning.numerics.permutation import layers_that_are_not
 from tests.contracts.test_families import cases, check_pruned, label, prune
 from tests.contracts.test_methods import choices_of
 from tests.models.convolutions import ConvConfig, ConvModel, randomised
@@ -25,7 +24,7 @@ ROWS = torch.from_numpy(digit_rows("calibration")[:6].copy())
 
 def permuting() -> list[Choice]:
     """Every method that may order the columns that N:M groups lie in, with each way that it has."""
-    methods = [(choice, build_method(choice)) for name in load_methods() for choice in choices_of(name)]
+    methods = [(choice, METHODS.build(choice)) for name in METHODS.all() for choice in choices_of(name)]
     return [choice for choice, method in methods if isinstance(method, LayerwiseMethod) and method.permutes]
 
 
@@ -98,7 +97,7 @@ def test_a_permuted_network_is_the_pruned_one(choice: Choice, network: str, monk
     said = {report.name: report.details.get("permuted") for report in layers}
     assert {how for name, how in said.items() if name in can_be} == {"absorbed"}
     assert {how for name, how in said.items() if name not in can_be} <= {"virtual", None}
-    monkeypatch.setattr("harness.models.coupling.find_couplings", lambda *_: [])
+    monkeypatch.setattr("harness.surgery.dependencies.find_couplings", lambda *_: [])
     layers = prune(plain, choice, TWO_OF_FOUR, rows, "dense").layers
     assert "absorbed" not in {report.details.get("permuted") for report in layers}
     torch.testing.assert_close(logits(permuted, rows), logits(plain, rows), rtol=1e-4, atol=1e-4)

@@ -12,18 +12,24 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from harness.blocks.layers import prunable_layers, prunable_shapes, weight_view
+from harness.blocks.offload import InMemory
 from harness.errors import UserError
 from harness.job import Choice, Propagation
-from harness.models.layers import prunable_layers, prunable_shapes, weight_view
-from harness.models.residency import InMemory
 from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
 from harness.progress import Silent
 from harness.pruning.cutting import num_kept
-from harness.pruning.engine import PruningOutcome, Walk, achieved_sparsity, prune_model
-from harness.pruning.methods.base import LayerwiseMethod, ModelContext, ModelwiseMethod, PruningMethod, StructuredMethod
-from harness.pruning.modelwise import prune_modelwise
-from harness.pruning.permutation import recorded_permutations
-from harness.pruning.registry import build_method, load_methods
+from harness.pruning.global_pruning import prune_modelwise
+from harness.pruning.layerwise import PruningOutcome, Walk, achieved_sparsity, prune_model
+from harness.pruning.methods.base import (
+    METHODS,
+    LayerwiseMethod,
+    ModelContext,
+    ModelwiseMethod,
+    PruningMethod,
+    StructuredMethod,
+)
+from harness.pruning.numerics.permutation import recorded_permutations
 from harness.pruning.structured import shrink_model
 from tests.contracts.test_methods import check_zeros
 from tests.families import tiny_model
@@ -39,7 +45,7 @@ Shapes = Mapping[str, tuple[int, int]]
 
 def fewest(name: str) -> Choice:
     """A method with its defaults, and as little work as can be."""
-    parameters = {parameter.name for parameter in fields(load_methods()[name])}
+    parameters = {parameter.name for parameter in fields(METHODS.all()[name])}
     return Choice(name, {parameter: value for parameter, value in FEWEST.items() if parameter in parameters})
 
 
@@ -47,9 +53,9 @@ def cases() -> list[tuple[Choice, Pattern]]:
     """Every method with every pattern that it takes."""
     return [
         (fewest(name), pattern)
-        for name in load_methods()
+        for name in METHODS.all()
         for pattern in PATTERNS
-        if build_method(fewest(name)).refuses(pattern) is None
+        if METHODS.build(fewest(name)).refuses(pattern) is None
     ]
 
 
@@ -74,7 +80,7 @@ def prune(
     Args:
         propagation: the method's own if None.
     """
-    method = build_method(choice)
+    method = METHODS.build(choice)
     propagation = propagation or method.propagation
     batch_tokens = 2 * rows_BL.shape[1]
     if isinstance(method, ModelwiseMethod):
@@ -120,7 +126,7 @@ def check_channels(pattern: Structured, before: Shapes, after: Shapes) -> None:
 
 def check_pruned(dense: nn.Module, model: nn.Module, choice: Choice, pattern: Pattern, outcome: PruningOutcome) -> None:
     """What holds of a pruned model whatever it is: counts, reports, and that nothing else has changed."""
-    method, shapes = build_method(choice), prunable_shapes(dense)
+    method, shapes = METHODS.build(choice), prunable_shapes(dense)
     weights = {name: weight_view(linear) for name, linear in prunable_layers(model).items()}
     size = sum(map(math.prod, shapes.values()))
     if isinstance(pattern, Structured):
@@ -161,4 +167,4 @@ def test_every_method_prunes_every_family(
 
 def test_no_method_is_left_out() -> None:
     """Each has a pattern that it takes, but for the dense model, which takes none."""
-    assert {choice.name for choice, _ in cases()} == set(load_methods()) - {"dense"}
+    assert {choice.name for choice, _ in cases()} == set(METHODS.all()) - {"dense"}

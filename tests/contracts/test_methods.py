@@ -12,13 +12,11 @@ import torch
 from torch import Tensor
 
 from harness.calibration.statistics import Statistics
-from harness.cli import main
+from harness.cli.main import main
 from harness.errors import UserError
 from harness.job import Choice
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.pruning import registry
-from harness.pruning.methods.base import LayerwiseMethod, MaskMethod, PrunedWeight, PruningMethod, ScoreMethod
-from harness.pruning.registry import build_method, load_methods
+from harness.pruning.methods.base import METHODS, LayerwiseMethod, MaskMethod, PrunedWeight, PruningMethod, ScoreMethod
 
 PATTERNS: tuple[Pattern, ...] = (
     Unstructured(0.5),
@@ -34,7 +32,7 @@ CPU = torch.device("cpu")
 
 def choices_of(name: str) -> list[Choice]:
     """A method with its defaults, and once with every value of every parameter that is a choice."""
-    method = load_methods()[name]
+    method = METHODS.all()[name]
     hints = get_type_hints(method)
     choices = [Choice(name)]
     for parameter in fields(method):  # type: ignore[arg-type]  # a test below checks that it is a dataclass
@@ -48,10 +46,10 @@ def cases() -> list[tuple[Choice, Pattern]]:
     """Every layerwise method with every pattern that it takes."""
     return [
         (choice, pattern)
-        for name in load_methods()
+        for name in METHODS.all()
         for choice in choices_of(name)
         for pattern in PATTERNS
-        if isinstance(build_method(choice), LayerwiseMethod) and build_method(choice).refuses(pattern) is None
+        if isinstance(METHODS.build(choice), LayerwiseMethod) and METHODS.build(choice).refuses(pattern) is None
     ]
 
 
@@ -63,7 +61,7 @@ def label(case: object) -> str:
 
 
 every_case = pytest.mark.parametrize(("choice", "pattern"), cases(), ids=label)
-every_method = pytest.mark.parametrize("name", load_methods())
+every_method = pytest.mark.parametrize("name", METHODS.all())
 
 
 def a_layer(out_features: int = OUT, *, seed: int = 0) -> Tensor:
@@ -83,7 +81,7 @@ def its_statistics(method: LayerwiseMethod) -> Statistics:
 
 def layerwise(choice: Choice) -> LayerwiseMethod:
     """The method of a case."""
-    method = build_method(choice)
+    method = METHODS.build(choice)
     assert isinstance(method, LayerwiseMethod)
     return method
 
@@ -244,12 +242,12 @@ def test_statistics_that_overflowed_fail_loudly(choice: Choice, pattern: Pattern
 @every_method
 def test_a_method_is_a_frozen_dataclass_with_defaults(name: str) -> None:
     """Its state is its hyperparameters, each with a default; it cannot be changed, and equal ones are equal."""
-    method = load_methods()[name]
+    method = METHODS.all()[name]
     assert is_dataclass(method)
-    built = build_method(Choice(name))
+    built = METHODS.build(Choice(name))
     defaults = {field.name: getattr(built, field.name) for field in fields(built)}  # type: ignore[arg-type]
-    assert build_method(Choice(name, defaults)) == built
-    assert hash(build_method(Choice(name, defaults))) == hash(built)
+    assert METHODS.build(Choice(name, defaults)) == built
+    assert hash(METHODS.build(Choice(name, defaults))) == hash(built)
     json.dumps(defaults, allow_nan=False)
     with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
         built.anything = 1  # type: ignore[attr-defined]
@@ -263,7 +261,7 @@ def test_a_method_says_what_it_is_and_where_it_comes_from(name: str) -> None:
     """The file's first line is what `list methods` shows; the class and each parameter are documented; a method that
     prunes names its paper.
     """
-    method = load_methods()[name]
+    method = METHODS.all()[name]
     module = sys.modules[method.__module__]
     assert module.__doc__
     assert len(module.__doc__.strip().splitlines()[0]) > len(name) + 5
@@ -278,7 +276,7 @@ def test_a_method_says_what_it_is_and_where_it_comes_from(name: str) -> None:
 @every_method
 def test_patterns_that_a_method_does_not_take_are_refused_with_a_reason(name: str) -> None:
     """`refuses` is None exactly for the kinds of pattern that the method names."""
-    method = build_method(Choice(name))
+    method = METHODS.build(Choice(name))
     for pattern in PATTERNS:
         reason = method.refuses(pattern)
         assert (reason is None) == isinstance(pattern, method.patterns)
@@ -289,25 +287,25 @@ def test_patterns_that_a_method_does_not_take_are_refused_with_a_reason(name: st
 def test_an_unknown_parameter_names_the_known_ones(name: str) -> None:
     """The error holds the wrong name and all right ones."""
     with pytest.raises(UserError, match=rf"unknown parameter of method {name} 'no_such'") as caught:
-        build_method(Choice(name, {"no_such": 1}))
-    for parameter in fields(load_methods()[name]):  # type: ignore[arg-type]
+        METHODS.build(Choice(name, {"no_such": 1}))
+    for parameter in fields(METHODS.all()[name]):  # type: ignore[arg-type]
         assert parameter.name in str(caught.value)
 
 
 @every_method
 def test_a_value_of_the_wrong_type_is_refused(name: str) -> None:
     """No value is taken in silence for another: text and null are no numbers, a truth value is no number."""
-    for parameter in fields(load_methods()[name]):  # type: ignore[arg-type]
+    for parameter in fields(METHODS.all()[name]):  # type: ignore[arg-type]
         for wrong in ("no-such-value", None, True):
             if type(wrong) is type(parameter.default) and not isinstance(wrong, str):
                 continue
             with pytest.raises(UserError, match=parameter.name):
-                build_method(Choice(name, {parameter.name: wrong}))
+                METHODS.build(Choice(name, {parameter.name: wrong}))
 
 
 def test_the_methods_of_this_version() -> None:
     """These are registered and no others; a new one is added here knowingly."""
-    assert list(load_methods()) == [
+    assert list(METHODS.all()) == [
         "adaprune",
         "channel-magnitude",
         "dense",
@@ -327,7 +325,7 @@ def test_the_methods_of_this_version() -> None:
 def test_an_unknown_method_names_the_known_ones() -> None:
     """The error lists what there is."""
     with pytest.raises(UserError, match=r"unknown method 'wandda'.*dense.*magnitude.*sparsegpt.*wanda"):
-        build_method(Choice("wandda"))
+        METHODS.build(Choice("wandda"))
 
 
 # ------------------------------------------------------------------------------------------ a new method
@@ -336,19 +334,17 @@ def test_an_unknown_method_names_the_known_ones() -> None:
 @pytest.fixture
 def fresh_registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A copy of the registry that is thrown away after the test, without a trace in the real one."""
-    before = dict(load_methods())
-    monkeypatch.setattr(registry, "METHODS", dict(registry.METHODS))
-    load_methods.cache_clear()
+    before = dict(METHODS.all())
+    monkeypatch.setattr(METHODS, "_entries", METHODS.all())
     yield
     monkeypatch.undo()
-    load_methods.cache_clear()
-    assert load_methods() == before
+    assert METHODS.all() == before
 
 
 def add_last_columns(*, spare: int) -> type[PruningMethod]:
     """Register a method that keeps the right-most weights, `spare` more of them in every row than it should."""
 
-    @registry.register("last-columns")
+    @METHODS.register("last-columns")
     @dataclass(frozen=True, slots=True)
     class LastColumns(ScoreMethod):
         """Keeps what is to the right."""
@@ -372,7 +368,7 @@ def test_a_new_method_is_found_by_everything(capsys: pytest.CaptureFixture[str])
     method = add_last_columns(spare=0)
     added = [case for case in cases() if case[0].name == "last-columns"]
     assert len(added) == 2 * len(PATTERNS)
-    assert type(build_method(Choice("last-columns"))) is method
+    assert type(METHODS.build(Choice("last-columns"))) is method
     for choice, pattern in added:
         check_counts(choice, pattern)
     with pytest.raises(SystemExit) as ended:
@@ -395,5 +391,5 @@ def test_the_contract_catches_a_method_that_prunes_too_little() -> None:
 @pytest.mark.usefixtures("fresh_registry")
 def test_two_methods_of_one_name_are_our_bug() -> None:
     """A name is taken once."""
-    with pytest.raises(AssertionError, match="two methods are called 'wanda'"):
-        registry.register("wanda")(load_methods()["magnitude"])
+    with pytest.raises(UserError, match="two entries of the axis method are called 'wanda'"):
+        METHODS.register("wanda")(METHODS.all()["magnitude"])

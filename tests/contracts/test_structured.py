@@ -12,19 +12,18 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
+from harness.blocks.layers import decoder_blocks, prunable_shapes, weight_view
+from harness.blocks.offload import InMemory
 from harness.calibration.statistics import Statistics
 from harness.errors import UserError
 from harness.job import Choice
 from harness.models.digits import DigitsCnn, DigitsConfig
-from harness.models.layers import decoder_blocks, prunable_shapes, weight_view
-from harness.models.residency import InMemory
 from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
 from harness.progress import Silent
 from harness.pruning.cutting import kept_channels, num_kept
-from harness.pruning.engine import PruningOutcome, Walk, achieved_sparsity, weights_fingerprint
-from harness.pruning.methods.base import Channels, StructuredMethod
+from harness.pruning.layerwise import PruningOutcome, Walk, achieved_sparsity, weights_fingerprint
+from harness.pruning.methods.base import METHODS, Channels, StructuredMethod
 from harness.pruning.methods.channel_magnitude import ChannelMagnitude
-from harness.pruning.registry import build_method, load_methods
 from harness.pruning.structured import shrink_model
 from tests.contracts.test_methods import choices_of, label
 from tests.families import HIDDEN, INNER, tiny_model
@@ -44,9 +43,9 @@ def structured_choices() -> list[Choice]:
     """Every structured method with each of its choices."""
     return [
         choice
-        for name in load_methods()
+        for name in METHODS.all()
         for choice in choices_of(name)
-        if isinstance(build_method(choice), StructuredMethod)
+        if isinstance(METHODS.build(choice), StructuredMethod)
     ]
 
 
@@ -56,7 +55,7 @@ every_family = pytest.mark.parametrize("family", LAYERS)
 
 def shrink(model: Any, choice: Choice, tokens_BL: Tensor, ratio: float = 0.5) -> PruningOutcome:
     """Cut that part of the channels of every block, on the CPU."""
-    method = build_method(choice)
+    method = METHODS.build(choice)
     assert isinstance(method, StructuredMethod)
     patterns: dict[str, Pattern] = dict.fromkeys(prunable_shapes(model), Structured(ratio, "channel"))
     walk = Walk(patterns, "pruned", torch.device("cpu"), 24)
@@ -197,7 +196,7 @@ def test_convolutions_shrink(choice: Choice, tmp_path: Path) -> None:
 @every_choice
 def test_only_structured_patterns_are_taken(choice: Choice) -> None:
     """The refusal names what it takes."""
-    method = build_method(choice)
+    method = METHODS.build(choice)
     assert method.refuses(Structured(0.5, "channel")) is None
     for pattern in (Unstructured(0.5), SemiStructured(2, 4)):
         reason = method.refuses(pattern)
@@ -207,8 +206,8 @@ def test_only_structured_patterns_are_taken(choice: Choice) -> None:
 
 def test_no_other_method_takes_a_structured_pattern() -> None:
     """A mask does not make a layer smaller."""
-    for name in load_methods():
-        method = build_method(Choice(name))
+    for name in METHODS.all():
+        method = METHODS.build(Choice(name))
         assert isinstance(method, StructuredMethod) == (method.refuses(Structured(0.5, "channel")) is None)
 
 

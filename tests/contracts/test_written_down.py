@@ -12,9 +12,7 @@ import torch
 from harness.calibration.statistics import FeatureNorm, Statistics
 from harness.errors import UserError
 from harness.job import Choice
-from harness.pruning import registry
-from harness.pruning.methods.base import ScoreMethod
-from harness.pruning.registry import build_method, load_methods
+from harness.pruning.methods.base import METHODS, ScoreMethod
 
 CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 
@@ -22,17 +20,15 @@ CONTRIBUTING = Path(__file__).parents[2] / "CONTRIBUTING.md"
 @pytest.fixture
 def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The example, run; its name is gone after the test."""
-    load_methods()
-    monkeypatch.setattr(registry, "METHODS", dict(registry.METHODS))
-    load_methods.cache_clear()
+    METHODS.all()
+    monkeypatch.setattr(METHODS, "_entries", METHODS.all())
     (code,) = re.findall(r"```python\n(.*?)```", CONTRIBUTING.read_text(encoding="utf-8"), re.DOTALL)
     module = ModuleType("harness.pruning.methods.example")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(code, "example", "exec"), module.__dict__)
-    (name,) = re.findall(r'@register\("(.*?)"\)', code)
+    (name,) = re.findall(r'@METHODS.register\("(.*?)"\)', code)
     yield name
     monkeypatch.undo()
-    load_methods.cache_clear()
 
 
 def test_the_example_is_a_method(shown: str) -> None:
@@ -41,9 +37,9 @@ def test_the_example_is_a_method(shown: str) -> None:
     norm = FeatureNorm.allocate(2, torch.device("cpu"))
     norm.update(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), 1)
     stats = Statistics([norm])
-    method, wanda = build_method(Choice(shown, {"power": 1.0})), build_method(Choice("wanda"))
+    method, wanda = METHODS.build(Choice(shown, {"power": 1.0})), METHODS.build(Choice("wanda"))
     assert isinstance(method, ScoreMethod)
     assert isinstance(wanda, ScoreMethod)
     torch.testing.assert_close(method.score(weight_OI, stats), wanda.score(weight_OI, stats))
     with pytest.raises(UserError, match=r"method.power=-1 is not allowed; allowed: a finite number >= 0"):
-        build_method(Choice(shown, {"power": -1.0}))
+        METHODS.build(Choice(shown, {"power": -1.0}))

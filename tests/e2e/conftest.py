@@ -9,8 +9,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from harness.cli import main
-from harness.runner import PROCESS_SHELF
+from harness.cli.main import main
+from harness.jobs.run import PROCESS_SHELF
 
 VOCAB = 64
 

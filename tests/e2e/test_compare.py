@@ -15,7 +15,7 @@ from harness.evaluation.protocols import TASKS, zero_shot_protocol
 from harness.evaluation.zero_shot import load_task, quiet
 from harness.record import from_json
 from harness.reporting.questions import load_questions, options_of, question_of
-from harness.tracking.questions import read
+from harness.tracking.answers import read
 from harness.tracking.store import RecordStore
 from tests.e2e.conftest import Outcome
 

@@ -9,8 +9,9 @@ import hydra
 import pytest
 from omegaconf import OmegaConf
 
-from harness import compose, config
-from harness.cli_listing import KINDS
+from harness.cli.listing import KINDS
+from harness.config import build as config
+from harness.config import hydra as compose
 from harness.errors import UserError
 from harness.pruning.allocations import sensitivity
 from harness.pruning.methods import obc
@@ -128,7 +129,7 @@ def test_list_cannot_explain_what_there_is_not(cli: Cli, arguments: tuple[str, .
 def test_light_commands_import_nothing_heavy(command: list[str]) -> None:
     """Start-up time is what is imported: torch alone takes over a second."""
     code = (
-        "import sys\nfrom harness.cli import main\n"
+        "import sys\nfrom harness.cli.main import main\n"
         f"try:\n    main({command!r})\nexcept SystemExit:\n    pass\n"
         f"print([name for name in {HEAVY!r} if name in sys.modules], file=sys.stderr)"
     )

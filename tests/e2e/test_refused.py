@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import runner
+from harness.jobs import run as runner
 from tests.e2e.conftest import Outcome
 
 pytestmark = pytest.mark.e2e

@@ -14,11 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from harness import launch, runner, weights
-from harness.cli import main
+from harness.cli.main import main
 from harness.errors import UserError
+from harness.jobs import launch
+from harness.jobs import prune as weights
+from harness.jobs import run as runner
 from harness.patterns import SemiStructured
-from harness.pruning.permutation import layers_that_are_not
+from harness.pruning.numerics.permutation import layers_that_are_not
 from harness.record import from_json
 from harness.tracking import store
 from tests.e2e.conftest import Outcome, quick_job
@@ -422,7 +424,7 @@ def test_questions_that_cannot_be_had_cost_no_job(
     cli: Cli, job: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are read before anything is pruned, not after hours of it."""
-    from harness import measurement
+    from harness.jobs import evaluate as measurement
 
     def unreachable(ref: object) -> list[object]:
         raise UserError("cannot read the questions")

@@ -14,8 +14,8 @@ from harness.evaluation.perplexity import perplexity
 from harness.job import Choice
 from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
 from harness.progress import Silent
-from harness.pruning.permutation import layers_that_are_not
-from harness.pruning.registry import build_method, load_methods
+from harness.pruning.methods.base import METHODS
+from harness.pruning.numerics.permutation import layers_that_are_not
 from harness.record import RunRecord, from_json
 from tests.contracts.test_methods import choices_of, label
 from tests.e2e.conftest import Outcome
@@ -124,7 +124,7 @@ PATTERNS: dict[str, Pattern] = {
 
 def refusal(choice: Choice, pattern: str) -> str | None:
     """What the method says; the dense model takes no pattern, so that it is one job whatever the pattern."""
-    method = build_method(choice)
+    method = METHODS.build(choice)
     return method.refuses(PATTERNS[pattern]) if method.patterns else None
 
 
@@ -132,13 +132,13 @@ def particular() -> list[Choice]:
     """Every choice of a method that refuses, or says, something else than the method with its defaults."""
     return [
         choice
-        for name in load_methods()
+        for name in METHODS.all()
         for choice in choices_of(name)
         if any(refusal(choice, pattern) != refusal(Choice(name), pattern) for pattern in PATTERNS)
     ]
 
 
-ALL_DEFAULTS = [Choice(name) for name in load_methods()]
+ALL_DEFAULTS = [Choice(name) for name in METHODS.all()]
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_every_method_is_refused_at_planning_where_it_says_so(
     for choice in choices:
         for pattern in PATTERNS:
             reason = refusal(choice, pattern)
-            key = choice.name, pattern if build_method(choice).patterns else "dense"
+            key = choice.name, pattern if METHODS.build(choice).patterns else "dense"
             expected.add(key)
             assert rows[key]["state"] == ("new" if reason is None else "refused"), key
             if reason is not None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import launch
+from harness.jobs import launch
 from harness.tracking.live import running_jobs, sweeps
 from tests.e2e.conftest import Outcome
 

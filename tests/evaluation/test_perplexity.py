@@ -10,9 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.blocks.layers import decoder_blocks
 from harness.errors import UserError
 from harness.evaluation.perplexity import Perplexity, perplexity
-from harness.models.layers import decoder_blocks
 from harness.progress import Silent
 from tests.families import VOCAB, tiny_model
 

@@ -15,13 +15,13 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from harness.answers import content_id
 from harness.data.catalogue import DataRef
 from harness.data.sources import resolve
 from harness.errors import UserError
 from harness.evaluation.protocols import TASKS, zero_shot_protocol
 from harness.evaluation.zero_shot import evaluate_zero_shot
 from harness.job import ZeroShotProtocol
-from harness.outcomes import content_id
 
 WORDS = ["the", "a", "red", "blue", "cat", "dog", "sees", "eats", "big", "small", "never", "always", "water", "stone"]
 

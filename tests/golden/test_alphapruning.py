@@ -10,10 +10,10 @@ from typing import Literal
 import pytest
 import torch
 
-from harness.models.layers import decoder_blocks, prunable_linears, weight_view
+from harness.blocks.layers import decoder_blocks, prunable_linears, weight_view
+from harness.config.request import Checkpoint
 from harness.models.loading import load_model
 from harness.pruning.allocations.alphapruning import AlphaPruning
-from harness.request import Checkpoint
 
 PEAK = [1.7313, 1.9534, 2.721, 1.7091, 1.9141, 2.1721, 2.0217, 2.205, 2.1398, 1.9434, 1.8012, 2.4506, 1.9991, 2.898]
 MEDIAN = [1.9068, 1.8845, 1.9138, 1.8779, 2.1328, 2.2434, 2.3681, 1.9747, 1.8859, 1.8433, 1.876, 2.3256, 2.1677, 2.4142]

@@ -38,17 +38,16 @@ import torch
 from safetensors.numpy import load_file
 from torch import Tensor
 
+from harness.blocks.layers import prunable_shapes
 from harness.evaluation.perplexity import perplexity
 from harness.job import Choice
 from harness.models.checkpoint import Checkpoint
-from harness.models.layers import prunable_shapes
 from harness.models.loading import load_model
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
-from harness.pruning.engine import Walk, prune_model
-from harness.pruning.masks import ComparisonGroup
-from harness.pruning.methods.base import LayerwiseMethod
-from harness.pruning.registry import build_method
+from harness.pruning.layerwise import Walk, prune_model
+from harness.pruning.methods.base import METHODS, LayerwiseMethod
+from harness.pruning.numerics.masks import ComparisonGroup
 from harness.record import RunRecord
 from harness.tracking.store import RecordStore
 
@@ -56,7 +55,7 @@ Weight = np.ndarray[Any, np.dtype[np.float32]]
 Weights = Mapping[str, Weight]
 
 MODELS = ("tiny-llama", "tiny-opt")
-METHODS = ("magnitude", "wanda", "sparsegpt")
+PRUNED_BY = ("magnitude", "wanda", "sparsegpt")
 PATTERNS: dict[str, Pattern] = {
     "unstructured": Unstructured(0.5),
     "2of4": SemiStructured(2, 4),
@@ -95,7 +94,7 @@ def outcome(folder: Path, model: str, method: str, pattern: str) -> tuple[Weight
     """The pruned weights by parameter name, and the perplexity of the pruned model."""
     loaded = load_model(Checkpoint("local", model, str(folder / model), None, False), torch.float32)
     if method != "dense":
-        built = build_method(Choice(method))
+        built = METHODS.build(Choice(method))
         assert isinstance(built, LayerwiseMethod)
         tokens_BL = torch.from_numpy(np.load(folder / "calibration_tokens.npy"))
         patterns = dict.fromkeys(prunable_shapes(loaded.model), PATTERNS[pattern])
@@ -203,7 +202,7 @@ def test_the_dense_model_measures_the_same(golden_dir: Path, model: str) -> None
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRUNED_BY)
 @pytest.mark.parametrize("model", MODELS)
 def test_the_outcome_is_the_authors(golden_dir: Path, model: str, method: str, pattern: str) -> None:
     """Zeros identical in every N:M case and in Wanda's unstructured one; weights and perplexity in all nine."""
@@ -246,7 +245,7 @@ def spoilt(weight: Weight, authors: Weight) -> dict[str, Weight]:
 
 
 @pytest.mark.parametrize("pattern", ["unstructured", "2of4"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", PRUNED_BY)
 @pytest.mark.parametrize("model", MODELS)
 def test_a_wrong_outcome_is_found(golden_dir: Path, model: str, method: str, pattern: str) -> None:
     """Every comparison can fail, in every layer: of an outcome that passes, each spoilt layer is found alone, and so is
@@ -328,8 +327,8 @@ def test_one_job_of_the_command_line(golden_dir: Path, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_sweep_of_the_command_line(golden_dir: Path, tmp_path: Path) -> None:
     """All methods and patterns in one multirun; every job saves its model below the folder that was given."""
-    prunebench(golden_dir, "tiny-opt", tmp_path, "-m", f"method={','.join(METHODS)}", "pattern=unstructured,2:4,4:8")
+    prunebench(golden_dir, "tiny-opt", tmp_path, "-m", f"method={','.join(PRUNED_BY)}", "pattern=unstructured,2:4,4:8")
     records = RecordStore(tmp_path / "results").all()
-    assert len(records) == len(METHODS) * len(PATTERNS)
+    assert len(records) == len(PRUNED_BY) * len(PATTERNS)
     for record in records:
         check_record(record, tmp_path / "models" / record.job_id, golden_dir, "tiny-opt")

@@ -14,9 +14,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.calibration.capture import BlockCall
+from harness.blocks.calls import BlockCall
 from harness.calibration.statistics import FeatureNorm, Statistics
-from harness.pruning.learned_rates import (
+from harness.pruning.methods.wanda import Wanda
+from harness.pruning.numerics.learned_rates import (
     CANDIDATES_D,
     LearningPlan,
     RatedWeight,
@@ -25,7 +26,6 @@ from harness.pruning.learned_rates import (
     penalty,
     relative_error,
 )
-from harness.pruning.methods.wanda import Wanda
 
 CASES: dict[str, tuple[bool, Smoothing]] = {
     "row": (True, "sigmoid"),

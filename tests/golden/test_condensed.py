@@ -16,14 +16,13 @@ from torch import Tensor
 from harness.calibration.statistics import FeatureNorm, InputHessian, Statistics
 from harness.job import Choice
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.pruning.kfac import Curvature
-from harness.pruning.learned_rates import RatedWeight
-from harness.pruning.methods.base import LayerwiseMethod
+from harness.pruning.methods.base import METHODS, LayerwiseMethod
 from harness.pruning.methods.llm_surgeon import LLMSurgeon
 from harness.pruning.methods.obc import OBC
 from harness.pruning.methods.wanda import Wanda
-from harness.pruning.registry import build_method
-from harness.pruning.selection import remove_globally
+from harness.pruning.numerics.kfac import Curvature
+from harness.pruning.numerics.learned_rates import RatedWeight
+from harness.pruning.numerics.selection import remove_globally
 from tests.golden.condense import BESA_MASKS, FILE, LAYER, OUTCOMES, Array, condensed
 
 MOST_BYTES = 200_000
@@ -128,7 +127,7 @@ def test_a_layer_of_the_tiny_llama(stored: dict[str, Array], file: str) -> None:
     """Magnitude, Wanda, SparseGPT and RIA; of unstructured magnitude and SparseGPT one weight more, as published."""
     method_name, pattern_name = file.removeprefix("tiny-llama/").split(".")
     choice = Choice("ria", {"comparison_group": "row"}) if method_name == "ria_row" else Choice(method_name)
-    method = build_method(choice)
+    method = METHODS.build(choice)
     assert isinstance(method, LayerwiseMethod)
     weight_OI, norm_I, upper = (torch.from_numpy(stored[f"tiny-llama.{LAYER}.{key}"]) for key in ("W", "norm", "upper"))
     hessian_II = torch.zeros(len(norm_I), len(norm_I))

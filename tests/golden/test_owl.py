@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 import torch
 
+from harness.blocks.layers import prunable_shapes
 from harness.calibration.statistics import FeatureNorm
 from harness.models.checkpoint import Checkpoint
-from harness.models.layers import prunable_shapes
 from harness.models.loading import LoadedModel, load_model
 from harness.patterns import Pattern, Unstructured
 from harness.progress import Silent
 from harness.pruning.allocations.owl import Owl, block_sparsities
-from harness.pruning.engine import Walk, prune_model
+from harness.pruning.dense_analysis import Survey
+from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.wanda import Wanda
-from harness.pruning.survey import Survey
 
 CPU = torch.device("cpu")
 ONE_SEQUENCE = 64

@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 
+from harness.blocks.layers import prunable_shapes
 from harness.job import Choice
 from harness.models.checkpoint import Checkpoint
-from harness.models.layers import prunable_shapes
 from harness.models.loading import load_model
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
-from harness.pruning.engine import Walk, prune_model
-from harness.pruning.methods.base import LayerwiseMethod
-from harness.pruning.registry import build_method
+from harness.pruning.layerwise import Walk, prune_model
+from harness.pruning.methods.base import METHODS, LayerwiseMethod
 
 PATTERNS: dict[str, Pattern] = {"unstructured": Unstructured(0.5), "2of4": SemiStructured(2, 4)}
 
@@ -23,7 +22,7 @@ PATTERNS: dict[str, Pattern] = {"unstructured": Unstructured(0.5), "2of4": SemiS
 def test_the_zeros_are_the_authors(golden_dir: Path, pattern: str) -> None:
     """Identical zeros, and weights that nobody changed, in every layer."""
     loaded = load_model(Checkpoint("local", "tiny-llama", str(golden_dir / "tiny-llama"), None, False), torch.float32)
-    method = build_method(Choice("ria", {"activation_power": 0.5, "comparison_group": "row"}))
+    method = METHODS.build(Choice("ria", {"activation_power": 0.5, "comparison_group": "row"}))
     assert isinstance(method, LayerwiseMethod)
     tokens_BL = torch.from_numpy(np.load(golden_dir / "calibration_tokens.npy"))
     walk = Walk(dict.fromkeys(prunable_shapes(loaded.model), PATTERNS[pattern]), "pruned", torch.device("cpu"), 64)

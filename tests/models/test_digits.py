@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageClassification
 
-from harness.calibration.capture import record_calls
+from harness.blocks.calls import record_calls
+from harness.blocks.layers import decoder_blocks, prunable_shapes
+from harness.blocks.offload import InMemory
 from harness.data.corpora import fingerprint_array
 from harness.data.digits import DIGITS, IDENTITIES, PIXELS, ROW, TRAINING_ROWS, digit_rows
 from harness.data.sources import resolve
@@ -16,10 +18,8 @@ from harness.errors import UserError
 from harness.evaluation.accuracy import accuracy
 from harness.models.checkpoint import Checkpoint
 from harness.models.digits import DigitsCnn, DigitsConfig, train, trained_note
-from harness.models.layers import decoder_blocks, prunable_shapes
 from harness.models.loading import LoadedModel, load_model, save_model
 from harness.models.recipe import RECIPES
-from harness.models.residency import InMemory
 
 CPU = torch.device("cpu")
 

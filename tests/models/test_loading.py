@@ -10,10 +10,10 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from transformers import AutoModelForCausalLM
 
+from harness.blocks.layers import decoder_blocks, prunable_linears, weight_view
 from harness.errors import UserError
 from harness.models import loading
 from harness.models.checkpoint import Checkpoint
-from harness.models.layers import decoder_blocks, prunable_linears, weight_view
 from harness.models.loading import LoadedModel, load_model, resolve_device, resolve_dtype, save_model
 from tests.families import VOCAB, tiny_model
 

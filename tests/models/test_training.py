@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from harness.blocks.layers import prunable_layers, weight_view
 from harness.errors import UserError
 from harness.models.checkpoint import Checkpoint
-from harness.models.layers import prunable_layers, weight_view
 from harness.models.objective import in_float32, next_token_loss, objective_of, own_loss, trainable
 from harness.models.scratch import SCRATCH, byte_tokenizer, scratch_digest, scratch_model
 from harness.models.training import Schedule, train

@@ -7,8 +7,8 @@ from torch import Tensor
 from harness.calibration.statistics import InputHessian, Statistics
 from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.pruning.masks import keep_mask
 from harness.pruning.methods.adaprune import AdaPrune
+from harness.pruning.numerics.masks import keep_mask
 
 OUT, IN, TOKENS = 10, 32, 200
 PATTERNS: list[Pattern] = [

@@ -11,9 +11,16 @@ from torch import Tensor
 from harness.calibration.statistics import FeatureNorm, Statistics
 from harness.pruning.allocations.owl import Owl, block_sparsities
 from harness.pruning.allocations.sensitivity import Sensitivity
-from harness.pruning.learned_rates import CANDIDATES_D, LearningPlan, RatedWeight, _gradients, penalty, relative_error
+from harness.pruning.dense_analysis import DenseBlock
 from harness.pruning.methods.magnitude import Magnitude
-from harness.pruning.survey import DenseBlock
+from harness.pruning.numerics.learned_rates import (
+    CANDIDATES_D,
+    LearningPlan,
+    RatedWeight,
+    _gradients,
+    penalty,
+    relative_error,
+)
 
 
 def a_block(seed: int) -> tuple[DenseBlock, dict[str, np.ndarray], dict[str, list[np.ndarray]]]:

@@ -10,15 +10,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from harness.blocks.layers import prunable_shapes
 from harness.calibration.statistics import FeatureMoments, FeatureNorm, InputHessian, Statistics
 from harness.errors import UserError
-from harness.models.layers import prunable_shapes
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
-from harness.pruning.engine import Walk, prune_model
-from harness.pruning.masks import keep_mask
+from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.dsnot import DSnoT
 from harness.pruning.methods.sparsegpt import SparseGPT
+from harness.pruning.numerics.masks import keep_mask
 from tests.families import tiny_model
 
 OUT, IN, LENGTH = 12, 32, 20

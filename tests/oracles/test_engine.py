@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from harness.models.layers import prunable_shapes
+from harness.blocks.layers import prunable_shapes
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
-from harness.pruning.engine import Walk, prune_model
+from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.wanda import Wanda
 from tests.families import tiny_model
 from tests.oracles.test_masks import oracle as mask_oracle

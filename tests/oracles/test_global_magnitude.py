@@ -13,10 +13,10 @@ from hypothesis.extra import numpy as arrays
 from safetensors.torch import load_file
 from torch import Tensor
 
-from harness.cli import main
+from harness.cli.main import main
 from harness.patterns import SemiStructured, Unstructured
 from harness.pruning.methods.magnitude import Magnitude
-from harness.pruning.ranking import smallest_by_layer
+from harness.pruning.numerics.ranking import smallest_by_layer
 from tests.families import tiny_model
 
 VALUES = st.one_of(

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from harness.blocks.layers import prunable_layers, weight_view
 from harness.data.digits import digit_rows
 from harness.models.digits import DigitsCnn, DigitsConfig
-from harness.models.layers import prunable_layers, weight_view
 from harness.models.objective import objective_of
 from harness.progress import Silent
-from harness.pruning.kfac import Curvature, CurvatureObserver, observe, packs, surgeon_costs, without
+from harness.pruning.numerics.kfac import Curvature, CurvatureObserver, observe, packs, surgeon_costs, without
 from tests.families import tiny_model
 from tests.models.convolutions import randomised
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.pruning.masks import ComparisonGroup, keep_mask
+from harness.pruning.numerics.masks import ComparisonGroup, keep_mask
 
 FEW_VALUES = st.sampled_from([-1.0, -0.0, 0.0, 0.5, 2.0])
 ANY_VALUES = st.floats(-(2.0**99), 2.0**99, width=32)

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 
 from harness.calibration.statistics import InputHessian, Statistics
-from harness.cli import main
-from harness.compose import hydra_session, plan, register
+from harness.cli.main import main
+from harness.config.hydra import hydra_session, plan, register
 from harness.errors import UserError
-from harness.models.shelf import ModelShelf
+from harness.jobs.run import run_job
+from harness.models.model_cache import ModelShelf
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Reporter, Silent
-from harness.pruning.least_squares import positive_definite, solve_survivors
 from harness.pruning.methods import obc
 from harness.pruning.methods.obc import OBC, Trace
+from harness.pruning.numerics.least_squares import positive_definite, solve_survivors
 from harness.record import RunRecord
-from harness.runner import run_job
 from tests.families import tiny_model
 
 OUT, IN = 6, 24
@@ -118,7 +118,7 @@ def test_rows_are_worked_on_in_parts_with_the_same_outcome(pattern: Pattern, mon
     """The memory for inverses decides how many rows go together, and nothing else."""
     expected = OBC().prune(weight(), statistics(hessian()), pattern).weight_OI
     monkeypatch.setattr(obc, "ROWS_BYTES", 8 * IN * IN * 2)
-    monkeypatch.setattr("harness.pruning.least_squares.SOLVE_BYTES", 1)
+    monkeypatch.setattr("harness.pruning.numerics.least_squares.SOLVE_BYTES", 1)
     torch.testing.assert_close(
         OBC().prune(weight(), statistics(hessian()), pattern).weight_OI, expected, rtol=1e-12, atol=1e-12
     )

@@ -12,15 +12,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from harness.blocks.layers import prunable_shapes
+from harness.blocks.offload import InMemory
 from harness.calibration.statistics import FeatureNorm
-from harness.models.layers import prunable_shapes
-from harness.models.residency import InMemory
 from harness.patterns import Unstructured
 from harness.progress import Silent
 from harness.pruning.allocations.owl import Owl, block_sparsities
-from harness.pruning.engine import Walk, prune_model
+from harness.pruning.dense_analysis import Survey
+from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.wanda import Wanda
-from harness.pruning.survey import Survey
 from tests.families import tiny_model
 from tests.oracles.test_engine import inputs_of
 from tests.oracles.test_masks import prune_smallest

@@ -9,9 +9,9 @@ from torch import Tensor
 from harness.calibration.statistics import FeatureNorm, Statistics
 from harness.errors import UserError
 from harness.patterns import SemiStructured, Unstructured
-from harness.pruning.masks import keep_mask
 from harness.pruning.methods.ria import RIA
-from harness.pruning.permutation import Permutation, best_permutation, keep_mask_permuted
+from harness.pruning.numerics.masks import keep_mask
+from harness.pruning.numerics.permutation import Permutation, best_permutation, keep_mask_permuted
 
 CPU = torch.device("cpu")
 TWO_OF_FOUR = SemiStructured(2, 4)

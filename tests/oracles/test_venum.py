@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.calibration.capture import BlockCall, InputObserver
-from harness.models.layers import prunable_linears, weight_view
+from harness.blocks.calls import BlockCall, InputObserver
+from harness.blocks.layers import prunable_linears, weight_view
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.methods.venum import Venum
 from tests.oracles.test_masks import oracle

@@ -10,24 +10,24 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
+from harness.blocks.offload import InMemory
 from harness.calibration.statistics import FeatureNorm
 from harness.errors import UserError
 from harness.evaluation.perplexity import perplexity
 from harness.evaluation.trials import TrialLoss
 from harness.job import Choice, Propagation
-from harness.models.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
-from harness.models.residency import InMemory
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
+from harness.pruning.allocations.base import ALLOCATIONS
 from harness.pruning.allocations.besa import Besa
 from harness.pruning.allocations.owl import Owl, block_sparsities
-from harness.pruning.budget import meet_n_of_m, meet_total, shift_to_mean, spread_blocks, whole_counts
-from harness.pruning.engine import Walk, achieved_sparsity, prune_model
-from harness.pruning.learned_rates import RatedWeight
-from harness.pruning.methods.base import LayerwiseMethod
+from harness.pruning.dense_analysis import BlockTurn, Survey
+from harness.pruning.layerwise import Walk, achieved_sparsity, prune_model
+from harness.pruning.methods.base import METHODS, LayerwiseMethod
 from harness.pruning.methods.wanda import Wanda
-from harness.pruning.registry import build_allocation, build_method
-from harness.pruning.survey import BlockTurn, Survey
+from harness.pruning.numerics.budget import meet_n_of_m, meet_total, shift_to_mean, spread_blocks, whole_counts
+from harness.pruning.numerics.learned_rates import RatedWeight
 from tests.families import tiny_model
 
 CPU = torch.device("cpu")
@@ -196,7 +196,7 @@ def test_owl_leaves_no_block_dense_and_none_empty() -> None:
 def test_values_out_of_range_are_refused(choice: Choice, message: str) -> None:
     """One line names the parameter, its value and what is allowed."""
     with pytest.raises(UserError, match=message):
-        build_allocation(choice)
+        ALLOCATIONS.build(choice)
 
 
 # ------------------------------------------------------------------------------------------------------ the survey
@@ -345,7 +345,7 @@ def test_besa_leaves_the_block_and_its_gradients_alone(family: str, random_token
     walk = Walk(dict.fromkeys(prunable_shapes(model), Unstructured(0.5)), "pruned", CPU, 1000, Watched())
     # The tiny families are too narrow for the total, which is another test's matter.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.pruning.budget.TOLERANCE", 1.0)
+        patch.setattr("harness.pruning.numerics.budget.TOLERANCE", 1.0)
         prune_model(model, Wanda(), random_tokens(2), walk, Silent())
     assert [turn.prefix for turn in turns] == [
         f"{decoder_blocks(model)[0]}.{index}" for index in range(len(decoder_blocks(model)[1]))
@@ -374,7 +374,7 @@ def test_besa_sees_one_sequence_at_a_time(random_tokens: Callable[..., Tensor]) 
 def test_besa_gives_a_method_without_statistics_its_own(random_tokens: Callable[..., Tensor]) -> None:
     """Magnitude reads no data; the rates are learned from all of it."""
     model = tiny_model("llama", **MODEL)
-    magnitude = build_method(Choice("magnitude"))
+    magnitude = METHODS.build(Choice("magnitude"))
     assert isinstance(magnitude, LayerwiseMethod)
     walk = Walk(dict.fromkeys(prunable_shapes(model), Unstructured(0.5)), "pruned", CPU, 1000, FAST)
     outcome = prune_model(model, magnitude, random_tokens(4), walk, Silent())

@@ -8,10 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from harness.data.digits import digit_rows
-from harness.job import Propagation
-from harness.models.digits import DigitsCnn, DigitsConfig
-from harness.models.layers import (
+from harness.blocks.layers import (
     PrunableLinear,
     decoder_blocks,
     input_rows,
@@ -19,11 +16,14 @@ from harness.models.layers import (
     prunable_linears,
     weight_view,
 )
+from harness.data.digits import digit_rows
+from harness.job import Propagation
+from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.patterns import Unstructured
 from harness.progress import Silent
-from harness.pruning.engine import Walk, prune_model
-from harness.pruning.masks import keep_mask
+from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.venum import Venum
+from harness.pruning.numerics.masks import keep_mask
 
 PATTERN = Unstructured(0.6)
 

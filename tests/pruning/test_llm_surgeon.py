@@ -7,15 +7,15 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from harness.blocks.layers import prunable_layers, weight_view
 from harness.errors import UserError
-from harness.models.layers import prunable_layers, weight_view
 from harness.models.objective import next_token_loss
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
-from harness.pruning.engine import PruningOutcome
+from harness.pruning.global_pruning import prune_modelwise
+from harness.pruning.layerwise import PruningOutcome
 from harness.pruning.methods.base import ModelContext
 from harness.pruning.methods.llm_surgeon import LLMSurgeon
-from harness.pruning.modelwise import prune_modelwise
 from tests.families import tiny_model
 
 CPU = torch.device("cpu")

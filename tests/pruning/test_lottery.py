@@ -9,18 +9,18 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from harness.blocks.layers import prunable_layers, weight_view
 from harness.errors import UserError
 from harness.models import training
 from harness.models.digits import DigitsCnn, DigitsConfig
-from harness.models.layers import prunable_layers, weight_view
 from harness.models.objective import Objective, objective_of
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
-from harness.pruning.engine import PruningOutcome
+from harness.pruning.global_pruning import prune_modelwise
+from harness.pruning.layerwise import PruningOutcome
 from harness.pruning.methods import lottery as lottery_module
 from harness.pruning.methods.base import ModelContext
 from harness.pruning.methods.lottery import Lottery, initialise
-from harness.pruning.modelwise import prune_modelwise
 from tests.families import tiny_model
 from tests.models.convolutions import randomised
 

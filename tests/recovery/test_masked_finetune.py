@@ -9,22 +9,21 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from harness.blocks.layers import prunable_layers, weight_view
 from harness.data.digits import digit_rows
 from harness.errors import UserError
 from harness.job import Choice
 from harness.models.digits import DigitsCnn, DigitsConfig
-from harness.models.layers import prunable_layers, weight_view
 from harness.models.objective import next_token_loss
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
-from harness.pruning.engine import PruningOutcome, Walk, prune_model
-from harness.pruning.methods.base import LayerwiseMethod
-from harness.pruning.permutation import layers_that_are_not
-from harness.pruning.registry import build_method
+from harness.pruning.layerwise import PruningOutcome, Walk, prune_model
+from harness.pruning.methods.base import METHODS, LayerwiseMethod
+from harness.pruning.numerics.permutation import layers_that_are_not
 from harness.record import LayerReport
+from harness.recovery.base import RECOVERIES, RecoveryContext
 from harness.recovery.masked_finetune import MaskedFinetune
-from harness.recovery.recount import recounted
-from harness.recovery.registry import build_recovery
+from harness.recovery.sparsity import recounted
 from tests.families import tiny_model
 
 CPU = torch.device("cpu")
@@ -50,7 +49,9 @@ def test_zeros_stay_and_the_loss_falls(family: str, dtype: torch.dtype, random_t
     trained = {f"{name}.weight" for name in prunable_layers(model)}
     with torch.no_grad():
         loss = float(next_token_loss(model, rows_BL))
-    note = MaskedFinetune(steps=20, batch=4, learning_rate=1e-2).recover(model, rows_BL, 0, CPU, Silent())
+    note = MaskedFinetune(steps=20, batch=4, learning_rate=1e-2).recover(
+        RecoveryContext(model, rows_BL, 0, CPU, Silent())
+    )
     assert "fine-tuned" in note
     with torch.no_grad():
         assert float(next_token_loss(model, rows_BL)) < 0.9 * loss
@@ -76,7 +77,7 @@ def pruned_by(
         rows_BL = torch.from_numpy(digit_rows("calibration")[:24].copy())
     else:
         model = tiny_model(network)
-    of_layers = build_method(method)
+    of_layers = METHODS.build(method)
     assert isinstance(of_layers, LayerwiseMethod)
     walk = Walk(dict.fromkeys(prunable_layers(model), pattern), "pruned", CPU, 48)
     return model, rows_BL, prune_model(model, of_layers, rows_BL, walk, Silent())
@@ -100,7 +101,7 @@ def test_the_masks_of_a_pruned_network_stay(
             assert kept_OI.reshape(-1, 4).sum(dim=1).unique().tolist() == [2], name
         else:
             assert len(kept_OI.sum(dim=0).unique()) > 1, name
-    MaskedFinetune(steps=6, batch=8, learning_rate=1e-3).recover(model, rows_BL, 0, CPU, Silent())
+    MaskedFinetune(steps=6, batch=8, learning_rate=1e-3).recover(RecoveryContext(model, rows_BL, 0, CPU, Silent()))
     for name, linear in linears.items():
         kept_OI = pruned_OI[name] != 0
         assert torch.equal(weight_view(linear) != 0, kept_OI), name
@@ -123,7 +124,7 @@ def test_a_permuted_pattern_stays_in_its_order(
     method = Choice("ria", {"permutation": "assignment"})
     model, rows_BL, outcome = pruned_by(method, family, TWO_OF_FOUR, random_tokens)
     pruned_OI = {name: weight_view(linear).clone() for name, linear in prunable_layers(model).items()}
-    MaskedFinetune(steps=4, batch=4, learning_rate=1e-3).recover(model, rows_BL, 0, CPU, Silent())
+    MaskedFinetune(steps=4, batch=4, learning_rate=1e-3).recover(RecoveryContext(model, rows_BL, 0, CPU, Silent()))
     layers = recounted(outcome.layers, model)
     as_they_lie = [replace(layer, details={}) for layer in layers]
     how = {layer.name: layer.details.get("permuted") for layer in layers}
@@ -145,7 +146,9 @@ def test_equal_seeds_give_equal_weights(random_tokens: Callable[..., Tensor]) ->
 
     def outcome(seed: int) -> Tensor:
         model = pruned("llama")
-        MaskedFinetune(steps=3, batch=2, learning_rate=1e-2).recover(model, random_tokens(6), seed, CPU, Silent())
+        MaskedFinetune(steps=3, batch=2, learning_rate=1e-2).recover(
+            RecoveryContext(model, random_tokens(6), seed, CPU, Silent())
+        )
         return weight_view(next(iter(prunable_layers(model).values()))).clone()
 
     assert torch.equal(outcome(0), outcome(0))
@@ -175,11 +178,11 @@ def test_zeros_are_counted_again() -> None:
 def test_bad_values_are_refused(params: dict[str, object], says: str) -> None:
     """One line with the value."""
     with pytest.raises(UserError, match=says):
-        build_recovery(Choice("masked_finetune", params))  # type: ignore[arg-type]
+        RECOVERIES.build(Choice("masked_finetune", params))  # type: ignore[arg-type]
 
 
 def test_an_unknown_recovery_names_the_known_ones() -> None:
     """And `none` is nothing to do."""
-    assert build_recovery(Choice("none")) is None
-    with pytest.raises(UserError, match=r"unknown recovery 'lora'.*none.*masked_finetune"):
-        build_recovery(Choice("lora"))
+    assert not RECOVERIES.build(Choice("none")).changes_model
+    with pytest.raises(UserError, match=r"unknown recovery 'lora'.*masked_finetune, none"):
+        RECOVERIES.build(Choice("lora"))

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
+from harness.answers import Outcome, TaskOutcomes, chosen, one_word
 from harness.errors import UserError
-from harness.outcomes import Outcome, TaskOutcomes, chosen, one_word
 from harness.record import EvalResult, RunRecord
 from harness.reporting.compare import Answered, Spread, compare, interval, mcnemar
 from harness.reporting.compare_text import write_comparison

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.answers import TaskOutcomes, chosen
 from harness.errors import UserError
-from harness.outcomes import TaskOutcomes, chosen
 from harness.patterns import SemiStructured
 from harness.record import LayerReport, QuestionFile
 from harness.reporting.page import questions as page_questions
@@ -19,7 +19,7 @@ from harness.reporting.page.build import MODULES, asset, embedded, page, payload
 from harness.reporting.page.details import JOBS_PER_BLOCK, details
 from harness.reporting.page.questions import Answers, load_answers, packed_answers
 from harness.reporting.page.table import in_order
-from harness.tracking.questions import encode
+from harness.tracking.answers import encode
 from harness.tracking.store import RecordStore
 
 NAMES = {"opt-125m": "OPT-125M"}
@@ -142,7 +142,7 @@ def test_texts_of_questions_are_embedded_only_when_asked_for(record, accuracy, t
     """Without them a page names questions by number; with them it also says where they are not at hand."""
     from hashlib import sha256
 
-    from harness.outcomes import content_id
+    from harness.answers import content_id
 
     row = {"passage": "P", "question": "is it", "label": 1}
     outcome = TaskOutcomes("zero_shot:boolq:v2.0", "boolq", (chosen((0, content_id(row)), (0.0, -1.0), 0, None),))

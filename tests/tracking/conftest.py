@@ -9,7 +9,7 @@ import pytest
 from harness.job import Choice, JobSpec, ModelSpec
 from harness.patterns import SemiStructured, Unstructured
 from harness.record import SCHEMA_VERSION, EvalResult, LayerReport, Provenance, RunRecord
-from harness.tracking import wandb_client
+from harness.tracking.wandb import client as wandb_client
 from tests.tracking.wandb_server import WandbServer, wandb_server
 
 RecordMaker = Callable[..., RunRecord]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.cli import main
+from harness.cli.main import main
 from harness.record import RunRecord
 from harness.tracking.store import RecordStore
 from tests.tracking.wandb_server import WandbServer

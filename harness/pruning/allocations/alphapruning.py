@@ -19,16 +19,15 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.pruning.allocations.base import Allocation
-from harness.pruning.budget import beyond_blocks, spread_blocks, weighted_mean
-from harness.pruning.registry import register_allocation
+from harness.pruning.allocations.base import ALLOCATIONS, Allocation
+from harness.pruning.numerics.budget import beyond_blocks, spread_blocks, weighted_mean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
-    from harness.pruning.survey import Survey
+    from harness.pruning.dense_analysis import Survey
 
 BINS = 100
 """Of the histogram of logarithms whose fullest bin is the peak."""
@@ -36,7 +35,7 @@ ABOVE_PEAK = 1.5
 """How far above the peak the fitted tail may start."""
 
 
-@register_allocation("alphapruning")
+@ALLOCATIONS.register("alphapruning")
 @dataclass(frozen=True, slots=True)
 class AlphaPruning(Allocation):
     """Sparsities from the tails of weight spectra (section 3); looks at no data.

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness.calibration.statistics import Statistic
 from harness.patterns import Pattern, Unstructured
+from harness.registry import Registry
 
 if TYPE_CHECKING:
     import torch
 
     from harness.job import CalibrationSpec
-    from harness.pruning.survey import BlockTurn, Survey
+    from harness.pruning.dense_analysis import BlockTurn, Survey
 
 UNIFORM = "uniform"
 """The allocation that leaves every layer the requested pattern."""
@@ -65,3 +66,7 @@ class Allocation(ABC):  # noqa: B024  # an allocation overrides one of its two m
     def refine(self, turn: BlockTurn) -> Mapping[str, Pattern]:
         """The patterns of one block's linears, by path in the model; its weights are left as they are."""
         return turn.patterns
+
+
+ALLOCATIONS: Registry[type[Allocation]] = Registry("allocation", "harness.pruning.allocations")
+"""Allocations by name."""

@@ -1,7 +1,7 @@
 """BESA: each linear's rate is learned, block by block.  Xu et al. 2024, https://arxiv.org/abs/2402.16880
 
 When a block's turn has come, the rates of all its linears are learned together: masks come from Wanda's ranks, and the
-error of the block's output against the dense block pays for a penalty on the mean rate (`harness.pruning.learned_rates`
+error of the block's output against the dense block pays for a penalty on the mean rate (`numerics.learned_rates`
 has the formulas).  The ranks are Wanda's whatever method prunes the block afterwards.
 
 Where we differ from the published code: the penalty only draws the mean rate near the request, so the learned rates are
@@ -21,16 +21,15 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from harness.calibration.statistics import FeatureNorm, Statistic
 from harness.errors import UserError
 from harness.patterns import Pattern
-from harness.pruning.allocations.base import Allocation
-from harness.pruning.budget import near_total, weighted_mean
+from harness.pruning.allocations.base import ALLOCATIONS, Allocation
 from harness.pruning.methods.wanda import Wanda
-from harness.pruning.registry import register_allocation
+from harness.pruning.numerics.budget import near_total, weighted_mean
 
 if TYPE_CHECKING:
-    from harness.pruning.survey import BlockTurn
+    from harness.pruning.dense_analysis import BlockTurn
 
 
-@register_allocation("besa")
+@ALLOCATIONS.register("besa")
 @dataclass(frozen=True, slots=True)
 class Besa(Allocation):
     """Blockwise parameter-efficient sparsity allocation (section 3).
@@ -58,7 +57,7 @@ class Besa(Allocation):
             raise UserError(f"allocation.d_coef={self.d_coef:g} is not allowed; allowed: a finite number > 0")
 
     def refine(self, turn: BlockTurn) -> Mapping[str, Pattern]:
-        from harness.pruning.learned_rates import LearningPlan, RatedWeight, learn_rates
+        from harness.pruning.numerics.learned_rates import LearningPlan, RatedWeight, learn_rates
 
         wanda, start = Wanda(), len(turn.prefix) + 1
         weights = turn.weights

@@ -18,16 +18,15 @@ from typing import TYPE_CHECKING
 from harness.calibration.statistics import FeatureNorm
 from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.pruning.allocations.base import Allocation
-from harness.pruning.budget import beyond_blocks, spread_blocks
+from harness.pruning.allocations.base import ALLOCATIONS, Allocation
 from harness.pruning.methods.wanda import Wanda
-from harness.pruning.registry import register_allocation
+from harness.pruning.numerics.budget import beyond_blocks, spread_blocks
 
 if TYPE_CHECKING:
-    from harness.pruning.survey import DenseBlock, Survey
+    from harness.pruning.dense_analysis import DenseBlock, Survey
 
 
-@register_allocation("owl")
+@ALLOCATIONS.register("owl")
 @dataclass(frozen=True, slots=True)
 class Owl(Allocation):
     """Outlier-weighed layerwise sparsity (section 3.2).

@@ -21,9 +21,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from harness.data.digits import DIGITS
 from harness.errors import UserError
 from harness.patterns import Pattern, Unstructured
-from harness.pruning.allocations.base import Allocation
-from harness.pruning.budget import meet_total, weighted_mean
-from harness.pruning.registry import register_allocation
+from harness.pruning.allocations.base import ALLOCATIONS, Allocation
+from harness.pruning.numerics.budget import meet_total, weighted_mean
 
 if TYPE_CHECKING:
     import torch
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 
     from harness.calibration.statistics import Statistics
     from harness.job import CalibrationSpec
-    from harness.pruning.survey import Survey
+    from harness.pruning.dense_analysis import Survey
 
 SCANNED_PERCENT: tuple[int, ...] = (0, *range(10, 100, 5))
 """What a layer may bear; 0 is not measured."""
@@ -41,7 +40,7 @@ LONG_FLOP = 1e14
 """Operations that are worth a warning."""
 
 
-@register_allocation("sensitivity")
+@ALLOCATIONS.register("sensitivity")
 @dataclass(frozen=True, slots=True)
 class Sensitivity(Allocation):
     """Layerwise sparsities from a scan: a layer is measured up to 18 times (`scan`) or 5 times (`bisect`).
@@ -127,7 +126,7 @@ def _seconds_per_flop(device: torch.device) -> float:
     """Of a matrix product in float32."""
     import torch
 
-    from harness.pruning.trial import seconds_of
+    from harness.pruning.numerics.speed import seconds_of
 
     size = 1024
     matrix = torch.ones(size, size, device=device)

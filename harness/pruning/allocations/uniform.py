@@ -3,11 +3,10 @@
 from dataclasses import dataclass
 
 from harness.patterns import SemiStructured, Structured, Unstructured
-from harness.pruning.allocations.base import UNIFORM, Allocation
-from harness.pruning.registry import register_allocation
+from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM, Allocation
 
 
-@register_allocation(UNIFORM)
+@ALLOCATIONS.register(UNIFORM)
 @dataclass(frozen=True, slots=True)
 class Uniform(Allocation):
     """Every layer alike; looks at no data.

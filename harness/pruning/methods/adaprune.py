@@ -20,9 +20,8 @@ from harness.calibration.statistics import InputHessian, Statistic, Statistics
 from harness.errors import UserError
 from harness.job import Propagation
 from harness.patterns import Pattern
-from harness.pruning.masks import ComparisonGroup, keep_mask
-from harness.pruning.methods.base import LayerwiseMethod, PrunedWeight
-from harness.pruning.registry import register
+from harness.pruning.methods.base import METHODS, LayerwiseMethod, PrunedWeight
+from harness.pruning.numerics.masks import ComparisonGroup, keep_mask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,7 +34,7 @@ DAMPINGS = [0.0, 1e-6, 1e-4, 1e-2, 1.0]
 """Ridges of the closed form in fractions of H's mean diagonal, the first that makes H invertible; it is reported."""
 
 
-@register("adaprune")
+@METHODS.register("adaprune")
 @dataclass(frozen=True, slots=True)
 class AdaPrune(LayerwiseMethod):
     """Magnitude pruning with least-squares reconstruction.
@@ -103,7 +102,7 @@ class AdaPrune(LayerwiseMethod):
 
 def _closed_form(weight_OI: Tensor, keep_OI: Tensor, hessian_II: Tensor) -> tuple[Tensor, float]:
     """The solution, and the ridge that it took."""
-    from harness.pruning.least_squares import positive_definite, solve_survivors
+    from harness.pruning.numerics.least_squares import positive_definite, solve_survivors
 
     damped_II, inverse_II, damping = positive_definite(hessian_II, DAMPINGS)
     return solve_survivors(weight_OI.double(), keep_OI, damped_II, inverse_II), damping

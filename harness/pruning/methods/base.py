@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 from harness.calibration.statistics import Statistic, Statistics
 from harness.job import Propagation
 from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
-from harness.pruning.masks import ComparisonGroup, keep_mask
+from harness.pruning.numerics.masks import ComparisonGroup, keep_mask
+from harness.registry import Registry
 
 if TYPE_CHECKING:
     import torch
@@ -87,6 +88,10 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
     def warning(self, shapes: Mapping[str, tuple[int, int]], device: torch.device) -> str | None:
         """What a user must know before layers of these shapes (O, I) are pruned there, such as the time it takes."""
         return None
+
+
+METHODS: Registry[type[PruningMethod]] = Registry("method", "harness.pruning.methods")
+"""Pruning methods by name."""
 
 
 class LayerwiseMethod(PruningMethod):

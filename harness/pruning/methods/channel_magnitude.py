@@ -11,8 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from harness.pruning.methods.base import Channels, StructuredMethod
-from harness.pruning.registry import register
+from harness.pruning.methods.base import METHODS, Channels, StructuredMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from harness.calibration.statistics import Statistics
 
 
-@register("channel-magnitude")
+@METHODS.register("channel-magnitude")
 @dataclass(frozen=True, slots=True)
 class ChannelMagnitude(StructuredMethod):
     """Keeps the channels of the largest weights; looks at no data.

@@ -2,11 +2,10 @@
 
 from dataclasses import dataclass
 
-from harness.pruning.methods.base import PruningMethod
-from harness.pruning.registry import register
+from harness.pruning.methods.base import METHODS, PruningMethod
 
 
-@register("dense")
+@METHODS.register("dense")
 @dataclass(frozen=True, slots=True)
 class Dense(PruningMethod):
     """Prunes nothing; takes no pattern and no calibration."""

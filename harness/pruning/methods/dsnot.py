@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from harness.calibration.statistics import FeatureMoments, FeatureNorm, InputHessian, Statistic, Statistics
 from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured
-from harness.pruning.masks import keep_mask
-from harness.pruning.methods.base import MaskMethod, PrunedWeight
-from harness.pruning.registry import register
+from harness.pruning.methods.base import METHODS, MaskMethod, PrunedWeight
+from harness.pruning.numerics.masks import keep_mask
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from harness.record import JsonValue
 
 
-@register("dsnot")
+@METHODS.register("dsnot")
 @dataclass(frozen=True, slots=True)
 class DSnoT(MaskMethod):
     """Refines a mask without training, in every layer; the published scripts leave the MLP's layers unrefined.
@@ -93,7 +92,7 @@ class DSnoT(MaskMethod):
         """Scores of the first mask, higher = keep, and what the report says of them."""
         import torch
 
-        from harness.pruning.least_squares import positive_definite
+        from harness.pruning.numerics.least_squares import positive_definite
 
         if self.initial == "wanda":
             return norm_OI, {}

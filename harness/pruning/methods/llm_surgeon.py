@@ -19,22 +19,21 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured
-from harness.pruning.methods.base import ModelContext, ModelwiseMethod, ModelwiseOutcome
-from harness.pruning.registry import register
+from harness.pruning.methods.base import METHODS, ModelContext, ModelwiseMethod, ModelwiseOutcome
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from harness.models.layers import PrunableLinear
-    from harness.pruning.kfac import Curvature, CurvatureObserver
+    from harness.blocks.layers import PrunableLinear
+    from harness.pruning.numerics.kfac import Curvature, CurvatureObserver
 
 LONG_FLOP = 1e13
 """Operations of updates that are worth a warning."""
 
 
-@register("llm_surgeon")
+@METHODS.register("llm_surgeon")
 @dataclass(frozen=True, slots=True)
 class LLMSurgeon(ModelwiseMethod):
     """Costs are loss increases, estimated from gradients on the calibration tokens (empirical Fisher information).
@@ -90,8 +89,8 @@ class LLMSurgeon(ModelwiseMethod):
     ) -> ModelwiseOutcome:
         import torch
 
-        from harness.models.layers import prunable_layers
-        from harness.pruning.selection import none_removed
+        from harness.blocks.layers import prunable_layers
+        from harness.pruning.numerics.selection import none_removed
 
         layers = {name: Layer(linear, self.prune_bias) for name, linear in prunable_layers(model).items()}
         removed = none_removed({name: layer.prunable(pattern) for name, layer in layers.items()})
@@ -115,8 +114,8 @@ class LLMSurgeon(ModelwiseMethod):
     ) -> CurvatureObserver:
         """The curvature of the model as it is; a layer's factors are scaled when its turn comes, one at a time."""
         from harness.models.objective import objective_of
-        from harness.pruning.kfac import CurvatureObserver, observe
-        from harness.pruning.survey import check_reached
+        from harness.pruning.dense_analysis import check_reached
+        from harness.pruning.numerics.kfac import CurvatureObserver, observe
 
         batches = context.batches(rows_BL)
         context.reporter.start(f"prune: curvature for shot {shot} of {self.shots}, batches", len(batches))
@@ -136,7 +135,7 @@ class LLMSurgeon(ModelwiseMethod):
         context: ModelContext,
     ) -> dict[str, Tensor]:
         """Masks of all that is removed after this shot."""
-        from harness.pruning.selection import remove_globally
+        from harness.pruning.numerics.selection import remove_globally
 
         costs = {}
         for name, layer in layers.items():
@@ -162,7 +161,7 @@ class LLMSurgeon(ModelwiseMethod):
 
     def costs(self, weight_OI: Tensor, curvature: Curvature) -> Tensor:
         """Estimated loss increase [O, I] of removing each weight alone."""
-        from harness.pruning.kfac import damage_costs, surgeon_costs
+        from harness.pruning.numerics.kfac import damage_costs, surgeon_costs
 
         if self.criterion == "damage":
             return damage_costs(weight_OI, curvature)
@@ -170,7 +169,7 @@ class LLMSurgeon(ModelwiseMethod):
 
     def updated(self, weight_OI: Tensor, removed_OI: Tensor, curvature: Curvature) -> Tensor:
         """The weight without the removed ones."""
-        from harness.pruning.kfac import without
+        from harness.pruning.numerics.kfac import without
 
         if self.criterion == "damage":
             return weight_OI.masked_fill(removed_OI, 0.0)
@@ -195,7 +194,7 @@ class Layer:
         """A new tensor, with the bias."""
         import torch
 
-        from harness.models.layers import weight_view
+        from harness.blocks.layers import weight_view
 
         weight_OI = weight_view(self.linear)
         if not self.has_bias_column:
@@ -210,7 +209,7 @@ class Layer:
 
     def write(self, weight_OI: Tensor) -> None:
         """Put a new weight, with the bias, in the place of the old."""
-        from harness.models.layers import weight_view
+        from harness.blocks.layers import weight_view
 
         if self.has_bias_column:
             assert self.linear.bias is not None, "a bias that is a column is there"
@@ -232,7 +231,7 @@ def _seconds_per_flop(device: torch.device) -> float:
     """Of a factorisation in float64."""
     import torch
 
-    from harness.pruning.trial import seconds_of
+    from harness.pruning.numerics.speed import seconds_of
 
     size = 1024
     matrix = torch.eye(size, dtype=torch.float64, device=device).add_(0.5 / size)

@@ -15,17 +15,16 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured
-from harness.pruning.methods.base import ModelContext, ModelwiseMethod, ModelwiseOutcome
-from harness.pruning.registry import register
+from harness.pruning.methods.base import METHODS, ModelContext, ModelwiseMethod, ModelwiseOutcome
 
 if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from harness.models.layers import PrunableLinear
+    from harness.blocks.layers import PrunableLinear
 
 
-@register("lottery")
+@METHODS.register("lottery")
 @dataclass(frozen=True, slots=True)
 class Lottery(ModelwiseMethod):
     """Iterative magnitude pruning with rewinding; every round prunes the same fraction of what is left.
@@ -73,8 +72,8 @@ class Lottery(ModelwiseMethod):
     def prune_model(
         self, model: PreTrainedModel, rows_BL: Tensor, pattern: Pattern, context: ModelContext
     ) -> ModelwiseOutcome:
-        from harness.models.layers import prunable_layers, weight_view
-        from harness.pruning.selection import none_removed
+        from harness.blocks.layers import prunable_layers, weight_view
+        from harness.pruning.numerics.selection import none_removed
 
         linears = prunable_layers(model)
         if self.start == "random":
@@ -112,8 +111,8 @@ class Lottery(ModelwiseMethod):
     def _prune(
         self, scores: Mapping[str, Tensor], removed: Mapping[str, Tensor], target: tuple[Pattern, float]
     ) -> dict[str, Tensor]:
-        from harness.pruning.masks import keep_mask
-        from harness.pruning.selection import remove_globally
+        from harness.pruning.numerics.masks import keep_mask
+        from harness.pruning.numerics.selection import remove_globally
 
         pattern, progress = target
         if isinstance(pattern, SemiStructured):

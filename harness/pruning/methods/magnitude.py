@@ -12,9 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.pruning.masks import ComparisonGroup
-from harness.pruning.methods.base import ScoreMethod
-from harness.pruning.registry import register
+from harness.pruning.methods.base import METHODS, ScoreMethod
+from harness.pruning.numerics.masks import ComparisonGroup
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from harness.calibration.statistics import Statistics
 
 
-@register("magnitude")
+@METHODS.register("magnitude")
 @dataclass(frozen=True, slots=True)
 class Magnitude(ScoreMethod):
     """Keeps the largest weights; looks at no data.
@@ -48,7 +47,7 @@ class Magnitude(ScoreMethod):
         return ScoreMethod.refuses(self, pattern)
 
     def spread(self, weights: Iterable[tuple[str, Tensor]], pattern: Pattern) -> dict[str, Pattern] | None:
-        from harness.pruning.ranking import smallest_by_layer
+        from harness.pruning.numerics.ranking import smallest_by_layer
 
         if self.granularity != "global":
             return None

@@ -22,9 +22,8 @@ from harness.calibration.statistics import InputHessian, Statistic, Statistics
 from harness.errors import UserError
 from harness.job import Propagation
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.pruning.masks import keep_mask
-from harness.pruning.methods.base import PrunedWeight, TracedMethod
-from harness.pruning.registry import register
+from harness.pruning.methods.base import METHODS, PrunedWeight, TracedMethod
+from harness.pruning.numerics.masks import keep_mask
 
 if TYPE_CHECKING:
     import torch
@@ -53,7 +52,7 @@ class Trace:
     increments_OS: Tensor
 
 
-@register("obc")
+@METHODS.register("obc")
 @dataclass(frozen=True, slots=True)
 class OBC(TracedMethod[Trace]):
     """Greedy exact optimal brain surgery; one trace of a layer serves every sparsity.
@@ -102,7 +101,7 @@ class OBC(TracedMethod[Trace]):
     def cut(self, weight_OI: Tensor, stats: Statistics, trace: Trace, pattern: Pattern) -> PrunedWeight:
         import torch
 
-        from harness.pruning.least_squares import solve_survivors
+        from harness.pruning.numerics.least_squares import solve_survivors
 
         weight_OI, hessian_II, inverse_II, details = self._prepare(weight_OI, stats)
         steps = trace.order_OS.shape[1]
@@ -117,7 +116,7 @@ class OBC(TracedMethod[Trace]):
 
     def _prepare(self, weight_OI: Tensor, stats: Statistics) -> tuple[Tensor, Tensor, Tensor, dict[str, int | float]]:
         """The weight in float64 without dead inputs, the damped H, its inverse, and what the report says of them."""
-        from harness.pruning.least_squares import positive_definite
+        from harness.pruning.numerics.least_squares import positive_definite
 
         hessian_II = stats[InputHessian].hessian_II
         dead_I = hessian_II.diagonal() == 0
@@ -215,7 +214,7 @@ def _seconds_per_unit(device: torch.device) -> float:
     """Seconds of a trace for every out_features * in_features^3, from the trace of a few rows of 512 inputs."""
     import torch
 
-    from harness.pruning.trial import seconds_of
+    from harness.pruning.numerics.speed import seconds_of
 
     width, rows = 512, 16
     identity_II = torch.eye(width, dtype=torch.float64, device=device)

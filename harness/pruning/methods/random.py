@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError
-from harness.pruning.masks import ComparisonGroup
-from harness.pruning.methods.base import ScoreMethod, fingerprint
-from harness.pruning.registry import register
+from harness.pruning.methods.base import METHODS, ScoreMethod, fingerprint
+from harness.pruning.numerics.masks import ComparisonGroup
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from harness.calibration.statistics import Statistics
 
 
-@register("random")
+@METHODS.register("random")
 @dataclass(frozen=True, slots=True)
 class Random(ScoreMethod):
     """S_ij uniform on [0, 1): independent of the weights' order; looks at no data.

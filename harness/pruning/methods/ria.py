@@ -15,16 +15,15 @@ from typing import TYPE_CHECKING, ClassVar, TypeGuard
 from harness.calibration.statistics import FeatureNorm, Statistic, Statistics
 from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.pruning.masks import ComparisonGroup, keep_mask
-from harness.pruning.methods.base import PrunedWeight, ScoreMethod
-from harness.pruning.permutation import Permutation, best_permutation, keep_mask_permuted
-from harness.pruning.registry import register
+from harness.pruning.methods.base import METHODS, PrunedWeight, ScoreMethod
+from harness.pruning.numerics.masks import ComparisonGroup, keep_mask
+from harness.pruning.numerics.permutation import Permutation, best_permutation, keep_mask_permuted
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@register("ria")
+@METHODS.register("ria")
 @dataclass(frozen=True, slots=True)
 class RIA(ScoreMethod):
     """Relative importance and activations; with N:M also the permutation of input channels.

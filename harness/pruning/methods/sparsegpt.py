@@ -15,15 +15,14 @@ from typing import TYPE_CHECKING, ClassVar
 from harness.calibration.statistics import InputHessian, Statistic, Statistics
 from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured
-from harness.pruning.masks import keep_mask
-from harness.pruning.methods.base import LayerwiseMethod, PrunedWeight
-from harness.pruning.registry import register
+from harness.pruning.methods.base import METHODS, LayerwiseMethod, PrunedWeight
+from harness.pruning.numerics.masks import keep_mask
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@register("sparsegpt")
+@METHODS.register("sparsegpt")
 @dataclass(frozen=True, slots=True)
 class SparseGPT(LayerwiseMethod):
     """One-shot pruning with weight reconstruction.

@@ -6,14 +6,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.calibration.statistics import FeatureNorm, Statistic, Statistics
-from harness.pruning.methods.base import ScoreMethod
-from harness.pruning.registry import register
+from harness.pruning.methods.base import METHODS, ScoreMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-@register("wanda")
+@METHODS.register("wanda")
 @dataclass(frozen=True, slots=True)
 class Wanda(ScoreMethod):
     """S_ij = |W_ij| * ||X_j||_2, ranked within each output row (section 3); weights are not updated."""

@@ -4,13 +4,13 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from harness.answers import Outcome, TaskOutcomes, content_id
 from harness.data.formats import Row
 from harness.errors import UserError
-from harness.outcomes import Outcome, TaskOutcomes, content_id
 from harness.record import EvalResult, RunRecord
 from harness.reporting.page.details import packed
 from harness.reporting.questions import load_questions, options_of, question_of
-from harness.tracking.questions import read
+from harness.tracking.answers import read
 from harness.tracking.store import RecordStore
 
 ANSWER_BUDGET = 2_000_000

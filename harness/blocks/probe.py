@@ -1,0 +1,58 @@
+"""One short random input of every block, given to it as the model does: to try changes of a block on."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from harness.blocks.activations import record_into_buffer
+from harness.blocks.calls import BlockCall
+from harness.blocks.offload import Residency
+
+PROBE_TOKENS = 64
+PROBE_IMAGES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Runs float32 copies of one block on one random input.
+
+    Args:
+        call: the model's own call of the block, on an input of this shape.
+        shape: of the input, [1, L, H] or that of a few images.
+        device: where the copies are.
+    """
+
+    call: BlockCall
+    shape: tuple[int, ...]
+    device: torch.device
+
+    def __call__(self, block: nn.Module) -> Tensor:
+        """The output of `block`, float32."""
+        hidden = torch.randn(self.shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        # Convolutions on a GPU round to TF32 unless told otherwise, which would look like a change.
+        with torch.no_grad(), torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled, allow_tf32=False):
+            return self.call.in_float32().replay(block, hidden)
+
+
+class Probes:
+    """The probes of all blocks of a model.
+
+    Args:
+        batches: calibration rows; the calls are recorded on the start of the first.
+        hidden: input of the first block on the first batch: of tokens [B, L, H], or of images.
+    """
+
+    def __init__(self, model: nn.Module, batches: Sequence[Tensor], hidden: Tensor, residency: Residency) -> None:
+        self._of_tokens = hidden.dim() == 3
+        rows = batches[0][:1, :PROBE_TOKENS] if self._of_tokens else batches[0][:PROBE_IMAGES]
+        self._calls = [calls[0] for calls in record_into_buffer(model, [rows], residency).calls]
+
+    def of_block(self, index: int, hidden: Tensor, device: torch.device) -> Probe:
+        """The probe of one block, whose inputs look like `hidden`."""
+        if self._of_tokens:
+            shape: tuple[int, ...] = (1, min(PROBE_TOKENS, hidden.shape[1]), *hidden.shape[2:])
+        else:
+            shape = (min(PROBE_IMAGES, len(hidden)), *hidden.shape[1:])
+        return Probe(self._calls[index], shape, device)

@@ -1,0 +1,137 @@
+"""The command that says what there is to choose from, and what a method or an allocation is."""
+
+import argparse
+import inspect
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, get_args, get_type_hints
+
+from harness.cli.console import AddCommand, print_rich, table_of
+from harness.errors import UserError, unknown
+
+if TYPE_CHECKING:
+    from harness.pruning.allocations.base import Allocation
+    from harness.pruning.methods.base import PruningMethod
+
+    Entry = type[PruningMethod] | type[Allocation]
+
+FOLDERS = {
+    "models": "model",
+    "patterns": "pattern",
+    "calibrations": "calibration",
+    "recoveries": "recovery",
+    "evaluations": "evaluation",
+    "experiments": "experiment",
+}
+"""Kinds whose entries are files of a folder of the configuration."""
+
+EXPLAINED = ("methods", "allocations")
+"""Kinds whose entries are registered, and can be explained one by one."""
+KINDS = (*EXPLAINED, *FOLDERS)
+
+
+def add_commands(command: AddCommand) -> None:
+    """Add the command; `command` adds one by name, function and help text."""
+    sub = command("list", listing, "say what there is to choose from, or what one method or allocation is")
+    sub.add_argument("kind", choices=KINDS)
+    sub.add_argument("name", nargs="?", help="one of the methods or allocations")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+
+def listing(options: argparse.Namespace, _: Sequence[str]) -> int:
+    """List a kind, or explain one of it.
+
+    Raises:
+        UserError: there is no such entry, or entries of this kind are not explained.
+    """
+    if options.name is not None:
+        return _explain(options)
+    rows = _rows(options.kind)
+    if options.json:
+        print(json.dumps(rows, indent=2))
+        return 0
+    columns = list(rows[0])
+    table = table_of(*columns)
+    for row in rows:
+        table.add_row(*(row[column] for column in columns))
+    print_rich(table)
+    return 0
+
+
+def _rows(kind: str) -> list[dict[str, str]]:
+    from harness.config.hydra import COMMON_N_OF_M, descriptions
+
+    if kind in EXPLAINED:
+        return [
+            {"name": name, "patterns": _patterns(entry), "description": _told(entry).splitlines()[0]}
+            for name, entry in _entries(kind).items()
+        ]
+    found = dict(descriptions(FOLDERS[kind]))  # which are kept for others
+    if kind == "patterns":
+        found |= {
+            name: "{} of every {} consecutive weights are kept".format(*name.split(":")) for name in COMMON_N_OF_M
+        }
+        found |= {"N:M": "any other N kept of every M"}
+    elif kind == "evaluations":
+        from harness.evaluation.protocols import CORPORA, IMAGES, TASKS
+
+        found |= {name: f"perplexity corpus: {text}" for name, text in CORPORA.items()}
+        found |= {name: f"lm-eval task: {task.description}" for name, task in TASKS.items()}
+        found |= {name: f"image set: {text}" for name, text in IMAGES.items()}
+    return [{"name": name, "description": text} for name, text in found.items()]
+
+
+def _explain(options: argparse.Namespace) -> int:
+    if options.kind not in EXPLAINED:
+        raise UserError(f"list {options.kind} {options.name}: only one of {' or '.join(EXPLAINED)} is explained")
+    entries = _entries(options.kind)
+    if options.name not in entries:
+        raise unknown(options.kind.removesuffix("s"), options.name, entries)
+    entry = entries[options.name]
+    axis = options.kind.removesuffix("s")
+    parameters = _parameters(entry, axis)
+    inputs = getattr(entry, "propagation", None) if entry.patterns else None
+    about = f"{_told(entry)}\n\n{inspect.getdoc(entry)}"
+    if options.json:
+        facts = {"name": options.name, "patterns": _patterns(entry), "parameters": parameters, "description": about}
+        print(json.dumps(facts | ({"propagation": inputs} if inputs else {}), indent=2))
+        return 0
+    print_rich(f"{about}\n\npatterns: {_patterns(entry)}")
+    if inputs:
+        print_rich(f"calibration.propagation=auto stands for {inputs}")
+    table = table_of("parameter", "default", "values")
+    for row in parameters:
+        table.add_row(row["name"], str(row["default"]), row["values"])
+    print_rich(table if parameters else "no parameters")
+    return 0
+
+
+def _entries(kind: str) -> "Mapping[str, Entry]":
+    from harness.pruning.allocations.base import ALLOCATIONS
+    from harness.pruning.methods.base import METHODS
+
+    return METHODS.all() if kind == "methods" else ALLOCATIONS.all()
+
+
+def _told(entry: "Entry") -> str:
+    """What its file says of it."""
+    return (sys.modules[entry.__module__].__doc__ or "").strip()
+
+
+def _patterns(entry: "Entry") -> str:
+    return ", ".join(kind.choice for kind in entry.patterns) or "-"
+
+
+def _parameters(entry: "Entry", axis: str) -> list[dict[str, Any]]:
+    """Name on the command line, default and allowed values or type of every hyperparameter."""
+    hints = get_type_hints(entry)
+    return [
+        {
+            "name": f"{axis}.{field.name}",
+            "default": field.default,
+            "values": " | ".join(map(str, get_args(hints[field.name]))) or hints[field.name].__name__,
+        }
+        for field in fields(entry)
+    ]

@@ -1,0 +1,169 @@
+"""The command line.  Nothing heavy is imported before it is known to be needed."""
+
+import argparse
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from harness.cli import listing as cli_listing
+from harness.cli import reports as cli_reporting
+from harness.cli import wandb as cli_tracking
+from harness.cli.console import Run, print_rich, table_of
+from harness.errors import UserError
+
+if TYPE_CHECKING:
+    from harness.jobs.plan import PlannedJob
+    from harness.jobs.preflight import Forewarning
+
+DESCRIPTION = "Prune language models, measure them, and tabulate the outcome."
+OVERRIDES = """overrides are Hydra's: axis=choice and field=value, for example
+  prunebench run method=wanda pattern=2:4
+  prunebench run -m method=magnitude,wanda,sparsegpt pattern=unstructured,2:4,4:8 sparsity=0.5,0.6
+  prunebench run -m +experiment=demo
+axes: model, method, pattern, allocation, calibration, recovery, evaluation, tracking (see `prunebench list`)
+fields: sparsity, seed, dtype, device, offload, results_dir=DIR, save_model=DIR, force=true; all of them, with the
+fields of every axis (evaluation.limit, calibration.num_sequences, ...), are in conf/, and those of a method or an
+allocation in `prunebench list methods NAME`"""
+
+EXIT_FAILED = 1
+EXIT_USER = 2
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit: 0 done, 1 a job failed, 2 a mistake in the input (one line says which)."""
+    options, rest = _parser().parse_known_args(arguments)
+    if rest and not options.takes_overrides:
+        _parser().error(f"unrecognized arguments: {' '.join(rest)}")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    # The hub's client warns at every retry; what could not be had in the end is our one line.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    try:
+        sys.exit(options.command(options, rest))
+    except UserError as error:
+        print(f"prunebench: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER)
+    except BrokenPipeError:  # the reader of our output has gone, for example `head`
+        sys.stdout = None
+        sys.exit(0)
+
+
+def _run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from harness.jobs.launch import JobsFailedError, launch
+
+    try:
+        launch(overrides, multirun=options.multirun)
+    except JobsFailedError as error:
+        for job_id, reason in error.failures:
+            print(f"failed: {job_id}: {reason}", file=sys.stderr)
+        return EXIT_USER if error.user else EXIT_FAILED
+    return 0
+
+
+def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
+    from harness.config.hydra import hydra_session, plan, register
+    from harness.jobs.plan import distinct_jobs, estimated_seconds
+    from harness.jobs.preflight import Forewarning
+    from harness.tracking.store import RecordStore
+
+    register(overrides)
+    with hydra_session():
+        jobs = distinct_jobs(plan(overrides, multirun=options.multirun))
+    warn = Forewarning()
+    folders = {job.request.options.results_dir for job in jobs if job.state != "refused"}
+    records = [record for folder in folders for record in RecordStore(folder).all()]
+    rows = []
+    for job in jobs:
+        seconds = None if job.state == "refused" else estimated_seconds(job, records)
+        rows.append(_plan_row(job, seconds, warn))
+    if options.json:
+        print(json.dumps(rows, indent=2))
+    else:
+        _print_plan(rows)
+    return 0
+
+
+def _plan_row(job: "PlannedJob", seconds: float | None, warn: "Forewarning") -> dict[str, Any]:
+    if job.state == "refused":
+        return {"job_id": None, "state": job.state, "reason": job.planned.refusal, "overrides": job.planned.overrides}
+    from harness.jobs.peak_memory import estimated_peak
+
+    spec = job.request.spec
+    peak = estimated_peak(job.request) if job.needs_run else None
+    return {
+        "job_id": spec.job_id,
+        "method": spec.method.name,
+        "pattern": spec.pattern_label,
+        "sparsity": spec.requested_sparsity,
+        "model": spec.model.name,
+        "state": job.state,
+        "missing": job.missing,
+        "record": str(job.record[1]) if job.record else None,
+        "estimated_seconds": seconds,
+        "estimated_peak_bytes": asdict(peak) if peak else None,
+        "warnings": warn(job.request) if job.needs_run else [],
+        "named": job.named,
+    }
+
+
+def _print_plan(rows: Sequence[dict[str, Any]]) -> None:
+    table = table_of("job", "state", "time", "peak memory")
+    for row in rows:
+        if row["state"] == "refused":
+            table.add_row("-", "refused", row["reason"], "-")
+        else:
+            seconds = row["estimated_seconds"]
+            time = "unknown" if seconds is None else f"{seconds:.0f} s"
+            table.add_row(row["job_id"], row["state"], time, _memory(row))
+    print_rich(table)
+    for warning in dict.fromkeys(warning for row in rows for warning in row.get("warnings", ())):
+        print_rich(f"warning: {warning}\n")
+    states = [row["state"] for row in rows]
+    print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no jobs")
+
+
+def _memory(row: dict[str, Any]) -> str:
+    """The estimated peak in words; the sizes are unknown until the checkpoint is on this machine."""
+    peak = row["estimated_peak_bytes"]
+    if peak is None:
+        return "-" if row["state"] == "done" else "unknown"
+    on_cpu, beside, accelerator = (
+        f"{peak[name] / 1e9:.1f} GB" for name in ("on_cpu", "beside_accelerator", "on_accelerator")
+    )
+    return f"{on_cpu} on CPU; {accelerator} on an accelerator and {beside} beside it"
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="prunebench", description=DESCRIPTION)
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    def command(name: str, run: Run, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name,
+            help=text,
+            description=text,
+            epilog=OVERRIDES if name in ("run", "plan") else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        sub.set_defaults(command=run, takes_overrides=name in ("run", "plan"))
+        return sub
+
+    for name, run, text in (
+        ("run", _run, "run jobs; finished ones are skipped"),
+        ("plan", _plan, "say which jobs would run, their state and cost; runs nothing"),
+    ):
+        sub = command(name, run, text)
+        sub.add_argument(
+            "-m", "--multirun", action="store_true", help="run every combination of comma-separated values"
+        )
+        sub.usage = f"prunebench {name} [-m] [OVERRIDE ...]"
+        if name == "plan":
+            sub.add_argument("--json", action="store_true", help="print JSON")
+    cli_listing.add_commands(command)
+    cli_reporting.add_commands(command)
+    cli_tracking.add_commands(command)
+    return parser

@@ -1,0 +1,1 @@
+"""From overrides to job requests: the only room, with `jobs.launch`, that knows Hydra."""

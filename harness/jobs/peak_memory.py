@@ -1,0 +1,187 @@
+"""The peak memory of a job, estimated before it starts from the sizes of its model; nothing is loaded or computed.
+
+The terms are what the walk holds at its fullest moment: the libraries, the weights (while they are loaded also the
+checkpoint's own, where it stores another type), the calibration activations, one batch on its way through a block,
+the statistics and what a solve needs beside them, and the head's logits.  `python -m benchmarks memory` prints
+estimates next to measured peaks.
+"""
+
+from dataclasses import dataclass
+
+from harness.config.request import JobRequest
+from harness.data.corpora import read_array
+from harness.evaluation.protocols import HEAD_ROWS
+from harness.job import PerplexityProtocol, ZeroShotProtocol
+from harness.models.dimensions import Anatomy, anatomy_of
+from harness.models.processor import multiplies_bfloat16
+from harness.pruning.methods.base import METHODS
+from harness.record import ERROR_TOKENS
+
+MIB = 2**20
+LIBRARIES = 450 * MIB
+"""Resident with torch (CPU build), transformers, a tokenizer, a text and this package."""
+TASK_LIBRARIES = 85 * MIB
+"""What lm-eval, its task definitions and the questions add."""
+TYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+STORED_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+MANY_WINDOWS = 300
+"""Windows of a text whose length is not known: about what WikiText-2 has at 1,024 tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeakMemory:
+    """Estimated peaks in bytes.
+
+    Args:
+        on_cpu: resident memory of a job that computes on the CPU.
+        beside_accelerator: resident memory of a job that computes on an accelerator, without that one's own libraries.
+        on_accelerator: allocated memory of that accelerator.
+    """
+
+    on_cpu: int
+    beside_accelerator: int
+    on_accelerator: int
+
+
+def estimated_peak(request: JobRequest) -> PeakMemory | None:
+    """The peaks of a job.
+
+    None while its checkpoint is not on this machine, whose headers tell the sizes, where that stores another type than
+    plain floating point, and for methods that see the whole model at once, whose gradients and factors are not counted.
+    """
+    if METHODS.build(request.spec.method).needs_whole_model:
+        return None
+    anatomy = anatomy_of(request.checkpoint)
+    if anatomy is None or anatomy.stored_type not in STORED_TYPES:
+        return None
+    asked, stored = request.spec.model.dtype, STORED_TYPES[anatomy.stored_type]
+    cpu_type = ("bfloat16" if multiplies_bfloat16() else "float32") if asked == "auto" else asked
+    accelerator_type = stored if asked == "auto" else asked
+    on_cpu = _Terms(request, anatomy, cpu_type, converts=cpu_type != stored)
+    with_accelerator = _Terms(request, anatomy, accelerator_type, converts=accelerator_type != stored)
+    return PeakMemory(
+        on_cpu=on_cpu.host + max(on_cpu.load, on_cpu.kept + on_cpu.buffer + on_cpu.working),
+        beside_accelerator=with_accelerator.host
+        + max(with_accelerator.load, with_accelerator.kept + with_accelerator.buffer),
+        on_accelerator=with_accelerator.resident + with_accelerator.working,
+    )
+
+
+class _Terms:
+    """The parts of the estimate, in bytes, for weights of one type."""
+
+    def __init__(self, request: JobRequest, anatomy: Anatomy, dtype: str, *, converts: bool) -> None:
+        self._request, self._anatomy, self._bytes, self._converts = request, anatomy, TYPE_BYTES[dtype], converts
+        self._offload = request.options.offload
+
+    @property
+    def host(self) -> int:
+        tasks = any(isinstance(protocol, ZeroShotProtocol) for protocol in self._request.spec.evaluation)
+        return LIBRARIES + (TASK_LIBRARIES if tasks else 0)
+
+    @property
+    def load(self) -> int:
+        """While weights are read: the new ones, and the mapped file's where they are copies of another type."""
+        if self._offload == "disk":
+            return self.kept
+        return self.kept + (self._anatomy.stored_bytes if self._converts else 0)
+
+    @property
+    def kept(self) -> int:
+        """Weights in main memory from the first block to the last."""
+        if self._offload == "disk":
+            return self._anatomy.outside_weights * self._bytes + 2 * self._block
+        return self._anatomy.num_weights * self._bytes
+
+    @property
+    def resident(self) -> int:
+        """Weights on the accelerator: all of them while the model is measured, unless one block at a time is."""
+        if self._offload == "none":
+            return self._anatomy.num_weights * self._bytes
+        return 2 * self._block + self._anatomy.outside_weights * self._bytes  # the next block is on its way
+
+    @property
+    def _block(self) -> int:
+        return self._anatomy.block_weights * self._bytes
+
+    @property
+    def buffer(self) -> int:
+        """Hidden states of all sequences between two blocks."""
+        tokens = self._calibration_tokens
+        if self._offload != "none":
+            tokens = max(tokens, self._window_tokens(limit=None))
+        return tokens * self._anatomy.hidden_size * self._bytes
+
+    @property
+    def working(self) -> int:
+        """One batch in a block or in the head, with statistics and solve where the job prunes."""
+        pruning = self._forward(self._batch(self._calibration_tokens)) + self._statistics
+        return max(pruning, self._solve + self._statistics, self._measuring)
+
+    @property
+    def _measuring(self) -> int:
+        options, sizes = self._request.options, []
+        logits = HEAD_ROWS * self._anatomy.vocab_size * (self._bytes + 8)
+        for protocol in self._request.spec.evaluation:
+            tokens = self._window_tokens(options.batch_tokens)
+            if isinstance(protocol, ZeroShotProtocol):
+                tokens = options.zero_shot_token_budget
+            sizes.append(max(self._forward(tokens), logits + tokens * self._anatomy.hidden_size * self._bytes))
+        return max(sizes, default=0)
+
+    def _forward(self, tokens: int) -> int:
+        """A block's activations: tensors as wide as the residual stream and as the widest layer.
+
+        How many of each the allocator holds at once was fitted to SmolLM2's peaks, see `benchmarks/memory.py`.
+        """
+        return tokens * (10 * self._anatomy.hidden_size + 7 * self._anatomy.widest) * self._bytes
+
+    @property
+    def _needs(self) -> set[str]:
+        return {statistic.__name__ for statistic in getattr(METHODS.build(self._request.spec.method), "needs", ())}
+
+    @property
+    def _statistics(self) -> int:
+        if "InputHessian" not in self._needs:
+            return 0
+        widths = [columns for _, columns in self._anatomy.matrices]
+        return 4 * (3 * min(widths) ** 2 + max(widths) ** 2)
+
+    @property
+    def _solve(self) -> int:
+        """The largest layer as float32 with scores, mask and error; a factorisation of its Hessian in steps."""
+        if self._request.spec.pattern is None:
+            return 0
+        largest = max(rows * columns for rows, columns in self._anatomy.matrices)
+        widest = max(columns for _, columns in self._anatomy.matrices)
+        return 4 * (6 * largest + (5 * widest**2 if "InputHessian" in self._needs else 0))
+
+    @property
+    def _calibration_tokens(self) -> int:
+        calibration = self._request.spec.calibration
+        if calibration is None:
+            return 0
+        tokens = calibration.num_sequences * calibration.seq_len
+        return tokens if self._needs else min(tokens, max(ERROR_TOKENS, calibration.seq_len))
+
+    def _batch(self, tokens: int) -> int:
+        calibration = self._request.spec.calibration
+        if calibration is None:
+            return 0
+        return min(tokens, max(self._request.options.batch_tokens, calibration.seq_len))
+
+    def _window_tokens(self, limit: int | None) -> int:
+        """Tokens of the longest perplexity run, at most `limit` (or one window) at a time."""
+        counts = [0]
+        for protocol in self._request.spec.evaluation:
+            if isinstance(protocol, PerplexityProtocol):
+                tokens = self._windows(protocol) * protocol.seq_len
+                counts.append(tokens if limit is None else min(tokens, max(limit, protocol.seq_len)))
+        return max(counts)
+
+    def _windows(self, protocol: PerplexityProtocol) -> int:
+        """Windows that will be measured; how many a text has is known once it is tokenised, and many until then."""
+        there = MANY_WINDOWS
+        if protocol.corpus == "tokens":
+            there = read_array(self._request.evaluation[protocol.key].path).size // protocol.seq_len
+        return there if protocol.max_windows is None else min(there, protocol.max_windows)

@@ -1,0 +1,60 @@
+"""What methods and allocations have to say about a job before it runs, such as the hours that it will take."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from harness.config.request import JobRequest
+from harness.job import JobSpec
+from harness.models.dimensions import anatomy_of
+from harness.pruning.allocations.base import ALLOCATIONS, Allocation
+from harness.pruning.methods.base import METHODS, PruningMethod
+
+if TYPE_CHECKING:
+    import torch
+
+
+def warnings(spec: JobSpec, shapes: Mapping[str, tuple[int, int]], device: "torch.device") -> list[str]:
+    """Of the method and of the allocation of a job that prunes linears of these shapes (O, I) there."""
+    assert spec.calibration is not None, "a job that prunes has calibration"
+    allocation = ALLOCATIONS.build(spec.allocation)
+    found = METHODS.build(spec.method).warning(shapes, device), allocation.warning(shapes, device, spec.calibration)
+    return [warning for warning in found if warning is not None]
+
+
+class Forewarning:
+    """Asks the methods and allocations that warn; once for a model and a device, for they may time a short trial there.
+
+    Shapes are those of the checkpoint: GPT-2 stores its weights transposed, so that there they are those of (I, O).
+    """
+
+    def __init__(self) -> None:
+        self._said: dict[str, list[str]] = {}
+
+    def __call__(self, request: JobRequest) -> list[str]:
+        """The warnings of a job; none while its checkpoint is not on this machine."""
+        spec = request.spec
+        if spec.pattern is None:
+            return []
+        method, allocation = METHODS.build(spec.method), ALLOCATIONS.build(spec.allocation)
+        warning: list[object] = [method] if type(method).warning is not PruningMethod.warning else []
+        if type(allocation).warning is not Allocation.warning:
+            warning += [allocation, spec.calibration]
+        if not warning:
+            return []
+        key = repr((*warning, request.checkpoint, request.options.device))
+        if key not in self._said:
+            self._said[key] = self._ask(request)
+        return self._said[key]
+
+    def _ask(self, request: JobRequest) -> list[str]:
+        from harness.models.loading import resolve_device  # here: only a trial needs torch
+
+        anatomy = anatomy_of(request.checkpoint)
+        if anatomy is None:
+            return []
+        shapes = {
+            f"{block}.{number}": shape
+            for block in range(anatomy.num_blocks)
+            for number, shape in enumerate(anatomy.matrices)
+        }
+        return warnings(request.spec, shapes, resolve_device(request.options.device))

@@ -1,0 +1,191 @@
+"""What decides a job's weights: its calibration sequences, the patterns of its layers, and the walk over the model."""
+
+import math
+import time
+from collections.abc import Hashable, MutableMapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from harness.blocks.layers import prunable_shapes
+from harness.blocks.offload import Residency
+from harness.config.request import JobRequest
+from harness.data.corpora import calibration_sequences, load_tokens
+from harness.data.digits import DIGITS, TRAINING_ROWS, digit_rows
+from harness.data.texts import load_documents
+from harness.errors import UserError
+from harness.evaluation.accuracy import accuracy
+from harness.evaluation.trials import TrialLoss
+from harness.jobs.evaluate import check_length
+from harness.models.loading import (
+    LoadedModel,
+    resolve_device,
+)
+from harness.progress import Clock, Reporter
+from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM
+from harness.pruning.dense_analysis import HeldOutLoss, Survey
+from harness.pruning.global_pruning import prune_modelwise
+from harness.pruning.layerwise import (
+    PruningOutcome,
+    Walk,
+    check_patterns,
+    prune_model,
+)
+from harness.pruning.methods.base import METHODS, LayerwiseMethod, ModelContext, ModelwiseMethod, StructuredMethod
+from harness.pruning.numerics.ranking import PrunableWeights
+from harness.pruning.structured import shrink_model
+
+
+def prune(
+    request: JobRequest, loaded: LoadedModel, device: torch.device, clock: Clock, reporter: Reporter
+) -> PruningOutcome:
+    """Prune the model of a job, in place.
+
+    Raises:
+        UserError: a layer cannot take its pattern, or the calibration cannot be had.
+    """
+    spec = request.spec
+    assert spec.pattern is not None, "a job that prunes has a pattern"
+    assert spec.calibration is not None, "a job that prunes has calibration"
+    method = METHODS.build(spec.method)
+    shapes = prunable_shapes(loaded.model)
+    check_patterns(dict.fromkeys(shapes, spec.pattern), shapes)
+    with clock("calibrate"):
+        tokens_BL = kept_calibration(request, loaded)
+    batch_tokens = request.options.batch_tokens
+    if isinstance(method, ModelwiseMethod):
+        context = ModelContext(device, batch_tokens, spec.seed, reporter)
+        outcome = prune_modelwise(loaded.model, method, tokens_BL, spec.pattern, context)
+    elif isinstance(method, StructuredMethod):
+        walk = Walk(dict.fromkeys(shapes, spec.pattern), spec.calibration.propagation, device, batch_tokens)
+        outcome = shrink_model(loaded.model, method, tokens_BL, walk, reporter, loaded.residency)
+    else:
+        assert isinstance(method, LayerwiseMethod), f"{spec.method.name} takes a pattern and is of no known kind"
+        walk = _layerwise_walk(request, loaded, method, tokens_BL, clock, reporter)
+        outcome = prune_model(loaded.model, method, tokens_BL, walk, reporter, loaded.residency)
+        if spec.allocation.name != UNIFORM:
+            clock.add("allocate", outcome.allocate_s)
+    clock.add("calibrate", outcome.calibrate_s)
+    clock.add("prune", outcome.prune_s)
+    return outcome
+
+
+def _layerwise_walk(
+    request: JobRequest,
+    loaded: LoadedModel,
+    method: LayerwiseMethod,
+    tokens_BL: Tensor,
+    clock: Clock,
+    reporter: Reporter,
+) -> Walk:
+    """Spread the sparsity over the layers, and say how the blocks are walked."""
+    spec, options = request.spec, request.options
+    assert spec.pattern is not None, "a job that prunes has a pattern"
+    assert spec.calibration is not None, "a job that prunes has calibration"
+    device, shapes = resolve_device(options.device), prunable_shapes(loaded.model)
+    drawn = _drawn(request)
+    allocation = ALLOCATIONS.build(spec.allocation)
+    with clock("prune"):
+        patterns = method.spread(PrunableWeights(loaded.model, loaded.residency), spec.pattern)
+    if patterns is None:
+        survey = Survey(
+            loaded.model,
+            method,
+            spec.pattern,
+            tokens_BL,
+            device,
+            options.batch_tokens,
+            loaded.residency,
+            reporter,
+            lambda num_sequences: _held_out(request, loaded, device, num_sequences),
+            lambda key, find: loaded.kept.keep_within(drawn, (device, options.batch_tokens, key), find),
+        )
+        start = time.perf_counter()
+        patterns = allocation.spread(survey)
+        if spec.allocation.name != UNIFORM:
+            clock.add("allocate", time.perf_counter() - start)
+    check_patterns(patterns, shapes)
+    # Blocks that are not all in memory leave no room for statistics of other jobs.
+    keep = None if options.offload != "none" else lambda key, observe: loaded.kept.keep_within(drawn, key, observe)
+    findings = _findings(request, loaded, device)
+    return Walk(patterns, spec.calibration.propagation, device, options.batch_tokens, allocation, keep, findings)
+
+
+def _findings(
+    request: JobRequest, loaded: LoadedModel, device: torch.device
+) -> MutableMapping[str, dict[Hashable, Any]] | None:
+    """What methods found from the dense model's statistics in earlier jobs with this calibration."""
+    calibration, options = request.spec.calibration, request.options
+    assert calibration is not None, "a job that prunes has calibration"
+    if calibration.propagation != "dense" or options.offload != "none":
+        return None
+    # Batches and the device decide the rounding, and with it the last bits of what is found; an allocation that refines
+    # sees one sequence at a time.
+    batch_tokens = 1 if ALLOCATIONS.build(request.spec.allocation).refines else options.batch_tokens
+    empty: MutableMapping[str, dict[Hashable, Any]] = {}
+    return loaded.kept.keep_within(_drawn(request), ("findings", batch_tokens, device), lambda: empty)
+
+
+def _drawn(request: JobRequest) -> Hashable:
+    """What decides the calibration sequences."""
+    calibration = request.spec.calibration
+    assert calibration is not None, "a job that prunes has calibration"
+    return replace(calibration, propagation="pruned"), request.calibration, request.spec.seed
+
+
+def kept_calibration(request: JobRequest, loaded: LoadedModel) -> Tensor:
+    """The job's calibration sequences, made once for all jobs of the model that share them."""
+    return loaded.kept.keep(_drawn(request), lambda: _calibration_tokens(request, loaded))
+
+
+def _calibration_tokens(request: JobRequest, loaded: LoadedModel, *, more: int = 0) -> Tensor:
+    """The job's sequences, and up to `more` that follow them in the array or in the random draw."""
+    calibration, data = request.spec.calibration, request.calibration
+    assert calibration is not None, "a job that prunes has calibration"
+    assert data is not None, "calibration has data"
+    check_length("calibration.seq_len", calibration.seq_len, loaded)
+    count = calibration.num_sequences + more
+    if calibration.corpus == DIGITS:
+        ids = digit_rows("calibration")[:count].copy()
+    elif calibration.sampling == "given":
+        ids = load_tokens(data.path, loaded.vocab_size)[:count, : calibration.seq_len]
+    else:
+        ids = calibration_sequences(
+            load_documents(data),
+            loaded.tokenizer,
+            num_sequences=count,
+            seq_len=calibration.seq_len,
+            seed=request.spec.seed,
+            sampling=calibration.sampling,
+        )
+    return torch.from_numpy(np.ascontiguousarray(ids))
+
+
+def _held_out(request: JobRequest, loaded: LoadedModel, device: torch.device, num_sequences: int) -> HeldOutLoss:
+    """Measures on the sequences that come after the job's own.
+
+    Raises:
+        UserError: there are none.
+    """
+    calibration = request.spec.calibration
+    assert calibration is not None, "a job that prunes has calibration"
+    is_classifier = request.checkpoint.kind == "image classifier"
+    more = TRAINING_ROWS if is_classifier else num_sequences
+    tokens_BL = _calibration_tokens(request, loaded, more=more)[calibration.num_sequences :]
+    if not len(tokens_BL):
+        raise UserError(
+            f"allocation={request.spec.allocation.name} measures on sequences that calibration leaves over, and "
+            f"calibration.num_sequences={calibration.num_sequences} leaves none; allowed: fewer"
+        )
+    if not is_classifier:
+        batch_tokens = request.options.batch_tokens
+        return TrialLoss(loaded.model, loaded.residency, tokens_BL, batch_tokens=batch_tokens, device=device)
+
+    def wrong(trial: Residency, first: int) -> float:
+        right = accuracy(loaded.model, trial, tokens_BL, device).value
+        return math.inf if right is None else 1.0 - right
+
+    return wrong

@@ -1,0 +1,207 @@
+"""One job from request to record: load, calibrate, prune, evaluate."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from typing import cast
+
+import torch
+
+from harness.answers import TaskOutcomes
+from harness.blocks.layers import prunable_shapes
+from harness.config.request import JobRequest
+from harness.errors import UserError
+from harness.job import EvaluationProtocol
+from harness.jobs.evaluate import check_questions, check_tokenizer, evaluate, prepare_windows
+from harness.jobs.preflight import warnings
+from harness.jobs.prune import kept_calibration, prune
+from harness.models.loading import (
+    LoadedModel,
+    check_save_folder,
+    load_from_disk,
+    resolve_device,
+    resolve_dtype,
+    save_model,
+)
+from harness.models.model_cache import ModelShelf
+from harness.progress import Clock, Reporter
+from harness.pruning.layerwise import (
+    achieved_sparsity,
+    unreached_note,
+    weights_fingerprint,
+)
+from harness.pruning.methods.base import METHODS
+from harness.record import SCHEMA_VERSION, EvalResult, JsonValue, LayerReport, Provenance, RunRecord
+from harness.recovery.base import RECOVERIES, RecoveryContext
+from harness.recovery.sparsity import recounted
+from harness.tracking.provenance import collect, peak_memory, reset_peak_memory
+
+PROCESS_SHELF = ModelShelf()
+"""Of the jobs that one process runs after another."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedJob:
+    """The record of a job, and what this run of it answered to each question of the zero-shot tasks."""
+
+    record: RunRecord
+    outcomes: tuple[TaskOutcomes, ...]
+
+
+def run_job(
+    request: JobRequest, previous: RunRecord | None, reporter: Reporter, shelf: ModelShelf | None = None
+) -> FinishedJob:
+    """Run a job and return its record and its answers; of a `previous` record only what is missing is measured.
+
+    Args:
+        shelf: where the model is kept for the next job of the process; None = it is loaded and dropped.
+
+    Raises:
+        UserError: the request cannot be met; nothing was written.
+    """
+    spec, options = request.spec, request.options
+    clock = Clock()
+    torch.manual_seed(spec.seed)
+    device = resolve_device(options.device)
+    reset_peak_memory()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    reporter.start("load the model", 1)
+    if options.save_model is not None:
+        check_save_folder(options.save_model)
+    with ExitStack() as stack:
+        with clock("load"):
+            loaded = stack.enter_context(_loaded(request, device, shelf or ModelShelf()))
+        return _run_loaded(request, previous, reporter, loaded, clock)
+
+
+@contextmanager
+def _loaded(request: JobRequest, device: torch.device, shelf: ModelShelf) -> Iterator[LoadedModel]:
+    dtype, options = resolve_dtype(request.spec.model.dtype, device), request.options
+    if options.offload != "disk":
+        try:
+            yield shelf.take(request.checkpoint, request.spec.model.checkpoint, dtype)
+        finally:
+            if METHODS.build(request.spec.method).changes_more:
+                shelf.clear()  # it puts back the weights of prunable linears only
+        return
+    shelf.clear()
+    # Blocks that will be saved are written beside the folder that they will be moved to.
+    scratch = options.results_dir / "scratch" if options.save_model is None else options.save_model.absolute().parent
+    with load_from_disk(request.checkpoint, dtype, scratch) as loaded:
+        yield loaded
+
+
+def _run_loaded(
+    request: JobRequest, previous: RunRecord | None, reporter: Reporter, loaded: LoadedModel, clock: Clock
+) -> FinishedJob:
+    spec, options = request.spec, request.options
+    device = resolve_device(options.device)
+    notes = [loaded.note] if loaded.note else []
+    with clock("load"):
+        measured = () if previous is None else previous.results
+        missing = request.missing({result.protocol for result in measured})
+        check_tokenizer(request, loaded)
+        token_windows = prepare_windows(request, loaded, spec.evaluation if previous is None else missing)
+        check_questions(request, loaded, missing)
+    layers: tuple[LayerReport, ...] = ()
+    if spec.pattern is not None:
+        unreached = unreached_note(loaded.model)
+        for note in [*([unreached] if unreached else []), *warnings(spec, prunable_shapes(loaded.model), device)]:
+            notes.append(note)
+            reporter.note(note)
+        pruned = prune(request, loaded, device, clock, reporter)
+        layers = tuple(pruned.layers)
+        notes += pruned.notes
+        recovery = RECOVERIES.build(spec.recovery)
+        if recovery.changes_model:
+            with clock("recover"):
+                rows_BL = kept_calibration(request, loaded)
+                notes.append(recovery.recover(RecoveryContext(loaded.model, rows_BL, spec.seed, device, reporter)))
+            layers = recounted(layers, loaded.model)
+    with clock("evaluate"):
+        if options.offload == "none":
+            loaded.model.to(device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
+        fingerprint = weights_fingerprint(loaded.model, loaded.residency)
+        if previous is not None and previous.weights_fingerprint != fingerprint:
+            _check_none_lost(request, measured)
+            notes.append("the weights came out otherwise than before on this machine: everything was measured again")
+            reporter.note(notes[-1])
+            measured, missing = (), list(spec.evaluation)
+            token_windows = prepare_windows(request, loaded, spec.evaluation)
+        results, outcomes = evaluate(request, loaded, missing, token_windows, device, reporter)
+    if options.save_model is not None:
+        with clock("save"):
+            save_model(loaded, options.save_model)
+    clock.add("total", clock.total)
+    provenance = _provenance(request, loaded, device)
+    kept_dirty = previous is not None and bool(measured) and previous.provenance.dirty  # some numbers are its
+    record = RunRecord(
+        schema_version=SCHEMA_VERSION,
+        job_id=spec.job_id,
+        job=cast("Mapping[str, JsonValue]", spec.identity()),
+        status="done",
+        results=_in_order(spec.evaluation, [*measured, *results]),
+        layers=layers,
+        achieved_sparsity=achieved_sparsity(layers) if layers else 0.0,
+        weights_fingerprint=fingerprint,
+        timings_s={phase: round(seconds, 4) for phase, seconds in clock.seconds.items()},
+        peak_memory_bytes=_peak_memory(device),
+        provenance=replace(provenance, dirty=provenance.dirty or kept_dirty),
+        notes=tuple(notes),
+        error=None,
+    )
+    return FinishedJob(record, tuple(outcomes))
+
+
+def _check_none_lost(request: JobRequest, measured: Sequence[EvalResult]) -> None:
+    """Numbers of other weights cannot stay in the record; those that are not asked for now would be gone."""
+    lost = {result.protocol for result in measured} - {protocol.key for protocol in request.spec.evaluation}
+    if lost:
+        raise UserError(
+            f"{request.spec.job_id}: the weights came out otherwise than in its record, which would lose "
+            f"{', '.join(sorted(lost))}; ask for these too, or give another results_dir, or force=true"
+        )
+
+
+def failed_record(request: JobRequest, error: str) -> RunRecord:
+    """The record of a job that ended with the traceback `error`."""
+    spec = request.spec
+    return RunRecord(
+        schema_version=SCHEMA_VERSION,
+        job_id=spec.job_id,
+        job=cast("Mapping[str, JsonValue]", spec.identity()),
+        status="failed",
+        results=(),
+        layers=(),
+        achieved_sparsity=None,
+        weights_fingerprint=None,
+        timings_s={},
+        peak_memory_bytes={"cpu": peak_memory()},
+        provenance=collect(request.options.device, spec.model.dtype, request.command, None),
+        notes=(),
+        error=error,
+    )
+
+
+def _in_order(protocols: Sequence[EvaluationProtocol], results: Sequence[EvalResult]) -> tuple[EvalResult, ...]:
+    """Results in the order asked for; those of earlier runs that were not asked for this time come last."""
+    order = [protocol.key for protocol in protocols]
+    rank = {key: place for place, key in enumerate(order)}
+    return tuple(sorted(results, key=lambda result: rank.get(result.protocol, len(order))))
+
+
+def _peak_memory(device: torch.device) -> dict[str, int]:
+    peak = {"cpu": peak_memory()}
+    if device.type == "cuda":
+        peak["accelerator"] = torch.cuda.max_memory_allocated(device)
+    return peak
+
+
+def _provenance(request: JobRequest, loaded: LoadedModel, device: torch.device) -> Provenance:
+    dtype = str(loaded.model.dtype).removeprefix("torch.")
+    accelerator: dict[str, JsonValue] | None = None
+    if device.type == "cuda":
+        properties = torch.cuda.get_device_properties(device)
+        accelerator = {"name": properties.name, "memory_bytes": properties.total_memory}
+    return collect(str(device), dtype, request.command, accelerator)

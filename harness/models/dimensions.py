@@ -1,0 +1,120 @@
+"""The sizes of a model, read from the headers of its checkpoint's files: no weight is read and no library loaded."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.data.assets import cache_dir
+from harness.data.safetensors_files import safetensors_header, tensor_bytes
+from harness.models.checkpoint import EMBEDDED, Checkpoint
+
+_BLOCK = re.compile(r"(?P<stack>.*?\.)??(?P<index>\d+)\.(?P<path>.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Anatomy:
+    """Sizes of a causal language model.
+
+    Args:
+        num_blocks: decoder blocks.
+        matrices: (out_features, in_features) of the two-dimensional weights of one block, the largest block's.
+        block_weights: weights of that block.
+        outside: shapes of the tensors outside of the blocks: embeddings, final norm, head.
+        stored_type: safetensors' name of the type that most weights are stored in.
+        stored_bytes: of all tensors.
+    """
+
+    num_blocks: int
+    matrices: tuple[tuple[int, int], ...]
+    block_weights: int
+    outside: tuple[tuple[int, ...], ...]
+    stored_type: str
+    stored_bytes: int
+
+    @property
+    def outside_weights(self) -> int:
+        return sum(math.prod(shape) for shape in self.outside)
+
+    @property
+    def num_weights(self) -> int:
+        return self.num_blocks * self.block_weights + self.outside_weights
+
+    @property
+    def vocab_size(self) -> int:
+        return self._embedding[0]
+
+    @property
+    def hidden_size(self) -> int:
+        return self._embedding[1]
+
+    @property
+    def widest(self) -> int:
+        """Most features that a matrix of a block reads or makes."""
+        return max(max(shape) for shape in self.matrices)
+
+    @property
+    def _embedding(self) -> tuple[int, int]:
+        rows, columns = max((shape for shape in self.outside if len(shape) == 2), key=math.prod)
+        return rows, columns
+
+
+def anatomy_of(checkpoint: Checkpoint) -> Anatomy | None:
+    """The sizes of the model, None while no file of it is on this machine or it is no stack of blocks."""
+    folder = _folder(checkpoint)
+    files = sorted(folder.glob("*.safetensors")) if folder else []
+    if not files:
+        return None
+    tensors = {name: tensor for file in files for name, tensor in safetensors_header(file)}
+    return _anatomy(tensors, stored_bytes=sum(tensor_bytes(file) for file in files))
+
+
+def _folder(checkpoint: Checkpoint) -> Path | None:
+    """The folder that holds the checkpoint's safetensors, None while there is none."""
+    match checkpoint.source:
+        case "local":
+            return Path(str(checkpoint.location))
+        case "embedded":
+            asset, _ = EMBEDDED[checkpoint.name]
+            return cache_dir() / "models" / f"{checkpoint.name}-{asset.sha256[:12]}"
+        case "hub":
+            from huggingface_hub import try_to_load_from_cache
+
+            found = try_to_load_from_cache(str(checkpoint.location), "config.json", revision=checkpoint.revision)
+            return Path(found).parent if isinstance(found, str) else None
+        case _:  # other kinds of checkpoint hold no language model
+            return None
+
+
+def _anatomy(tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, stored_bytes: int) -> Anatomy | None:
+    stacks: dict[str, dict[int, list[tuple[int, ...]]]] = {}
+    members: dict[str, list[str]] = {}
+    for name, (_, shape) in tensors.items():
+        match = _BLOCK.fullmatch(name)
+        if match:
+            stack = match["stack"] or ""
+            stacks.setdefault(stack, {}).setdefault(int(match["index"]), []).append(shape)
+            members.setdefault(stack, []).append(name)
+    if not stacks:
+        return None
+    main = max(stacks, key=lambda stack: sum(math.prod(shape) for part in stacks[stack].values() for shape in part))
+    blocks = stacks[main]
+    largest = max(blocks.values(), key=lambda shapes: sum(math.prod(shape) for shape in shapes))
+    inside = set(members[main])
+    outside = tuple(shape for name, (_, shape) in tensors.items() if name not in inside)
+    matrices = tuple((shape[0], shape[1]) for shape in largest if len(shape) == 2)
+    if not matrices or not any(len(shape) == 2 for shape in outside):
+        return None
+    types = Counter[str]()
+    for kind, shape in tensors.values():
+        types[kind] += math.prod(shape)
+    return Anatomy(
+        num_blocks=len(blocks),
+        matrices=matrices,
+        block_weights=sum(math.prod(shape) for shape in largest),
+        outside=outside,
+        stored_type=types.most_common(1)[0][0],
+        stored_bytes=stored_bytes,
+    )

@@ -1,0 +1,220 @@
+"""What allocations may look at: the dense model block by block, trials of pruned weights, and a block at its turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from harness.blocks.activations import overwrite, record_into_buffer
+from harness.blocks.calls import BlockCall, InputGroup, InputObserver
+from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
+from harness.blocks.offload import Residency
+from harness.calibration.statistics import Statistic, Statistics
+from harness.errors import UserError
+from harness.patterns import Pattern
+from harness.progress import Reporter
+
+if TYPE_CHECKING:  # methods reach this module through the walk
+    from harness.pruning.methods.base import LayerwiseMethod
+
+KeptT = TypeVar("KeptT")
+HeldOutLoss = Callable[[Residency, int], float]
+"""Of the model as that residency gives it out, with dense blocks before that index, on held-out sequences: mean
+negative log-likelihood a token of a language model, share of wrong answers of an image classifier."""
+
+
+class Keep(Protocol):
+    """Keeps what was found for later jobs of the model that have the same calibration."""
+
+    def __call__(self, key: Hashable, find: Callable[[], KeptT], /) -> KeptT:
+        """What was kept under `key`, found now if nothing was."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class DenseBlock:
+    """One dense block of a survey's walk.  Valid until the walk goes on: with `offload=disk` its weights go then.
+
+    Args:
+        index: of the block.
+        weights: `weight_OI` of every linear by its path in the model, views not to be written to.
+        statistics: of every linear's input, by the linear's path; linears with one input share them.
+    """
+
+    index: int
+    weights: Mapping[str, Tensor]
+    statistics: Mapping[str, Statistics]
+
+
+@dataclass(frozen=True, slots=True)
+class BlockTurn:
+    """A block whose turn has come in the pruning walk: still dense, and what comes in is what will come in.
+
+    Args:
+        prefix: path of the block in the model.
+        block: on the device that computes it.
+        patterns: of its linears by path in the model, as `Allocation.spread` gave them.
+        statistics: of every linear's input by path in the model: those of the method and of the allocation.
+        calls, hidden: how the model calls the block and with which hidden states [1, L, H], one a sequence.
+        device: where the block is.
+        owed: zeros that the patterns of the blocks before have too few, or below 0 too many.
+    """
+
+    prefix: str
+    block: nn.Module
+    patterns: Mapping[str, Pattern]
+    statistics: Mapping[str, Statistics]
+    calls: Sequence[BlockCall]
+    hidden: list[Tensor]
+    device: torch.device
+    owed: float = 0.0
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """`weight_OI` of every linear by its path in the model, views not to be written to."""
+        linears = prunable_linears(self.block)
+        return {f"{self.prefix}.{name}": weight_view(linear) for name, linear in linears.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """The dense model and what was asked for.  Nothing is computed before an allocation asks for it.
+
+    Args:
+        model: its blocks wherever `residency` has them.
+        method: what will prune the layers.
+        pattern: what was asked for, of the whole model.
+        tokens_BL: calibration token ids, all of one length.
+        device: where a block is computed.
+        batch_tokens: most tokens in one forward pass, >= 1; at least one sequence is run at a time.
+        held_out: makes what measures trials, on at most that many held-out sequences (a classifier: on all).
+        keep: keeps what does not depend on the requested pattern.
+    """
+
+    model: nn.Module
+    method: LayerwiseMethod
+    pattern: Pattern
+    tokens_BL: Tensor
+    device: torch.device
+    batch_tokens: int
+    residency: Residency
+    reporter: Reporter
+    held_out: Callable[[int], HeldOutLoss]
+    keep: Keep
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(out_features, in_features) of every prunable linear by its path in the model, in model order."""
+        return prunable_shapes(self.model)
+
+    @property
+    def blocks(self) -> list[list[str]]:
+        """Paths of the prunable linears of every block, in model order."""
+        prefix, blocks = decoder_blocks(self.model)
+        return [[f"{prefix}.{index}.{name}" for name in prunable_linears(block)] for index, block in enumerate(blocks)]
+
+    def weights(self, index: int) -> dict[str, Tensor]:
+        """Copies of `weight_OI` of every linear of the dense block with that index, by path in the model."""
+        prefix = decoder_blocks(self.model)[0]
+        with self.residency.block(index, self.device) as block:
+            linears = prunable_linears(block)
+            return {f"{prefix}.{index}.{name}": weight_view(linear).clone() for name, linear in linears.items()}
+
+    def walk(self, needs: Sequence[type[Statistic]]) -> Iterator[DenseBlock]:
+        """Every block with statistics of its linears' inputs, all computed by the dense model.
+
+        One block and one buffer of hidden states are in memory at a time; statistics go with their block.
+
+        Raises:
+            UserError: a linear that no calibration token reaches.
+        """
+        prefix, blocks = decoder_blocks(self.model)
+        batches = list(self.tokens_BL.split(max(1, self.batch_tokens // self.tokens_BL.shape[1])))
+        recorded = record_into_buffer(self.model, batches, self.residency)
+        self.reporter.start("allocate: blocks", len(blocks))
+        for index in range(len(blocks)):
+            with self.residency.block(index, self.device) as block:
+                linears = prunable_linears(block)
+                is_last = index == len(blocks) - 1
+                observer = InputObserver(linears, needs, sample_tokens=0, stop_early=is_last)
+                with torch.no_grad():
+                    for place, call in enumerate(recorded.calls[index]):
+                        hidden_BLH = recorded.hidden[place]
+                        output_BLH = observer.forward(block, call, hidden_BLH.to(self.device))
+                        if output_BLH is not None:
+                            recorded.hidden[place] = overwrite(hidden_BLH, output_BLH)
+                path = f"{prefix}.{index}"
+                statistics = statistics_by_path(observer.groups, path)
+                weights = {f"{path}.{name}": weight_view(linear) for name, linear in linears.items()}
+                check_reached(weights, statistics)
+                yield DenseBlock(index, weights, statistics)
+            recorded.calls[index].clear()
+            self.reporter.advance()
+
+    def trials(self, num_sequences: int) -> Callable[[Mapping[str, Tensor]], float]:
+        """The loss on held-out sequences with other weights in some layers; the model is left dense.
+
+        What it returns takes `weight_OI` by path in the model, on any device; all other layers are dense.  Trials that
+        change one block after the other, from the first on, are the fastest.
+
+        Args:
+            num_sequences: most held-out sequences that a language model is measured on, >= 1.
+        """
+        prefix = decoder_blocks(self.model)[0]
+        loss = self.held_out(num_sequences)
+
+        def trial_loss(weights: Mapping[str, Tensor]) -> float:
+            changed = (int(name.removeprefix(f"{prefix}.").partition(".")[0]) for name in weights)
+            return loss(_Trial(self.model, self.residency, weights), min(changed, default=0))
+
+        return trial_loss
+
+
+def statistics_by_path(groups: Sequence[InputGroup], prefix: str) -> dict[str, Statistics]:
+    """The statistics of every linear's input by the linear's path in the model."""
+    return {f"{prefix}.{name}": group.statistics for group in groups for name in group.names}
+
+
+def check_reached(linears: Mapping[str, object], reached: Mapping[str, object]) -> None:
+    """Raise `UserError` naming the first linear that calibration did not reach."""
+    missed = [name for name in linears if name not in reached]
+    if missed:
+        raise UserError(f"no calibration token reached {missed[0]}; allowed: more or longer calibration sequences")
+
+
+class _Trial:
+    """A model with other weights in some layers; the layers themselves are never written to."""
+
+    def __init__(self, model: nn.Module, residency: Residency, weights: Mapping[str, Tensor]) -> None:
+        self._prefix = decoder_blocks(model)[0]
+        self._residency = residency
+        self._weights = weights
+
+    @contextmanager
+    def block(self, index: int, device: torch.device, *, writes: bool = False) -> Iterator[nn.Module]:
+        assert not writes, "a trial is only measured"
+        with self._residency.block(index, device) as block:
+            dense = []
+            for name, linear in prunable_linears(block).items():
+                trial_OI = self._weights.get(f"{self._prefix}.{index}.{name}")
+                if trial_OI is not None:
+                    dense.append((linear, linear.weight.data))
+                    linear.weight.data = linear.weight.data.clone()
+                    weight_view(linear).copy_(trial_OI)
+            try:
+                yield block
+            finally:
+                for linear, old in dense:
+                    linear.weight.data = old
+
+    def activations(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return self._residency.activations(shape, dtype)
+
+    def save(self, folder: Path) -> None:
+        raise AssertionError("a trial is only measured")

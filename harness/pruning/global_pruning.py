@@ -1,0 +1,110 @@
+"""Pruning a whole model at once: what every modelwise method is given, and the reports of what it did."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from harness.blocks.layers import PrunableLinear, Unfolding, input_rows, prunable_layers, unfolding, weight_view
+from harness.models.objective import in_float32
+from harness.patterns import Pattern
+from harness.pruning.dense_analysis import check_reached
+from harness.pruning.layerwise import PruningOutcome, layer_report
+from harness.pruning.methods.base import ModelContext, ModelwiseMethod
+from harness.record import ERROR_TOKENS
+
+
+def prune_modelwise(
+    model: PreTrainedModel, method: ModelwiseMethod, rows_BL: Tensor, pattern: Pattern, context: ModelContext
+) -> PruningOutcome:
+    """Prune `model` in place, in float32; it is on the context's device afterwards, in its own types again.
+
+    Output errors are measured as in the walk, on the first calibration tokens that reach a layer, with the inputs that
+    it has in the dense model.
+
+    Raises:
+        UserError: a layer that no calibration token reaches.
+    """
+    outcome = PruningOutcome()
+    stopwatch = _Stopwatch(outcome)
+    context = replace(context, looks_at_data=stopwatch.looks_at_data)
+    halves = any(weight.dtype != torch.float32 for weight in model.parameters())
+    model.to(context.device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
+    linears = prunable_layers(model)
+    with in_float32(model):
+        context.reporter.start("prune: inputs of the dense model", 1)
+        with context.looks_at_data():
+            samples = sample_inputs(model, linears, context.batches(rows_BL))
+        dense = {name: weight_view(linear).clone() for name, linear in linears.items()}
+        done = method.prune_model(model, rows_BL, pattern, context)
+    for name, linear in linears.items():
+        weights = dense.pop(name), weight_view(linear)
+        outcome.layers.append(layer_report(name, weights, samples[name], pattern, done.details.get(name, {})))
+    outcome.prune_s = stopwatch.elapsed - outcome.calibrate_s
+    outcome.notes = (*done.notes, *(["pruned in float32, since gradients are needed"] if halves else []))
+    return outcome
+
+
+@torch.no_grad()
+def sample_inputs(
+    model: nn.Module, linears: Mapping[str, PrunableLinear], batches: list[Tensor], tokens: int = ERROR_TOKENS
+) -> dict[str, Tensor]:
+    """The first `tokens` inputs [T, I] of every linear, in float32; linears given the very same input share them.
+
+    Raises:
+        UserError: a linear that no token of any batch reaches.
+    """
+    parts: dict[str, list[Tensor]] = {name: [] for name in linears}
+    last: tuple[Tensor, tuple[int, Unfolding], Tensor] | None = None
+
+    def hook_of(name: str) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            nonlocal last
+            missing = tokens - sum(len(part) for part in parts[name])
+            if missing <= 0:
+                return
+            key = missing, unfolding(linears[name])
+            if last is None or last[0] is not args[0] or last[1] != key:
+                last = args[0], key, input_rows(linears[name], args[0])[:missing].float().clone()
+            if len(last[2]):
+                parts[name].append(last[2])
+
+        return hook
+
+    handles = [linear.register_forward_pre_hook(hook_of(name)) for name, linear in linears.items()]
+    try:
+        for batch in batches:
+            model(input_ids=batch, use_cache=False)
+            if all(sum(map(len, found)) >= tokens for found in parts.values()):
+                break
+    finally:
+        for handle in handles:
+            handle.remove()
+    check_reached(linears, {name: found for name, found in parts.items() if found})
+    whole: dict[tuple[int, ...], Tensor] = {}
+    return {name: whole.setdefault(tuple(map(id, found)), torch.cat(found)) for name, found in parts.items()}
+
+
+class _Stopwatch:
+    """Wall time since it was made, and the part of it that looked at data."""
+
+    def __init__(self, outcome: PruningOutcome) -> None:
+        self._outcome = outcome
+        self._started = time.perf_counter()
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self._started
+
+    @contextmanager
+    def looks_at_data(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._outcome.calibrate_s += time.perf_counter() - start

@@ -1,0 +1,341 @@
+"""The walk: calibrate a block, prune it, hand its outputs to the next.
+
+Only one block and the calibration activations need the accelerator; the rest of the model stays where it is.
+Layers inside a block see the dense block's activations, but the block's input comes from the pruned prefix
+(`propagation=pruned`, as Wanda and SparseGPT do) or from the dense model (`dense`, as OBC does).
+"""
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from harness.blocks.activations import overwrite, record_into_buffer
+from harness.blocks.calls import BlockCall, InputGroup, InputObserver
+from harness.blocks.layers import PrunableLinear, decoder_blocks, prunable_linears, unreached_weights, weight_view
+from harness.blocks.offload import InMemory, Residency
+from harness.blocks.probe import Probe, Probes
+from harness.calibration.statistics import Statistic
+from harness.job import Propagation
+from harness.patterns import Pattern, SemiStructured
+from harness.progress import Reporter
+from harness.pruning.allocations.base import Allocation
+from harness.pruning.cutting import cut_block
+from harness.pruning.dense_analysis import BlockTurn, check_reached, statistics_by_path
+from harness.pruning.methods.base import LayerwiseMethod, StructuredMethod
+from harness.pruning.numerics.permutation import absorb
+from harness.record import ERROR_TOKENS, JsonValue, LayerReport
+
+
+@dataclass(slots=True)
+class PruningOutcome:
+    """What the walk did: reports in model order, notes for the record, wall time of its parts in seconds."""
+
+    layers: list[LayerReport] = field(default_factory=list)
+    notes: tuple[str, ...] = ()
+    calibrate_s: float = 0.0
+    prune_s: float = 0.0
+    allocate_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """How the blocks are walked.
+
+    Args:
+        patterns: pattern of every prunable linear, by its path in the model.
+        propagation: where the inputs of the next block come from.
+        device: where a block is computed.
+        batch_tokens: most tokens in one forward pass, >= 1; at least one sequence is run at a time.
+        allocation: refines the patterns when a block's turn has come; None = they stand.
+        keep: gives what was observed under a key by an earlier job with these calibration sequences on the dense
+            model, or observes and keeps it for later ones; None = nothing is kept.
+        findings: what methods found from the statistics of every input, by the path of the input's first linear; of
+            an earlier walk only if all statistics come out equal; None = nothing is kept.
+    """
+
+    patterns: Mapping[str, Pattern]
+    propagation: Propagation
+    device: torch.device
+    batch_tokens: int
+    allocation: Allocation | None = None
+    keep: Callable[[Hashable, Callable[[], list[InputGroup]]], list[InputGroup]] | None = None
+    findings: MutableMapping[str, dict[Hashable, Any]] | None = None
+
+    @property
+    def refines(self) -> bool:
+        return self.allocation is not None and self.allocation.refines
+
+    def needs(self, method: LayerwiseMethod | StructuredMethod) -> tuple[type[Statistic], ...]:
+        """The statistics that the method or the allocation reads, each once."""
+        allocation = self.allocation.needs if self.allocation is not None and self.refines else ()
+        return tuple(dict.fromkeys((*method.needs, *allocation)))
+
+
+def check_patterns(patterns: Mapping[str, Pattern], shapes: Mapping[str, tuple[int, int]]) -> None:
+    """Raise `UserError` when a layer cannot take its pattern."""
+    for name, pattern in patterns.items():
+        if isinstance(pattern, SemiStructured):
+            pattern.check_width(shapes[name][1], name)
+
+
+def unreached_note(model: nn.Module) -> str | None:
+    """What layerwise methods do not reach in this model, to be said before the job starts."""
+    prefix, blocks = decoder_blocks(model)
+    missed = [
+        (f"{prefix}.{index}.{name}", math.prod(shape))
+        for index, block in enumerate(blocks)
+        for name, shape in unreached_weights(block)
+    ]
+    if not missed:
+        return None
+    weights = sum(size for _, size in missed)
+    return f"not pruned, being no linear layers: {len(missed)} tensors of {weights:,} weights, first {missed[0][0]}"
+
+
+@torch.no_grad()
+def prune_model(
+    model: nn.Module,
+    method: LayerwiseMethod | StructuredMethod,
+    tokens_BL: Tensor,
+    walk: Walk,
+    reporter: Reporter,
+    residency: Residency | None = None,
+) -> PruningOutcome:
+    """Prune every linear of every decoder block of `model`, in place; a structured method makes them smaller.
+
+    Args:
+        tokens_BL: calibration token ids, all of one length.
+        residency: gives out the blocks of `model`; None = they are in memory.
+
+    Raises:
+        UserError: a layer that no calibration token reaches.
+    """
+    residency = residency or InMemory(model)
+    outcome = PruningOutcome()
+    prefix, blocks = decoder_blocks(model)
+    # An allocation that refines learns from one sequence at a time.
+    batch_tokens = 1 if walk.refines else walk.batch_tokens
+    reads_all = walk.needs(method) or walk.refines
+    batches = _batches(tokens_BL if reads_all else _error_sample(tokens_BL), batch_tokens)
+    reporter.start("prune: record the model's calls", 1)
+    with _timed(outcome, "calibrate_s"):
+        recorded = record_into_buffer(model, batches, residency)
+        tries = isinstance(method, StructuredMethod) or method.permutes
+        probes = Probes(model, batches, recorded.hidden[0], residency) if tries else None
+    reporter.start("prune: blocks", len(blocks))
+    owed = 0.0  # zeros that patterns of the blocks so far have too few
+    for index in range(len(blocks)):
+        with residency.block(index, walk.device, writes=True) as block:
+            is_last = index == len(blocks) - 1
+            probe = probes.of_block(index, recorded.hidden[0], walk.device) if probes is not None else None
+            called = recorded.calls[index], recorded.hidden
+            with _timed(outcome, "calibrate_s"):
+                observe = partial(_observe, block, *called, method, walk, is_last=is_last)
+                # Nothing is pruned before the first block: every job on the same sequences finds the same there.
+                keep = walk.keep if index == 0 and walk.propagation == "pruned" else None
+                key = ("inputs of the first block", walk.needs(method), batch_tokens, walk.device)
+                groups = observe() if keep is None else keep(key, observe)
+            linears = prunable_linears(block)
+            path = f"{prefix}.{index}"
+            statistics = statistics_by_path(groups, path)
+            check_reached({f"{path}.{name}": linear for name, linear in linears.items()}, statistics)
+            _share_findings(groups, path, walk)
+            patterns = {f"{path}.{name}": walk.patterns[f"{path}.{name}"] for name in linears}
+            turn = BlockTurn(path, block, patterns, statistics, *called, walk.device, owed)
+            patterns = _refined(turn, walk, outcome, is_last=is_last)
+            owed += _zeros(turn, turn.patterns) - _zeros(turn, patterns)
+            with _timed(outcome, "prune_s"):
+                reports = _prune_block(block, groups, method, path, patterns, probe)
+            outcome.layers += [reports[name] for name in linears]
+            if walk.propagation == "pruned" and not is_last:
+                with _timed(outcome, "calibrate_s"):
+                    _pass_on(block, recorded.calls[index], recorded.hidden, walk.device)
+        recorded.calls[index].clear()
+        reporter.advance()
+    return outcome
+
+
+def _observe(
+    block: nn.Module,
+    calls: Sequence[BlockCall],
+    hidden: list[Tensor],
+    method: LayerwiseMethod | StructuredMethod,
+    walk: Walk,
+    *,
+    is_last: bool,
+) -> list[InputGroup]:
+    """Statistics of the block's inputs.
+
+    With dense propagation `hidden` becomes the block's outputs on the way, unless the allocation still reads it.
+    """
+    passes_on = walk.propagation == "dense" and not is_last and not walk.refines
+    observer = InputObserver(
+        prunable_linears(block), walk.needs(method), sample_tokens=ERROR_TOKENS, stop_early=not passes_on
+    )
+    for place, (call, hidden_BLH) in enumerate(zip(calls, hidden, strict=True)):
+        output = observer.forward(block, call, hidden_BLH.to(walk.device))
+        if passes_on:
+            assert output is not None, "a pass that was not told to stop early has an output"
+            hidden[place] = overwrite(hidden_BLH, output)
+    return observer.groups
+
+
+def _share_findings(groups: Sequence[InputGroup], prefix: str, walk: Walk) -> None:
+    """Give the statistics what methods found from the same ones in earlier jobs."""
+    if walk.findings is not None:
+        for group in groups:
+            group.statistics.findings = walk.findings.setdefault(f"{prefix}.{group.names[0]}", {})
+
+
+def _refined(turn: BlockTurn, walk: Walk, outcome: PruningOutcome, *, is_last: bool) -> dict[str, Pattern]:
+    """The block's patterns as the allocation wants them, now that it has seen the block's inputs."""
+    if walk.allocation is None or not walk.refines:
+        return dict(turn.patterns)
+    with _timed(outcome, "allocate_s"):
+        patterns = dict(walk.allocation.refine(turn))
+    if walk.propagation == "dense" and not is_last:
+        with _timed(outcome, "calibrate_s"):
+            _pass_on(turn.block, turn.calls, turn.hidden, turn.device)
+    return patterns
+
+
+def _zeros(turn: BlockTurn, patterns: Mapping[str, Pattern]) -> float:
+    """How many zeros patterns make in a block."""
+    return sum(patterns[name].sparsity * weight_OI.numel() for name, weight_OI in turn.weights.items())
+
+
+def _pass_on(block: nn.Module, calls: Sequence[BlockCall], hidden: list[Tensor], device: torch.device) -> None:
+    """Put the block's outputs in the place of its inputs."""
+    for place, (call, hidden_BLH) in enumerate(zip(calls, hidden, strict=True)):
+        hidden[place] = overwrite(hidden_BLH, call.replay(block, hidden_BLH.to(device)))
+
+
+def _prune_block(
+    block: nn.Module,
+    groups: Sequence[InputGroup],
+    method: LayerwiseMethod | StructuredMethod,
+    prefix: str,
+    patterns: Mapping[str, Pattern],
+    probe: Probe | None,
+) -> dict[str, LayerReport]:
+    """Prune or cut the linears of a block; reports by path in the block."""
+    if isinstance(method, StructuredMethod):
+        assert probe is not None, "a structured method has probes"
+        return cut_block(block, groups, method, prefix, patterns, probe)
+    return _prune_groups(block, groups, method, prefix, patterns, probe)
+
+
+def _prune_groups(
+    block: nn.Module,
+    groups: Sequence[InputGroup],
+    method: LayerwiseMethod,
+    prefix: str,
+    patterns: Mapping[str, Pattern],
+    probe: Probe | None,
+) -> dict[str, LayerReport]:
+    """Prune the linears of a block, those of one input together; reports by path in the block."""
+    linears = prunable_linears(block)
+    reports: dict[str, LayerReport] = {}
+    orders: dict[str, Tensor] = {}
+    for group in groups:
+        pruned = _prune_group(group, linears, method, prefix, patterns)
+        reports |= {name: report for name, (report, _) in pruned.items()}
+        orders |= {name: order_I for name, (_, order_I) in pruned.items() if order_I is not None}
+    if orders:
+        assert probe is not None, "a method that permutes has probes"
+        said = absorb(block, probe, orders, prefix)
+        reports |= {name: replace(reports[name], details={**reports[name].details, **said[name]}) for name in orders}
+    return reports
+
+
+def _prune_group(
+    group: InputGroup,
+    linears: Mapping[str, PrunableLinear],
+    method: LayerwiseMethod,
+    prefix: str,
+    patterns: Mapping[str, Pattern],
+) -> dict[str, tuple[LayerReport, Tensor | None]]:
+    """Prune the linears of one input together; reports and permutations by path in the block."""
+    weights = [weight_view(linears[name]) for name in group.names]
+    wanted = [patterns[f"{prefix}.{name}"] for name in group.names]
+    pruned = method.prune_group(weights, group.statistics, wanted)
+    sample_TI = group.sample_TI.float()
+    reports = {}
+    for name, weight_OI, outcome, pattern in zip(group.names, weights, pruned, wanted, strict=True):
+        new_OI = outcome.weight_OI.to(weight_OI.dtype)
+        path = f"{prefix}.{name}"
+        report = layer_report(path, (weight_OI, new_OI), sample_TI, pattern, outcome.details)
+        reports[name] = (report, outcome.permutation_I)
+        weight_OI.copy_(new_OI)
+    return reports
+
+
+def layer_report(
+    name: str, weights: tuple[Tensor, Tensor], sample_TI: Tensor, pattern: Pattern, details: Mapping[str, JsonValue]
+) -> LayerReport:
+    """What became of one layer.
+
+    Args:
+        weights: before and after, [O, I].
+        sample_TI: inputs in float32 that the output error is measured on.
+    """
+    old_OI, new_OI = weights
+    dense_TO = sample_TI @ old_OI.float().T
+    error_TO = dense_TO - sample_TI @ new_OI.float().T
+    scale = float(dense_TO.norm())
+    return LayerReport(
+        name=name,
+        shape=(new_OI.shape[0], new_OI.shape[1]),
+        requested_sparsity=pattern.sparsity,
+        achieved_sparsity=float((new_OI == 0).sum()) / new_OI.numel(),
+        relative_output_error=float(error_TO.norm()) / scale if scale else None,
+        error_tokens=len(sample_TI),
+        details=details,
+    )
+
+
+def _batches(tokens_BL: Tensor, batch_tokens: int) -> list[Tensor]:
+    return list(tokens_BL.split(max(1, batch_tokens // tokens_BL.shape[1])))
+
+
+def _error_sample(tokens_BL: Tensor) -> Tensor:
+    """The sequences that errors are measured on: all that a method without statistics needs to run."""
+    return tokens_BL[: math.ceil(ERROR_TOKENS / tokens_BL.shape[1])]
+
+
+class _timed:
+    """Adds the wall time of its body to a field of the outcome."""
+
+    def __init__(self, outcome: PruningOutcome, name: str) -> None:
+        self._outcome, self._name = outcome, name
+
+    def __enter__(self) -> None:
+        self._start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        elapsed = time.perf_counter() - self._start
+        setattr(self._outcome, self._name, getattr(self._outcome, self._name) + elapsed)
+
+
+def achieved_sparsity(layers: Sequence[LayerReport]) -> float:
+    """Zeros, or weights that were cut out, over all prunable weights of the dense model, counted."""
+    zeros = sum(report.achieved_sparsity * math.prod(report.shape) for report in layers)
+    return zeros / sum(math.prod(report.shape) for report in layers)
+
+
+def weights_fingerprint(model: nn.Module, residency: Residency | None = None) -> str:
+    """sha256 over the weights of the prunable linears, to recognise them when a job is made again."""
+    residency = residency or InMemory(model)
+    digest = hashlib.sha256()
+    for index in range(len(decoder_blocks(model)[1])):
+        with residency.block(index, torch.device("cpu")) as block:
+            for linear in prunable_linears(block).values():
+                digest.update(linear.weight.data.contiguous().view(torch.uint8).numpy().data)
+    return f"sha256:{digest.hexdigest()}"

@@ -1,0 +1,75 @@
+"""What a recovery is: what is done to a pruned model before it is measured.
+
+A recovery is a frozen dataclass of its hyperparameters and has no state.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.registry import Registry
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from harness.progress import Reporter
+
+NO_RECOVERY = "none"
+"""The recovery that leaves the pruned weights as they are."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecoveryContext:
+    """What a recovery works on.
+
+    Args:
+        model: pruned; changed in place.
+        rows_BL: the job's calibration sequences.
+        seed: of the job, for whatever the recovery draws.
+        device: where the model is trained.
+    """
+
+    model: PreTrainedModel
+    rows_BL: Tensor
+    seed: int
+    device: torch.device
+    reporter: Reporter
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery(ABC):
+    """Base of all recoveries."""
+
+    @property
+    def changes_model(self) -> bool:
+        """Whether it does anything; one that does needs the whole model in memory."""
+        return True
+
+    @abstractmethod
+    def recover(self, context: RecoveryContext) -> str:
+        """Recover the model in place, on the context's device, where it stays; a line for the record.
+
+        Raises:
+            ArithmeticError: the loss is not finite any more.
+        """
+
+
+RECOVERIES: Registry[type[Recovery]] = Registry("recovery", "harness.recovery")
+"""Recoveries by name."""
+
+
+@RECOVERIES.register(NO_RECOVERY)
+@dataclass(frozen=True, slots=True)
+class NoRecovery(Recovery):
+    """The pruned weights as they are."""
+
+    @property
+    def changes_model(self) -> bool:
+        return False
+
+    def recover(self, context: RecoveryContext) -> str:
+        raise AssertionError("there is nothing to do")

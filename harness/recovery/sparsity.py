@@ -1,0 +1,24 @@
+"""Zeros are counted again after recovery: a table never shows a sparsity that training has undone."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import nn
+
+from harness.blocks.layers import prunable_layers, weight_view
+from harness.record import LayerReport
+
+
+def recounted(layers: Sequence[LayerReport], model: nn.Module) -> tuple[LayerReport, ...]:
+    """The reports with the sparsities that the weights have now."""
+    linears = prunable_layers(model)
+    found = []
+    for report in layers:
+        weight_OI = weight_view(linears[report.name])
+        if weight_OI.shape != report.shape:  # channels were cut out: nothing is zero that training could undo
+            found.append(report)
+            continue
+        sparsity = float((weight_OI == 0).sum()) / weight_OI.numel()
+        assert sparsity >= report.achieved_sparsity, f"recovery brought weights of {report.name} back"
+        found.append(replace(report, achieved_sparsity=sparsity))
+    return tuple(found)

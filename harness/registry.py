@@ -1,0 +1,157 @@
+"""The table of an axis: every file of its package, and of plug-ins, adds an entry by itself.
+
+An axis (methods, allocations, recoveries, evaluations, ...) is one `Registry`.  Its entries come from three places: the
+modules of its own package, installed distributions that name a module under the entry point ``prunebench.plugins``, and
+files in folders that the configuration names (`load_folder`).
+"""
+
+import importlib
+import importlib.util
+import math
+import pkgutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import fields
+from functools import cache
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_args, get_type_hints
+
+from harness.errors import UserError, unknown
+from harness.job import Choice, Scalar
+
+ENTRY_POINTS = "prunebench.plugins"
+"""Group of the entry points; each names a module, which registers what it has when it is imported."""
+
+EntryT = TypeVar("EntryT")
+OneT = TypeVar("OneT")
+
+
+class Registry(Generic[EntryT]):
+    """Entries of one axis by name.
+
+    Args:
+        axis: what one entry is called, as the configuration spells it, e.g. ``method``.
+        package: dotted name of the package whose modules register themselves.
+    """
+
+    def __init__(self, axis: str, package: str) -> None:
+        self.axis = axis
+        self._package = package
+        self._entries: dict[str, EntryT] = {}
+        self._is_loaded = False
+
+    def register(self, name: str) -> Callable[[OneT], OneT]:
+        """Decorator that makes a class or function known under `name`."""
+
+        def add(entry: OneT) -> OneT:
+            self.add(name, entry)  # type: ignore[arg-type]  # a decorator hands back the very type that it was given
+            return entry
+
+        return add
+
+    def add(self, name: str, entry: EntryT) -> None:
+        """Make `entry` known under `name`.
+
+        Raises:
+            UserError: another entry has this name.
+        """
+        if name in self._entries:
+            raise UserError(f"two entries of the axis {self.axis} are called {name!r}; allowed: another name")
+        self._entries[name] = entry
+
+    def all(self) -> dict[str, EntryT]:
+        """All entries by name, in alphabetical order; modules and plug-ins are imported once."""
+        if not self._is_loaded:
+            self._is_loaded = True
+            package = importlib.import_module(self._package)
+            for module in pkgutil.iter_modules(package.__path__):
+                importlib.import_module(f"{self._package}.{module.name}")
+            _load_entry_points()
+        return dict(sorted(self._entries.items()))
+
+    def get(self, name: str) -> EntryT:
+        """The entry of that name.
+
+        Raises:
+            UserError: there is none.
+        """
+        known = self.all()
+        if name not in known:
+            raise unknown(self.axis, name, known)
+        return known[name]
+
+    def build(self: "Registry[type[OneT]]", choice: Choice) -> OneT:
+        """The dataclass that a choice names, with its hyperparameters.
+
+        Raises:
+            UserError: unknown name or hyperparameter, or a value of the wrong type or out of range.
+        """
+        entry: Any = self.get(choice.name)
+        hints = get_type_hints(entry)
+        allowed = {field.name: hints[field.name] for field in fields(entry)}
+        params = dict(choice.params)
+        for name, value in params.items():
+            if name not in allowed:
+                raise unknown(f"parameter of {self.axis} {choice.name}", name, allowed or ["(it has none)"])
+            _check_type(f"{self.axis}.{name}", value, allowed[name])
+            if isinstance(value, int) and allowed[name] is float:
+                params[name] = _as_float(f"{self.axis}.{name}", value)
+        built: OneT = entry(**params)
+        for name in params:
+            if isinstance(value := getattr(built, name), float) and not math.isfinite(value):
+                raise UserError(f"{self.axis}.{name}={value:g} is not allowed; allowed: a finite number")
+        return built
+
+
+def load_folder(folder: Path) -> None:
+    """Import every Python file of a folder once, so that what it registers is known.
+
+    Raises:
+        UserError: no such folder, or a file that cannot be imported.
+    """
+    if not folder.is_dir():
+        raise UserError(f"plugins={folder} is not a folder; allowed: a folder of Python files")
+    for file in _python_files(folder.resolve()):
+        name = f"prunebench_plugins.{file.stem}"
+        known = sys.modules.get(name)
+        if known is not None:
+            if getattr(known, "__file__", None) != str(file):
+                raise UserError(f"plugins: {file} and {known.__file__} have one name; allowed: another file name")
+            continue
+        spec = importlib.util.spec_from_file_location(name, file)
+        assert spec is not None and spec.loader is not None, f"{file} ends in .py"  # noqa: PT018
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module  # dataclasses look their module up while they are made
+        try:
+            spec.loader.exec_module(module)
+        except Exception as error:
+            del sys.modules[name]
+            raise UserError(f"plugins: {file} cannot be imported: {type(error).__name__}: {error}") from error
+
+
+def _python_files(folder: Path) -> Iterator[Path]:
+    yield from (file for file in sorted(folder.glob("*.py")) if not file.name.startswith("_"))
+
+
+@cache
+def _load_entry_points() -> None:
+    for entry_point in entry_points(group=ENTRY_POINTS):
+        entry_point.load()
+
+
+def _as_float(name: str, value: int) -> float:
+    """5 and 5.0 are one setting."""
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise UserError(f"{name} has {len(str(value))} digits; allowed: a finite number") from error
+
+
+def _check_type(name: str, value: Scalar, hint: type) -> None:
+    choices = get_args(hint)
+    if choices and value not in choices:
+        raise unknown(name, value, choices)
+    accepted = (int, float) if hint is float else hint
+    if not choices and (not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool)):
+        raise UserError(f"{name}={value!r} is not of type {hint.__name__}")

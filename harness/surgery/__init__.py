@@ -1,0 +1,1 @@
+"""What makes a model smaller, and what depends on what in it."""

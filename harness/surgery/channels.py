@@ -1,0 +1,152 @@
+"""Channels of a block change places or are cut out, in every layer that makes, passes on or reads them."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from harness.blocks.layers import PrunableLinear, weight_view
+from harness.surgery.dependencies import Coupling, Run, scratch_copy
+
+NO_EFFECT = 1e-3
+"""Of the change that a wrong block makes: less is rounding."""
+
+
+def channel_order(coupling: Coupling, order_I: Tensor) -> Tensor | None:
+    """The order [C] of channels that makes `order_I` of the consumer's columns, None where no order of channels does.
+
+    Args:
+        order_I: place i is to hold what column `order_I[i]` holds now.
+    """
+    channel_of_I = torch.empty(coupling.columns_CK.numel(), dtype=torch.long)
+    channel_of_I[coupling.columns_CK.reshape(-1)] = torch.arange(coupling.num_channels).repeat_interleave(
+        coupling.columns_CK.shape[1]
+    )
+    wanted_CK = order_I.cpu()[coupling.columns_CK]
+    order_C = channel_of_I[wanted_CK[:, 0]]
+    return order_C if torch.equal(coupling.columns_CK[order_C], wanted_CK) else None
+
+
+@torch.no_grad()
+def reorder(block: nn.Module, coupling: Coupling, order_C: Tensor, *, consumer: bool = True) -> None:
+    """Let channels change places, in place: channel c becomes what channel `order_C[c]` is now.
+
+    Args:
+        consumer: reorder the consumer's columns, too; without, the block computes something else.
+    """
+    for name, rows_CM in {**coupling.producers, **coupling.norms}.items():
+        for tensor in _row_tensors(block.get_submodule(name)).values():
+            old = tensor.clone()
+            tensor[rows_CM.to(tensor.device)] = old[rows_CM[order_C].to(tensor.device)]
+    if consumer:
+        weight_OI = weight_view(_linear(block, coupling.consumer))
+        old_OI = weight_OI.clone()
+        columns_CK = coupling.columns_CK.to(weight_OI.device)
+        weight_OI[:, columns_CK] = old_OI[:, columns_CK[order_C.to(weight_OI.device)]]
+
+
+@torch.no_grad()
+def reorders_cleanly(block: nn.Module, run: Run, coupling: Coupling, order_C: Tensor) -> bool:
+    """Whether the block computes the same after `reorder`, and something else after half of it.
+
+    Channels that feed anything but the consumer, and those of different attention heads, cannot change places.
+    """
+    before = run(scratch_copy(block))
+    whole, half = scratch_copy(block), scratch_copy(block)
+    reorder(whole, coupling, order_C)
+    reorder(half, coupling, order_C, consumer=False)
+    return _same(before, run(whole), run(half))
+
+
+@torch.no_grad()
+def cut(block: nn.Module, coupling: Coupling, kept_C: Tensor) -> None:
+    """Cut out all channels but those with the numbers `kept_C`, in ascending order; layers shrink, order stays."""
+    kept_C = kept_C.cpu()
+    for name, rows_CM in {**coupling.producers, **coupling.norms}.items():
+        _keep_rows(block.get_submodule(name), rows_CM[kept_C].reshape(-1).sort().values)
+    _keep_columns(_linear(block, coupling.consumer), coupling.columns_CK[kept_C].reshape(-1).sort().values)
+
+
+@torch.no_grad()
+def cuts_cleanly(block: nn.Module, run: Run, coupling: Coupling, kept_C: Tensor) -> bool:
+    """Whether the block computes after `cut` what it computes when the consumer does not read the other channels."""
+    shrunk, blind = scratch_copy(block), scratch_copy(block)
+    gone_C = torch.ones(coupling.num_channels, dtype=torch.bool)
+    gone_C[kept_C.cpu()] = False
+    weight_OI = weight_view(_linear(blind, coupling.consumer))
+    weight_OI[:, coupling.columns_CK[gone_C].reshape(-1).to(weight_OI.device)] = 0.0
+    cut(shrunk, coupling, kept_C)
+    try:
+        after = run(shrunk)
+    except (RuntimeError, ValueError):  # the block's own code counts on the old shape
+        return False
+    return _same(run(blind), after, run(scratch_copy(block)))
+
+
+def producer_rows(block: nn.Module, coupling: Coupling) -> list[Tensor]:
+    """The weights that make each channel: [C, N], one tensor a producer, or two of one that holds two of its rows."""
+    found = []
+    for name, rows_CM in coupling.producers.items():
+        weight_OI = weight_view(_linear(block, name))
+        found += [weight_OI[rows_C.to(weight_OI.device)] for rows_C in rows_CM.unbind(dim=1)]
+    return found
+
+
+def consumer_columns(block: nn.Module, coupling: Coupling) -> Tensor:
+    """The weights that read each channel: [C, N]."""
+    weight_OI = weight_view(_linear(block, coupling.consumer))
+    return weight_OI[:, coupling.columns_CK.to(weight_OI.device)].transpose(0, 1).flatten(1)
+
+
+def _linear(block: nn.Module, name: str) -> PrunableLinear:
+    part = block.get_submodule(name)
+    assert isinstance(part, PrunableLinear), f"{name} is a {type(part).__name__}"
+    return part
+
+
+def _row_tensors(part: nn.Module) -> Mapping[str, Tensor]:
+    """Views of a layer's tensors that have one row an output, by name."""
+    weight = weight_view(part) if isinstance(part, PrunableLinear) else part.weight
+    named = {"weight": weight} | {name: getattr(part, name, None) for name in ("bias", "running_mean", "running_var")}
+    return {name: tensor.data for name, tensor in named.items() if isinstance(tensor, Tensor)}
+
+
+def _keep_rows(part: nn.Module, rows: Tensor) -> None:
+    for name, tensor in _row_tensors(part).items():
+        _replace(part, name, tensor[rows.to(tensor.device)])
+    for attribute in ("out_features", "nf", "out_channels") if isinstance(part, PrunableLinear) else ("num_features",):
+        if hasattr(part, attribute):
+            setattr(part, attribute, len(rows))
+
+
+def _keep_columns(part: PrunableLinear, columns: Tensor) -> None:
+    weight_OI = weight_view(part)
+    kernel = part.kernel_size[0] * part.kernel_size[1] if isinstance(part, nn.Conv2d) else 1
+    _replace(part, "weight", weight_OI[:, columns.to(weight_OI.device)])
+    for attribute in ("in_features", "nx", "in_channels"):
+        if hasattr(part, attribute):
+            setattr(part, attribute, len(columns) // kernel)
+
+
+def _replace(part: nn.Module, name: str, tensor: Tensor) -> None:
+    """Hang a tensor of another size into a layer; a weight is given as [O, I]."""
+    if name == "weight" and isinstance(part, Conv1D):
+        tensor = tensor.T
+    elif name == "weight" and isinstance(part, nn.Conv2d):
+        tensor = tensor.reshape(len(tensor), -1, *part.kernel_size)
+    tensor = tensor.contiguous()
+    if name in part._parameters:
+        old = part._parameters[name]
+        assert old is not None, f"{name} was there a moment ago"
+        part._parameters[name] = nn.Parameter(tensor, requires_grad=old.requires_grad)
+    else:
+        part._buffers[name] = tensor
+
+
+def _same(before: Tensor, after: Tensor, wrong: Tensor) -> bool:
+    """Whether `after` is `before` to rounding, beside the difference that a wrong block makes."""
+    if after.shape != before.shape:
+        return False
+    effect = float((wrong - before).norm())
+    return effect > 0 and float((after - before).norm()) <= NO_EFFECT * effect

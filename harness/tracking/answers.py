@@ -1,0 +1,136 @@
+"""Answers a question as compressed Parquet: one file a job, beside its record, extended when tasks are added.
+
+The record lists the file with its digest, so answers and numbers cannot come apart unseen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from hashlib import sha256
+from itertools import groupby
+from operator import attrgetter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from harness.answers import Outcome, TaskOutcomes
+from harness.errors import UserError
+from harness.record import QuestionFile, RunRecord
+from harness.tracking.store import questions_beside
+
+if TYPE_CHECKING:
+    import pyarrow
+
+ZSTD_LEVEL = 9
+
+
+def with_questions(
+    record: RunRecord, outcomes: Sequence[TaskOutcomes], earlier: tuple[RunRecord, Path] | None
+) -> tuple[RunRecord, bytes | None]:
+    """The record listing the answers to its questions, and the content of their file; None when there are none.
+
+    Args:
+        record: as it came from the job, which measured `outcomes`.
+        outcomes: what was measured now.
+        earlier: the record that the job went on from, and its path: its answers are kept for results that are still
+            the record's own. Where they cannot be read, a note says so.
+    """
+    kept: list[TaskOutcomes] = []
+    if earlier is not None and earlier[0].questions is not None:
+        measured = {outcome.protocol for outcome in outcomes}
+        still = {result.protocol for result in record.results} - measured
+        try:
+            kept = [outcome for outcome in read(*earlier) if outcome.protocol in still]
+        except UserError as error:
+            if still:
+                record = replace(record, notes=(*record.notes, f"answers of earlier tasks are lost: {error}"))
+    together = [*kept, *outcomes]
+    if not together:
+        return replace(record, questions=None), None
+    data = encode(together)
+    rows = sum(len(outcome.questions) for outcome in together)
+    name = questions_beside(Path(f"{record.job_id}.json")).name
+    return replace(record, questions=QuestionFile(name, sha256(data).hexdigest(), rows)), data
+
+
+def read(record: RunRecord, path: Path) -> list[TaskOutcomes]:
+    """The answers that the record at `path` lists.
+
+    Raises:
+        UserError: it lists none, or the file is not there, or is not the one that it lists.
+    """
+    listed = record.questions
+    if listed is None:
+        raise UserError(f"{record.job_id} kept no answers to single questions; force=true runs it again and keeps them")
+    file = path.with_name(listed.name)
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read the answers {file}: {error.strerror or error}") from error
+    if sha256(data).hexdigest() != listed.sha256:
+        raise UserError(f"{file} is not the file that its record lists (force=true runs the job again)")
+    return decode(data)
+
+
+def encode(outcomes: Sequence[TaskOutcomes]) -> bytes:
+    """Parquet, a row a question, in the given order; equal answers give equal bytes.
+
+    Raises:
+        AssertionError: a protocol comes twice.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    protocols = [outcome.protocol for outcome in outcomes]
+    assert len(set(protocols)) == len(protocols), f"answers under one protocol twice: {protocols}"
+    values = attrgetter(*(field.name for field in fields(Outcome)))
+    rows = [(each.protocol, each.task, *values(question)) for each in outcomes for question in each.questions]
+    schema = _schema()
+    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
+    sink = pa.BufferOutputStream()
+    pq.write_table(
+        pa.Table.from_arrays(arrays, schema=schema),
+        sink,
+        compression="zstd",
+        compression_level=ZSTD_LEVEL,
+        use_dictionary=["protocol", "task"],
+        # A log-probability of one token is a float32 in a double: taken apart by bytes, half of it is zeros.
+        use_byte_stream_split=["margin", "margin_norm", "log_likelihoods.list.element"],
+    )
+    return bytes(sink.getvalue())
+
+
+def decode(data: bytes) -> list[TaskOutcomes]:
+    """What `encode` was given."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(pa.BufferReader(data))
+    assert table.schema.equals(_schema()), f"answers with the columns {table.schema.names}"
+    values = [column.to_pylist() for column in table.columns]
+    rows = [
+        (protocol, task, Outcome(*[*rest, tuple(scores)]))
+        for protocol, task, *rest, scores in zip(*values, strict=True)
+    ]
+    return [
+        TaskOutcomes(protocol, task, tuple(question for *_, question in group))
+        for (protocol, task), group in groupby(rows, key=lambda row: row[:2])
+    ]
+
+
+def _schema() -> "pyarrow.Schema":
+    import pyarrow as pa
+
+    types = {
+        "index": pa.int32(),
+        "content": pa.string(),
+        "gold": pa.int16(),
+        "predicted": pa.int16(),
+        "predicted_norm": pa.int16(),
+        "correct": pa.bool_(),
+        "correct_norm": pa.bool_(),
+        "margin": pa.float64(),
+        "margin_norm": pa.float64(),
+        "log_likelihoods": pa.list_(pa.float64()),
+    }
+    assert list(types) == [field.name for field in fields(Outcome)], "a column a field"
+    return pa.schema([("protocol", pa.string()), ("task", pa.string()), *types.items()])

@@ -1,0 +1,236 @@
+"""The mirror in Weights & Biases: one run a job, written once from the finished record.
+
+The records are the truth and the mirror is disposable: it can be deleted, nothing is lost, and `rebuild` makes it
+again.  Every run is written offline first, below ``<results_dir>/wandb/``; being *online* means that it is uploaded
+right afterwards (`harness.tracking.wandb.upload`).  So a job never waits for the network while it runs, a server
+that hangs or a tracker that crashes costs one warning, and what was not uploaded waits for `sync`.
+
+A run is written again only when something in it changed: its folder holds the digest of all that went in.
+"""
+
+import glob
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from harness.errors import UserError, unknown
+from harness.record import RunRecord, to_json
+from harness.tracking.wandb import client
+from harness.tracking.wandb import content
+from harness.tracking.wandb.client import environment, first_line, id_in
+from harness.tracking.wandb.upload import UPLOAD_TIMEOUT_S, is_uploaded, upload
+
+if TYPE_CHECKING:
+    import wandb
+
+LOGGER = logging.getLogger(__name__)
+
+MODES = ("auto", "online", "offline", "disabled")
+NAME = "wandb"
+"""The name W&B gives its folder; nobody chooses it."""
+
+DIGEST = "mirrored.sha256"
+LAYOUT = 2
+"""Part of the digest: raise it when a run is to be written differently, and `rebuild` writes every run again."""
+
+INIT_TIMEOUT_S = 30.0
+
+State = Literal["written", "unchanged", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where runs go.
+
+    Args:
+        folder: W&B's folder, ``<results_dir>/wandb``.
+        project, entity: of Weights & Biases; entity None = the user's default.
+        group: the sweep; None = the one that the record's command names.
+        model: folder of the pruned model that goes along as an artifact; None = none does.
+    """
+
+    folder: Path
+    project: str
+    entity: str | None = None
+    group: str | None = None
+    model: Path | None = None
+
+    def __post_init__(self) -> None:
+        assert self.folder.name == NAME, f"W&B names its folder {NAME!r}, not {self.folder.name!r}"
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorOutcome:
+    """What became of one record in `rebuild`; the message says why it failed."""
+
+    job_id: str
+    state: State
+    message: str = ""
+
+
+def mirror(record: RunRecord, mode: str, destination: Destination) -> None:
+    """Write a record to W&B.  Whatever goes wrong there is one warning: the record itself is already saved.
+
+    Args:
+        mode: ``auto`` (online when logged in, else offline; never asks), ``online``, ``offline`` or ``disabled``.
+
+    Raises:
+        UserError: `mode` is none of these.
+    """
+    if mode not in MODES:
+        raise unknown("tracking.mode", mode, MODES)
+    if mode == "disabled" or (mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"):
+        return
+    try:
+        run_folder, _ = _write(record, destination, _by_id(destination.folder))
+        if mode == "online" or (mode == "auto" and os.environ.get("WANDB_MODE") != "offline" and client.logged_in()):
+            _upload_now(record, run_folder, destination)
+    except Exception as error:  # any tracker failure, on purpose: it must never cost a result
+        LOGGER.warning("W&B did not take %s: %s (its record is saved)", record.job_id, first_line(error))
+
+
+def rebuild(records: Iterable[RunRecord], destination: Destination) -> Iterator[MirrorOutcome]:
+    """Write the offline run of every record that has none or a stale one; uploads nothing.
+
+    Twice the same records is the same runs: ids come from the jobs, and what is unchanged is not touched.  A record
+    that W&B cannot take does not stop the others.
+    """
+    present = _by_id(destination.folder)
+    for record in records:
+        try:
+            _, state = _write(record, destination, present)
+            yield MirrorOutcome(record.job_id, state)
+        except Exception as error:  # one broken run or folder must not cost the mirror of the others
+            yield MirrorOutcome(record.job_id, "failed", first_line(error))
+
+
+def _upload_now(record: RunRecord, run_folder: Path, destination: Destination) -> None:
+    if is_uploaded(run_folder):
+        return
+    outcome = upload(run_folder, destination.project, destination.entity, UPLOAD_TIMEOUT_S)
+    if not outcome.uploaded:
+        LOGGER.warning(
+            "W&B did not take %s: %s; it stays in %s for `prunebench sync`",
+            record.job_id,
+            outcome.message,
+            run_folder,
+        )
+
+
+def _write(
+    record: RunRecord, destination: Destination, present: Mapping[str, list[Path]]
+) -> tuple[Path, Literal["written", "unchanged"]]:
+    """The record's run folder, written unless it is there unchanged; other folders of the id go, so it is one run."""
+    if destination.group is None:
+        destination = replace(destination, group=content.group_of(record))
+    identity = content.run_id(record.job_id)
+    earlier = present.get(identity, [])
+    digest = _digest(record, destination)
+    if len(earlier) == 1 and _digest_in(earlier[0]) == digest:
+        return earlier[0], "unchanged"
+    for folder in earlier:
+        shutil.rmtree(folder)
+    written = _write_offline(record, destination)
+    (written / DIGEST).write_text(digest + "\n", encoding="ascii")
+    return written, "written"
+
+
+def _digest(record: RunRecord, destination: Destination) -> str:
+    """Of what a run is made from; not of the group and the model, which a record that is mirrored again cannot tell."""
+    parts = [LAYOUT, destination.project, destination.entity]
+    return hashlib.sha256(json.dumps(parts).encode() + to_json(record)).hexdigest()
+
+
+def _digest_in(run_folder: Path) -> str | None:
+    """The digest that a whole run folder holds: it is written last."""
+    try:
+        return (run_folder / DIGEST).read_text(encoding="ascii").strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def _write_offline(record: RunRecord, destination: Destination) -> Path:
+    """Write the run and return its folder."""
+    import wandb
+
+    identity = content.run_id(record.job_id)
+    folder = destination.folder.resolve()  # the log keeps the path of the table's file
+    staged = folder / "data" / identity
+    if staged.exists():
+        shutil.rmtree(staged)
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = wandb.Settings(
+        console="off",
+        disable_code=True,
+        disable_git=True,
+        finish_timeout=INIT_TIMEOUT_S,
+        init_timeout=INIT_TIMEOUT_S,
+        root_dir=str(folder.parent),
+        silent=True,
+        use_dot_wandb=False,
+        x_disable_machine_info=True,
+        x_disable_meta=True,
+        x_disable_stats=True,
+        x_save_requirements=False,
+        x_service_wait=INIT_TIMEOUT_S,
+    )
+    # The table's file waits for its upload beside the run, not in the home folder.
+    with environment(WANDB_DATA_DIR=str(staged), WANDB_SILENT="true", WANDB_ERROR_REPORTING="false"):
+        wandb.setup(settings)
+        run = wandb.init(
+            mode="offline",
+            project=destination.project,
+            entity=destination.entity,
+            group=destination.group or None,
+            id=identity,
+            name=record.job_id,
+            notes=content.notes_of(record),
+            tags=content.tags_of(record),
+            config=content.config_of(record),
+            reinit="create_new",
+            settings=settings,
+        )
+        _log(run, record)
+        if destination.model is not None:
+            _log_model(run, identity, destination.model)
+        run.finish(exit_code=0 if record.status == "done" else 1)
+    written = [path for path in folder.glob(f"offline-run-*-{glob.escape(identity)}") if id_in(path) == identity]
+    assert len(written) == 1, f"W&B wrote {len(written)} folders for {identity}"
+    return written[0]
+
+
+def _log(run: "wandb.Run", record: RunRecord) -> None:
+    """Lines over the blocks, one row a block, then all the numbers and the table of layers in one row."""
+    import wandb
+
+    for series in (content.BLOCK, content.LAYER_ERROR, content.LAYER_SPARSITY):
+        name = series if series == content.BLOCK else f"{series}/*"
+        run.define_metric(name, step_metric=None if series == content.BLOCK else content.BLOCK, summary="none")
+    for row in content.layer_series(record):
+        run.log(row)
+    layers = wandb.Table(columns=list(content.LAYER_COLUMNS), data=content.layer_rows(record))
+    run.log({**content.summary_of(record), "layers": layers})
+
+
+def _log_model(run: "wandb.Run", identity: str, model: Path) -> None:
+    import wandb
+
+    if not model.is_dir():
+        raise UserError(f"tracking.log_model=true, but {model} is no folder")
+    artifact = wandb.Artifact(f"model-{identity}", type="model")
+    artifact.add_dir(str(model.resolve()), policy="immutable", skip_cache=True)  # no second copy of the weights
+    run.log_artifact(artifact)
+
+
+def _by_id(folder: Path) -> dict[str, list[Path]]:
+    """The offline runs below W&B's folder, by id."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("offline-run-*")):
+        found.setdefault(id_in(path), []).append(path)
+    return found

@@ -1,0 +1,116 @@
+"""Decoder blocks, prunable linears and what no method reaches."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, unreached_weights, weight_view
+from harness.errors import UserError
+from tests.families import HIDDEN, INNER, tiny_model
+
+ATTENTION = {f"self_attn.{name}_proj" for name in "qkvo"}
+GATED = ATTENTION | {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
+FUSED = {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
+EXPECTED: dict[str, tuple[str, set[str]]] = {
+    "opt": (
+        "model.decoder.layers",
+        {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.out_proj", "fc1", "fc2"},
+    ),
+    "llama": ("model.layers", GATED),
+    "llama-gqa": ("model.layers", GATED),
+    "qwen3": ("model.layers", GATED),
+    "gemma-2": ("model.layers", GATED),
+    "gemma-3": ("model.layers", GATED),
+    "mistral": ("model.layers", GATED),
+    "gpt-neox": ("gpt_neox.layers", FUSED),
+    "gpt2": ("transformer.h", {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}),
+    "phi": (
+        "model.layers",
+        {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.dense", "mlp.fc1", "mlp.fc2"},
+    ),
+    "bloom": ("transformer.h", FUSED),
+    "falcon": ("transformer.h", FUSED),
+    "mixtral": ("model.layers", ATTENTION),
+}
+
+
+def test_every_linear_of_every_block_is_found(family: str) -> None:
+    """All linears inside the blocks are prunable; embeddings, norms and the output head are not."""
+    model = tiny_model(family)
+    prefix, names = EXPECTED[family]
+    path, blocks = decoder_blocks(model)
+    assert path == prefix
+    assert len(blocks) == (4 if family.startswith("gemma") else 2)
+    for block in blocks:
+        linears = prunable_linears(block)
+        found = {name.rpartition(".")[2] for name in linears} if names == FUSED else set(linears)
+        assert found == names
+    shapes = prunable_shapes(model)
+    assert len(shapes) == len(blocks) * len(names)
+    assert all(path.startswith(f"{prefix}.") for path in shapes)
+
+
+def test_shapes_are_outputs_by_inputs() -> None:
+    """Shapes are (out_features, in_features), whichever way a layer stores its weight."""
+    llama, gpt2 = prunable_shapes(tiny_model("llama-gqa")), prunable_shapes(tiny_model("gpt2"))
+    assert llama["model.layers.1.mlp.down_proj"] == (HIDDEN, INNER)
+    assert llama["model.layers.0.self_attn.k_proj"] == (16, HIDDEN)
+    assert gpt2["transformer.h.0.attn.c_attn"] == (3 * HIDDEN, HIDDEN)
+    assert gpt2["transformer.h.1.mlp.c_proj"] == (HIDDEN, INNER)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(6, 4), lambda: Conv1D(4, 6)], ids=["Linear", "Conv1D"])
+def test_weight_view_computes_and_writes_through(make: Any) -> None:
+    """`x W^T + b` of the view is the layer's output, before and after something is written to the view."""
+    linear = make()
+    x_TI = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        linear.bias.fill_(0.5)
+        for _ in range(2):
+            view_OI = weight_view(linear)
+            assert view_OI.shape == (4, 6)
+            torch.testing.assert_close(linear(x_TI), x_TI @ view_OI.T + 0.5)
+            view_OI[1, 2] = 7.0
+
+
+def test_stacked_experts_are_reported_as_unreached() -> None:
+    """Mixtral keeps its experts in stacked parameters: each is named, with its shape; nothing is skipped in silence."""
+    model = tiny_model("mixtral")
+    _, blocks = decoder_blocks(model)
+    missed = dict(unreached_weights(blocks[0]))
+    linears = {f"{name}.weight" for name in prunable_linears(blocks[0])}
+    matrices = {name for name, weight in blocks[0].named_parameters() if weight.dim() >= 2}
+    assert set(missed) == matrices - linears
+    assert any(len(shape) == 3 and shape[0] == 4 for shape in missed.values()), missed
+
+
+def test_only_mixtral_has_unreached_weights(family: str) -> None:
+    """In families without stacked experts every matrix of a block is prunable."""
+    _, blocks = decoder_blocks(tiny_model(family))
+    assert bool(list(unreached_weights(blocks[0]))) == (family == "mixtral")
+
+
+class Branched(nn.Module):
+    """Two stacks side by side, and a stack inside the blocks of the larger one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.small = nn.ModuleList([nn.Linear(2, 2)])
+        self.large = nn.ModuleList([nn.ModuleDict({"experts": nn.ModuleList([nn.Linear(8, 8)] * 2)})])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x
+
+
+def test_the_outermost_stack_with_most_weights_holds_the_blocks() -> None:
+    """A list inside a block (experts) is never taken for the blocks, nor is a smaller list beside them."""
+    assert decoder_blocks(Branched())[0] == "large"
+
+
+def test_a_model_without_a_stack_of_blocks_is_refused() -> None:
+    """A model that keeps no ModuleList cannot be walked, and says so with its class."""
+    with pytest.raises(UserError, match=r"Sequential.*ModuleList"):
+        decoder_blocks(nn.Sequential(nn.Linear(2, 2)))

@@ -1,0 +1,38 @@
+"""The sizes of a model come out of its files' headers as they are in the model."""
+
+from pathlib import Path
+
+import pytest
+
+from harness.blocks.layers import decoder_blocks
+from harness.models.checkpoint import Checkpoint
+from harness.models.dimensions import anatomy_of
+from tests.families import FAMILIES, HIDDEN, VOCAB, tiny_model
+
+
+def local(folder: Path) -> Checkpoint:
+    """A folder as a checkpoint."""
+    return Checkpoint("local", "tiny", str(folder), None, False)
+
+
+@pytest.mark.parametrize("family", sorted(set(FAMILIES) - {"mixtral"}))
+def test_sizes_are_those_of_the_model(family: str, tmp_path: Path) -> None:
+    """Blocks, weights, vocabulary and width, from several shards and whatever the family calls its tensors."""
+    model = tiny_model(family)
+    model.save_pretrained(tmp_path, max_shard_size="20KB")
+    anatomy = anatomy_of(local(tmp_path))
+    assert anatomy is not None
+    _, blocks = decoder_blocks(model)
+    largest = max(blocks, key=lambda block: sum(weight.numel() for weight in block.parameters()))
+    assert anatomy.num_blocks == len(blocks)
+    assert anatomy.block_weights == sum(weight.numel() for weight in largest.parameters())
+    assert anatomy.num_weights == sum(weight.numel() for weight in model.parameters())
+    assert (anatomy.vocab_size, anatomy.hidden_size) == (VOCAB, HIDDEN)
+    assert anatomy.stored_type == "F32"
+    assert anatomy.stored_bytes == 4 * anatomy.num_weights
+
+
+def test_there_is_no_anatomy_without_files(tmp_path: Path) -> None:
+    """A checkpoint that is not on this machine has no sizes, rather than invented ones."""
+    assert anatomy_of(local(tmp_path)) is None
+    assert anatomy_of(Checkpoint("hub", "none", "no-such/repository", None, False)) is None

@@ -1,0 +1,160 @@
+"""The walk over real architectures, and what it reports and refuses."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
+from harness.errors import UserError
+from harness.job import Choice
+from harness.patterns import Pattern, SemiStructured, Unstructured
+from harness.progress import Silent
+from harness.pruning.layerwise import (
+    PruningOutcome,
+    Walk,
+    achieved_sparsity,
+    check_patterns,
+    prune_model,
+    unreached_note,
+    weights_fingerprint,
+)
+from harness.pruning.methods.base import METHODS, LayerwiseMethod
+from tests.families import tiny_model
+
+
+def prune(
+    model: nn.Module,
+    tokens_BL: Tensor,
+    *,
+    method: str = "wanda",
+    pattern: Pattern | None = None,
+    batch_tokens: int = 24,
+) -> PruningOutcome:
+    """Prune every layer alike, on the CPU, from the pruned prefix."""
+    pattern = pattern or SemiStructured(2, 4)
+    built = METHODS.build(Choice(method))
+    assert isinstance(built, LayerwiseMethod)
+    walk = Walk(dict.fromkeys(prunable_shapes(model), pattern), "pruned", torch.device("cpu"), batch_tokens)
+    return prune_model(model, built, tokens_BL, walk, Silent())
+
+
+@pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
+def test_what_the_walk_reports(method: str, random_tokens: Callable[..., Tensor]) -> None:
+    """Layers in model order with what was asked for, what they have, their errors and what the method says; that every
+    family is pruned where it should be, by every method, is a contract.
+    """
+    model = tiny_model("llama-gqa")
+    outcome = prune(model, random_tokens(3), method=method)
+    assert [(report.name, report.shape) for report in outcome.layers] == list(prunable_shapes(model).items())
+    for report in outcome.layers:
+        assert (report.requested_sparsity, report.achieved_sparsity) == (0.5, 0.5)
+        assert report.relative_output_error is not None
+        assert 0.0 < report.relative_output_error < 1.0
+        assert report.error_tokens == 36
+        assert ("damping" in report.details) == (method == "sparsegpt")
+    assert achieved_sparsity(outcome.layers) == 0.5
+
+
+def test_sparsegpt_reports_smaller_errors_than_magnitude(random_tokens: Callable[..., Tensor]) -> None:
+    """The reports' errors rank the methods as the papers do."""
+    errors = {}
+    for method in ("magnitude", "sparsegpt"):
+        layers = prune(tiny_model("llama-gqa"), random_tokens(40, 24), method=method).layers
+        errors[method] = sum(report.relative_output_error or 0.0 for report in layers)
+    assert errors["sparsegpt"] < 0.95 * errors["magnitude"]
+
+
+def test_half_precision_models_keep_their_type(random_tokens: Callable[..., Tensor]) -> None:
+    """Weights are written in the layer's own type, with zeros that are zeros."""
+    model = tiny_model("llama-gqa").to(torch.bfloat16)
+    outcome = prune(model, random_tokens(3), method="sparsegpt")
+    assert {weight.dtype for weight in model.parameters()} == {torch.bfloat16}
+    assert {report.achieved_sparsity for report in outcome.layers} == {0.5}
+
+
+def test_a_method_without_statistics_runs_only_the_tokens_of_the_error(random_tokens: Callable[..., Tensor]) -> None:
+    """Magnitude looks at no data, so only the sequences that errors are measured on are run."""
+    layers = prune(tiny_model("llama"), random_tokens(100, 24), method="magnitude").layers
+    assert {report.error_tokens for report in layers} == {1024}
+    first = prune(tiny_model("llama"), random_tokens(100, 24)[:43], method="magnitude").layers
+    assert [report.relative_output_error for report in layers] == [report.relative_output_error for report in first]
+
+
+def test_equal_runs_give_equal_bits(random_tokens: Callable[..., Tensor]) -> None:
+    """The fingerprint of the pruned weights is the same twice, and another for another pattern."""
+    prints = []
+    for pattern in (SemiStructured(2, 4), SemiStructured(2, 4), Unstructured(0.5)):
+        model = tiny_model("gemma-3")
+        prune(model, random_tokens(4), method="sparsegpt", pattern=pattern)
+        prints.append(weights_fingerprint(model))
+    assert prints[0] == prints[1] != prints[2]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_fingerprint_sees_every_prunable_weight(dtype: torch.dtype) -> None:
+    """One changed weight in any linear changes it; the embedding does not."""
+    model = tiny_model("gpt2").to(dtype)
+    prints = {weights_fingerprint(model)}
+    linears = [linear for block in decoder_blocks(model)[1] for linear in prunable_linears(block).values()]
+    for linear in linears:
+        weight_view(linear)[0, 0] += 1.0
+        prints.add(weights_fingerprint(model))
+    assert len(prints) == 1 + len(linears)
+    model.get_input_embeddings().weight.data += 1.0
+    assert weights_fingerprint(model) in prints
+
+
+class LazyBlock(nn.Module):
+    """A block that leaves one of its linears out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.idle = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        output: Tensor = self.used(hidden_states)
+        return output
+
+
+class LazyModel(nn.Module):
+    """A model of such blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(64, 8)
+        self.layers = nn.ModuleList([LazyBlock()])
+
+    def forward(self, input_ids: Tensor, use_cache: bool) -> Tensor:
+        output: Tensor = self.layers[0](self.embed(input_ids))
+        return output
+
+
+def test_a_layer_that_no_token_reaches_is_refused(random_tokens: Callable[..., Tensor]) -> None:
+    """An expert without calibration is named; it is never left dense in silence."""
+    with pytest.raises(UserError, match=r"no calibration token reached layers\.0\.idle"):
+        prune(LazyModel(), random_tokens(2))
+
+
+def test_a_group_that_does_not_divide_the_width_is_refused() -> None:
+    """The line names the layer and its width, before anything is computed."""
+    shapes = {"a": (4, 48), "b": (4, 20)}
+    check_patterns(dict.fromkeys(shapes, SemiStructured(2, 4)), shapes)
+    check_patterns(dict.fromkeys(shapes, Unstructured(0.5)), shapes)
+    with pytest.raises(UserError, match=r"4:8.*divisible by 8; b has 20"):
+        check_patterns(dict.fromkeys(shapes, SemiStructured(4, 8)), shapes)
+
+
+def test_unreached_experts_are_said_before_the_job() -> None:
+    """The note counts tensors and weights and names the first; models that are reached whole have none."""
+    note = unreached_note(tiny_model("mixtral"))
+    assert note is not None
+    model = tiny_model("mixtral")
+    _, blocks = decoder_blocks(model)
+    linears = {id(linear.weight) for block in blocks for linear in prunable_linears(block).values()}
+    missed = [weight for weight in blocks.parameters() if weight.dim() >= 2 and id(weight) not in linears]
+    assert f"{len(missed)} tensors" in note
+    assert f"{sum(weight.numel() for weight in missed):,} weights" in note
+    assert "model.layers.0.mlp." in note
+    assert unreached_note(tiny_model("llama")) is None
