@@ -1,16 +1,21 @@
 """Zeros are counted again after recovery: a table never shows a sparsity that training has undone."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from torch import nn
-
-from harness.blocks.layers import prunable_layers, weight_view
 from harness.record import LayerReport
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def recounted(layers: Sequence[LayerReport], model: nn.Module) -> tuple[LayerReport, ...]:
     """The reports with the sparsities that the weights have now."""
+    from harness.blocks.layers import prunable_layers, weight_view  # here: listing the recoveries must not load torch
+
     linears = prunable_layers(model)
     found = []
     for report in layers:
