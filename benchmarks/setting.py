@@ -1,10 +1,9 @@
 """What all benchmarks run on: the embedded model and the embedded text."""
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from harness.data.corpora import calibration_sequences
+from harness.data.sequences import RandomWindows
 from harness.data.sources import resolve
 from harness.data.texts import load_documents
 from harness.models.checkpoint import Checkpoint
@@ -19,7 +18,5 @@ def embedded_model(dtype: torch.dtype) -> LoadedModel:
 def embedded_tokens(loaded: LoadedModel, num_sequences: int, seq_len: int) -> Tensor:
     """Calibration sequences [B, L] of the embedded C4 sample, seed 0."""
     documents = load_documents(resolve("c4", "calibration", source="embedded"))
-    ids = calibration_sequences(
-        documents, loaded.tokenizer, num_sequences=num_sequences, seq_len=seq_len, seed=0, sampling="stream"
-    )
-    return torch.from_numpy(np.ascontiguousarray(ids))
+    text = RandomWindows(documents, loaded.tokenizer, seq_len=seq_len, seed=0, sampling="stream")
+    return torch.from_numpy(text.draw(num_sequences)[0])

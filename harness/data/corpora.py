@@ -1,9 +1,6 @@
-"""Token windows: evaluation windows of one long text, calibration sequences, and arrays of given ids."""
+"""Token windows: evaluation windows of one long text, and arrays of given ids."""
 
-import random
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -11,10 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harness.data.texts import evaluation_text as evaluation_text  # re-exported: text and its tokens belong together
-from harness.data.texts import load_documents as load_documents
 from harness.errors import UserError
-from harness.job import Sampling
 
 Tokenizer = Any
 """A transformers tokenizer; Any, because this room must not import transformers."""
@@ -49,7 +43,7 @@ def evaluation_ids(
     Raises:
         UserError: the model has no tokenizer.
     """
-    ids = _tokenise(text, tokenizer, f"corpus {corpus}", split_special_tokens=corpus == "ptb")
+    ids = tokenise(text, tokenizer, f"corpus {corpus}", split_special_tokens=corpus == "ptb")
     most = C4_EVALUATION_WINDOWS if corpus == "c4" else None
     if max_windows is not None:
         most = max_windows if most is None else min(most, max_windows)
@@ -75,69 +69,7 @@ def windows(ids: Ids, seq_len: int, max_windows: int | None = None) -> Ids:
     return ids[: count * seq_len].reshape(count, seq_len)
 
 
-def calibration_sequences(
-    documents: Sequence[str],
-    tokenizer: Tokenizer | None,
-    *,
-    num_sequences: int,
-    seq_len: int,
-    seed: int,
-    sampling: Sampling,
-) -> Ids:
-    """Random calibration sequences, [sequences, seq_len], drawn as SparseGPT and Wanda do (CONTRACTS C1).
-
-    ``documents``: draw documents until one has more than `seq_len` tokens, then a window of it; repeat.
-    ``stream``: join all documents with a blank, tokenise once, draw windows.
-
-    Raises:
-        UserError: no tokenizer, a number out of range, or no document (or stream) is long enough.
-    """
-    if num_sequences < 1 or seq_len < 2:
-        raise UserError(f"calibration of {num_sequences} x {seq_len} tokens; allowed: num_sequences >= 1, seq_len >= 2")
-    stream = random.Random(seed)  # the published codes seed Python's global generator: the same numbers
-    if sampling == "stream":
-        ids = _tokenise(" ".join(documents), tokenizer, "text calibration")
-        if len(ids) <= seq_len:
-            raise UserError(f"the calibration text has {len(ids)} tokens; allowed: calibration.seq_len < {len(ids)}")
-        return np.stack([_window(ids, seq_len, stream) for _ in range(num_sequences)])
-    assert sampling == "documents", f"{sampling} sequences are not drawn from text"
-    return _from_documents(documents, tokenizer, num_sequences, seq_len, stream)
-
-
-def _from_documents(
-    documents: Sequence[str], tokenizer: Tokenizer | None, num_sequences: int, seq_len: int, stream: random.Random
-) -> Ids:
-    @cache
-    def length(number: int) -> int:
-        return len(tokens(number))
-
-    def tokens(number: int) -> Ids:
-        return _tokenise(documents[number], tokenizer, "text calibration")
-
-    drawn: list[Ids] = []
-    checked = False
-    while len(drawn) < num_sequences:
-        number = stream.randint(0, len(documents) - 1)
-        if length(number) > seq_len:
-            drawn.append(_window(tokens(number), seq_len, stream))
-        elif not checked:
-            # Once, before drawing on: without a long document the published loop would never end.
-            if not any(length(other) > seq_len for other in range(len(documents))):
-                longest = max(map(length, range(len(documents))))
-                raise UserError(
-                    f"no calibration document has more than seq_len={seq_len} tokens (the longest has {longest}); "
-                    f"choose calibration.seq_len < {longest}, or calibration.sampling=stream"
-                )
-            checked = True
-    return np.stack(drawn)
-
-
-def _window(ids: Ids, seq_len: int, stream: random.Random) -> Ids:
-    start = stream.randint(0, len(ids) - seq_len - 1)
-    return ids[start : start + seq_len]
-
-
-def _tokenise(text: str, tokenizer: Tokenizer | None, purpose: str, split_special_tokens: bool = False) -> Ids:
+def tokenise(text: str, tokenizer: Tokenizer | None, purpose: str, split_special_tokens: bool = False) -> Ids:
     """Token ids of one text; `verbose=False` keeps back the warning that it is longer than the model's window."""
     if tokenizer is None:
         raise UserError(f"the model has no tokenizer, which {purpose} needs; give token arrays (corpus tokens) instead")

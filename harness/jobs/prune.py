@@ -1,32 +1,22 @@
-"""What decides a job's weights: its calibration sequences, the patterns of its layers, and the walk over the model."""
+"""What decides a job's weights: the patterns of its layers, and the walk over the model."""
 
-import math
 import time
 from collections.abc import Hashable, MutableMapping
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from harness.blocks.layers import prunable_shapes
-from harness.blocks.offload import Residency
 from harness.config.request import JobRequest
-from harness.data.corpora import calibration_sequences, load_tokens
-from harness.data.digits import DIGITS, TRAINING_ROWS, digit_rows
-from harness.data.texts import load_documents
-from harness.errors import UserError
-from harness.evaluation.accuracy import accuracy
-from harness.evaluation.trials import TrialLoss
-from harness.jobs.evaluate import check_length
+from harness.jobs.calibrate import drawn_with, held_out_loss, kept_calibration
 from harness.models.loading import (
     LoadedModel,
     resolve_device,
 )
 from harness.progress import Clock, Reporter
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM
-from harness.pruning.dense_analysis import HeldOutLoss, Survey
+from harness.pruning.dense_analysis import Survey
 from harness.pruning.global_pruning import prune_modelwise
 from harness.pruning.layerwise import (
     PruningOutcome,
@@ -86,7 +76,7 @@ def _layerwise_walk(
     assert spec.pattern is not None, "a job that prunes has a pattern"
     assert spec.calibration is not None, "a job that prunes has calibration"
     device, shapes = resolve_device(options.device), prunable_shapes(loaded.model)
-    drawn = _drawn(request)
+    drawn = drawn_with(request)
     allocation = ALLOCATIONS.build(spec.allocation)
     with clock("prune"):
         patterns = method.spread(PrunableWeights(loaded.model, loaded.residency), spec.pattern)
@@ -100,7 +90,7 @@ def _layerwise_walk(
             options.batch_tokens,
             loaded.residency,
             reporter,
-            lambda num_sequences: _held_out(request, loaded, device, num_sequences),
+            lambda num_sequences: held_out_loss(request, loaded, device, num_sequences),
             lambda key, find: loaded.kept.keep_within(drawn, (device, options.batch_tokens, key), find),
         )
         start = time.perf_counter()
@@ -126,66 +116,4 @@ def _findings(
     # sees one sequence at a time.
     batch_tokens = 1 if ALLOCATIONS.build(request.spec.allocation).refines else options.batch_tokens
     empty: MutableMapping[str, dict[Hashable, Any]] = {}
-    return loaded.kept.keep_within(_drawn(request), ("findings", batch_tokens, device), lambda: empty)
-
-
-def _drawn(request: JobRequest) -> Hashable:
-    """What decides the calibration sequences."""
-    calibration = request.spec.calibration
-    assert calibration is not None, "a job that prunes has calibration"
-    return replace(calibration, propagation="pruned"), request.calibration, request.spec.seed
-
-
-def kept_calibration(request: JobRequest, loaded: LoadedModel) -> Tensor:
-    """The job's calibration sequences, made once for all jobs of the model that share them."""
-    return loaded.kept.keep(_drawn(request), lambda: _calibration_tokens(request, loaded))
-
-
-def _calibration_tokens(request: JobRequest, loaded: LoadedModel, *, more: int = 0) -> Tensor:
-    """The job's sequences, and up to `more` that follow them in the array or in the random draw."""
-    calibration, data = request.spec.calibration, request.calibration
-    assert calibration is not None, "a job that prunes has calibration"
-    assert data is not None, "calibration has data"
-    check_length("calibration.seq_len", calibration.seq_len, loaded)
-    count = calibration.num_sequences + more
-    if calibration.corpus == DIGITS:
-        ids = digit_rows("calibration")[:count].copy()
-    elif calibration.sampling == "given":
-        ids = load_tokens(data.path, loaded.vocab_size)[:count, : calibration.seq_len]
-    else:
-        ids = calibration_sequences(
-            load_documents(data),
-            loaded.tokenizer,
-            num_sequences=count,
-            seq_len=calibration.seq_len,
-            seed=request.spec.seed,
-            sampling=calibration.sampling,
-        )
-    return torch.from_numpy(np.ascontiguousarray(ids))
-
-
-def _held_out(request: JobRequest, loaded: LoadedModel, device: torch.device, num_sequences: int) -> HeldOutLoss:
-    """Measures on the sequences that come after the job's own.
-
-    Raises:
-        UserError: there are none.
-    """
-    calibration = request.spec.calibration
-    assert calibration is not None, "a job that prunes has calibration"
-    is_classifier = request.checkpoint.kind == "image classifier"
-    more = TRAINING_ROWS if is_classifier else num_sequences
-    tokens_BL = _calibration_tokens(request, loaded, more=more)[calibration.num_sequences :]
-    if not len(tokens_BL):
-        raise UserError(
-            f"allocation={request.spec.allocation.name} measures on sequences that calibration leaves over, and "
-            f"calibration.num_sequences={calibration.num_sequences} leaves none; allowed: fewer"
-        )
-    if not is_classifier:
-        batch_tokens = request.options.batch_tokens
-        return TrialLoss(loaded.model, loaded.residency, tokens_BL, batch_tokens=batch_tokens, device=device)
-
-    def wrong(trial: Residency, first: int) -> float:
-        right = accuracy(loaded.model, trial, tokens_BL, device).value
-        return math.inf if right is None else 1.0 - right
-
-    return wrong
+    return loaded.kept.keep_within(drawn_with(request), ("findings", batch_tokens, device), lambda: empty)

@@ -12,9 +12,10 @@ from harness.blocks.layers import prunable_shapes
 from harness.config.request import JobRequest
 from harness.errors import UserError
 from harness.job import EvaluationProtocol
+from harness.jobs.calibrate import kept_calibration
 from harness.jobs.evaluate import check_questions, check_tokenizer, evaluate, prepare_windows
 from harness.jobs.preflight import warnings
-from harness.jobs.prune import kept_calibration, prune
+from harness.jobs.prune import prune
 from harness.models.loading import (
     LoadedModel,
     check_save_folder,

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from harness.data.corpora import calibration_sequences, evaluation_ids, fingerprint_array, load_tokens, windows
+from harness.data.corpora import Ids, evaluation_ids, fingerprint_array, load_tokens, windows
+from harness.data.sequences import RandomWindows
 from harness.data.texts import wikipedia_articles
 from harness.errors import UserError
 
@@ -35,6 +36,11 @@ def bytes_tokenizer() -> PreTrainedTokenizerFast:
     backend.add_special_tokens([AddedToken("<s>", special=True), AddedToken("<unk>", special=True)])
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>", model_max_length=8)
+
+
+def calibration_sequences(documents: list[str], tokenizer: Any, *, num_sequences: int, **options: Any) -> Ids:
+    """The first sequences of a corpus."""
+    return RandomWindows(documents, tokenizer, **options).draw(num_sequences)[0]
 
 
 def published_documents(documents: list[str], tokenizer: Any, count: int, seq_len: int, seed: int) -> list[list[int]]:
@@ -104,10 +110,13 @@ def test_a_model_without_tokenizer_cannot_use_text(sampling: Any) -> None:
         evaluation_ids("abc", "wikitext2", None, 2)
 
 
-@pytest.mark.parametrize(("num_sequences", "seq_len"), [(0, 8), (4, 1)])
-def test_calibration_numbers_have_ranges(num_sequences: int, seq_len: int) -> None:
+@pytest.mark.parametrize(
+    ("num_sequences", "seq_len", "message"),
+    [(0, 8, "num_sequences=0 is not allowed; allowed: num_s.* >= 1"), (4, 1, "seq_len=1 is not .*: seq_len >= 2")],
+)
+def test_calibration_numbers_have_ranges(num_sequences: int, seq_len: int, message: str) -> None:
     """Out of range is said with the value and the range."""
-    with pytest.raises(UserError, match=f"{num_sequences} x {seq_len} tokens; allowed: num_sequences >= 1, seq_len"):
+    with pytest.raises(UserError, match=message):
         calibration_sequences(
             ["abc"], Letters(), num_sequences=num_sequences, seq_len=seq_len, seed=0, sampling="documents"
         )

@@ -17,10 +17,9 @@ import pytest
 from harness.data import content
 from harness.data.catalogue import CORPORA, TASKS
 from harness.data.content import read_content
-from harness.data.corpora import evaluation_text, load_documents
 from harness.data.questions import load_rows, rows_identity, rows_of
 from harness.data.sources import default_sampling, resolve
-from harness.data.texts import evaluation_text_of, text_identity
+from harness.data.texts import evaluation_text, evaluation_text_of, load_documents, text_identity
 from harness.errors import UserError
 
 DATA = os.environ.get("PRUNEBENCH_DATA")

@@ -50,8 +50,8 @@ class Sensitivity(Allocation):
             perplexity), as a fraction of the images for classifiers (published: 1.2 points of accuracy).
         search: `scan` tries from 95 % down, as published; `bisect` finds the same where a layer's loss rises with its
             sparsity.
-        held_out: sequences after those of the calibration that a language model is measured on, >= 1, fewer where there
-            are none left; a classifier is measured on all images that calibration leaves.
+        held_out: sequences that share nothing with those of the calibration and that a language model is measured on,
+            >= 1, fewer where an array has none left; a classifier is measured on all images that calibration leaves.
     """
 
     tolerance: float = 0.012

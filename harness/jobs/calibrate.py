@@ -1,0 +1,83 @@
+"""The sequences of a job: those that calibrate it, and held-out ones that candidates are measured on."""
+
+import math
+from collections.abc import Hashable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from harness.blocks.offload import Residency
+from harness.config.request import JobRequest
+from harness.data.corpora import load_tokens
+from harness.data.digits import DIGITS, TRAINING_ROWS, digit_rows
+from harness.data.sequences import RandomWindows
+from harness.data.texts import load_documents
+from harness.errors import UserError
+from harness.evaluation.accuracy import accuracy
+from harness.evaluation.trials import TrialLoss
+from harness.jobs.evaluate import check_length
+from harness.models.loading import LoadedModel
+from harness.pruning.dense_analysis import HeldOutLoss
+
+
+def drawn_with(request: JobRequest) -> Hashable:
+    """What decides the calibration sequences."""
+    calibration = request.spec.calibration
+    assert calibration is not None, "a job that prunes has calibration"
+    return replace(calibration, propagation="pruned"), request.calibration, request.spec.seed
+
+
+def kept_calibration(request: JobRequest, loaded: LoadedModel) -> Tensor:
+    """The job's calibration sequences, made once for all jobs of the model that share them."""
+    return loaded.kept.keep(drawn_with(request), lambda: calibration_tokens(request, loaded)[0])
+
+
+def calibration_tokens(request: JobRequest, loaded: LoadedModel, *, more: int = 0) -> tuple[Tensor, Tensor]:
+    """The job's sequences, and up to `more` held-out ones that share no row and no token with them."""
+    calibration, data = request.spec.calibration, request.calibration
+    assert calibration is not None, "a job that prunes has calibration"
+    assert data is not None, "calibration has data"
+    check_length("calibration.seq_len", calibration.seq_len, loaded)
+    count, seq_len = calibration.num_sequences, calibration.seq_len
+    if calibration.sampling == "given":
+        is_digits = calibration.corpus == DIGITS
+        rows = digit_rows("calibration") if is_digits else load_tokens(data.path, loaded.vocab_size)
+        drawn, apart = rows[:count, :seq_len], rows[count : count + more, :seq_len]
+    else:
+        text = RandomWindows(
+            load_documents(data),
+            loaded.tokenizer,
+            seq_len=seq_len,
+            seed=request.spec.seed,
+            sampling=calibration.sampling,
+        )
+        drawn, places = text.draw(count)
+        apart, _ = text.draw_apart(more, places)
+    return torch.from_numpy(drawn.copy()), torch.from_numpy(apart.copy())
+
+
+def held_out_loss(request: JobRequest, loaded: LoadedModel, device: torch.device, num_sequences: int) -> HeldOutLoss:
+    """Measures on sequences that the job's own do not touch.
+
+    Raises:
+        UserError: there are none.
+    """
+    calibration = request.spec.calibration
+    assert calibration is not None, "a job that prunes has calibration"
+    is_classifier = request.checkpoint.kind == "image classifier"
+    _, tokens_BL = calibration_tokens(request, loaded, more=TRAINING_ROWS if is_classifier else num_sequences)
+    if not len(tokens_BL):
+        raise UserError(
+            f"allocation={request.spec.allocation.name} measures on sequences that calibration leaves over, and "
+            f"calibration.num_sequences={calibration.num_sequences} leaves none; allowed: fewer"
+        )
+    if not is_classifier:
+        batch_tokens = request.options.batch_tokens
+        return TrialLoss(loaded.model, loaded.residency, tokens_BL, batch_tokens=batch_tokens, device=device)
+
+    def wrong(trial: Residency, first: int) -> float:
+        right = accuracy(loaded.model, trial, tokens_BL, device).value
+        return math.inf if right is None else 1.0 - right
+
+    return wrong
