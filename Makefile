@@ -18,8 +18,9 @@ demo: setup
 	$(BIN)/prunebench report --experiment demo --format md --output results/demo.md
 	$(BIN)/prunebench report --experiment demo
 
+# A worker a core, one thread each: threads of two workers would wait for each other.
 test: lint
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 lint: setup
 	$(BIN)/ruff check harness hydra_plugins tests

@@ -1,0 +1,34 @@
+"""`docs/architecture.md` is what the code is."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.house import MARK, flow_picture, measures, rooms, rooms_table
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "architecture.md"
+
+
+def test_the_page_lists_the_rooms_that_there_are() -> None:
+    """Its table and picture are made of the import graph: `python -m benchmarks house --page docs/architecture.md`."""
+    found = rooms()
+    assert PAGE.read_text(encoding="utf-8").partition(MARK)[2].strip() == rooms_table(found)
+    assert PAGE.with_suffix(".svg").read_text(encoding="utf-8") == flow_picture(found)
+
+
+@pytest.mark.parametrize(
+    ("measure", "most"),
+    [
+        ("modules at the door", 8),
+        ("rooms", 24),
+        ("floors", 10),
+        ("arrows between rooms", 110),
+        ("rooms in cycles", 0),
+        ("functions over 60 lines", 0),
+        ("runs of 6 equal lines", 0),
+    ],
+)
+def test_the_house_keeps_its_measures(measure: str, most: int) -> None:
+    """What was reached is not lost again."""
+    assert int(measures(ROOT)[measure]) <= most
