@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.synthetic import records
-from harness.config.hydra import paper_names
 from harness.reporting.papers import paper_table
 from harness.reporting.plots.gallery import Drawn, draw_all
 from harness.reporting.published import load
@@ -29,21 +28,19 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--jobs", type=int, default=10_000)
     parser.add_argument("--layers", type=int, default=0, help="layers a job")
     options = parser.parse_args(arguments)
-    published, names = load(), paper_names()
+    published = load()
     with tempfile.TemporaryDirectory() as folder:
         store = RecordStore(Path(folder) / "results")
         for record in records(options.jobs, options.layers):
             store.save(record)
         start = time.perf_counter(), time.process_time()
         found = _timed("records read", store.all)
-        table = _timed("table of all jobs", lambda: comparison(found, published, names))
+        table = _timed("table of all jobs", lambda: comparison(found, published))
         _timed(f"in {len(FORMATS)} formats", lambda: [write(table, name) for name in FORMATS])
         ids = published.table_ids()
-        tables = _timed(
-            f"{len(ids)} tables of papers", lambda: [paper_table(each, found, published, names) for each in ids]
-        )
+        tables = _timed(f"{len(ids)} tables of papers", lambda: [paper_table(each, found, published) for each in ids])
         _timed(f"each in {len(FORMATS)} formats", lambda: [write(each, name) for each in tables for name in FORMATS])
-        drawn = _timed("figures", lambda: list(draw_all(found, published, names, Path(folder) / "figures")))
+        drawn = _timed("figures", lambda: list(draw_all(found, published, Path(folder) / "figures")))
         print(f"{sum(isinstance(each, Drawn) for each in drawn)} figures, each as PNG and PDF")
         print(f"all: {time.perf_counter() - start[0]:.1f} s, processor {time.process_time() - start[1]:.1f} s")
 

@@ -2,9 +2,10 @@
 
 from itertools import cycle, islice, product
 
+from harness import record_v1
 from harness.job import CalibrationSpec, Choice, JobSpec, ModelSpec, PerplexityProtocol, ZeroShotProtocol
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.record import SCHEMA_VERSION, EvalResult, LayerReport, Provenance, RunRecord
+from harness.record import SCHEMA_VERSION, Defaults, EvalResult, LayerReport, Provenance, RunRecord
 
 MODELS = ("opt-125m", "opt-1.3b", "opt-6.7b", "opt-13b", "llama-7b", "llama-13b", "llama-30b", "llama-2-7b")
 METHODS = ("magnitude", "wanda", "sparsegpt", "ria", "dsnot", "adaprune", "obc", "random")
@@ -39,6 +40,7 @@ def _record(number: int, model: str, method: str, pattern: Pattern, layers: int)
         SCHEMA_VERSION,
         spec.job_id,
         spec.identity(),  # type: ignore[arg-type]
+        Defaults(**record_v1.defaults(spec.identity())),
         "done",
         (
             *(

@@ -6,10 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic import JsonValue as JsonValue  # re-exported: the type of every free-form field
+from pydantic_core import from_json as parse_json
 
+from harness import record_v1
 from harness.errors import UserError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 Status = Literal["done", "failed"]
 ERROR_TOKENS = 1024
 """Calibration tokens, from the first on, that every layer's output error is measured on."""
@@ -79,12 +81,24 @@ class QuestionFile:
 
 
 @dataclass(frozen=True, slots=True)
+class Defaults:
+    """What the code that ran a job took for granted: its choices are judged by this, whatever becomes of the code."""
+
+    paper_name: Annotated[str | None, "how papers spell the model; None = none of their numbers is of it"]
+    method: Annotated[Mapping[str, JsonValue], "the method's hyperparameters with their default values"]
+    allocation: Annotated[Mapping[str, JsonValue], "the allocation's hyperparameters with their default values"]
+    propagation: Annotated[str | None, "the method's own choice of sequential or dense calibration; None = not known"]
+    has_published_numbers: Annotated[bool, "what papers print under the method's name is of this computation"]
+
+
+@dataclass(frozen=True, slots=True)
 class RunRecord:
     """One job: what was asked, what came out, from where."""
 
     schema_version: Annotated[int, "version of this schema"]
     job_id: Annotated[str, "identity of the job; also the file's name"]
     job: Annotated[Mapping[str, JsonValue], "the identity in full: model, method, pattern, calibration, seed, ..."]
+    defaults: Annotated[Defaults, "what was the default when the job ran"]
     status: Annotated[Status, "done or failed"]
     results: Annotated[tuple[EvalResult, ...], "measured numbers"]
     layers: Annotated[tuple[LayerReport, ...], "one report a pruned linear, in model order"]
@@ -95,7 +109,7 @@ class RunRecord:
     provenance: Annotated[Provenance, "versions, commit, hardware"]
     notes: Annotated[tuple[str, ...], "what a reader must know: subsets, fallbacks, layers a method does not reach"]
     error: Annotated[str | None, "traceback of a failed job"]
-    questions: Annotated[QuestionFile | None, "answers a question; None where none were kept"] = None
+    questions: Annotated[QuestionFile | None, "answers per question; None where none were kept"] = None
 
     __pydantic_config__ = ConfigDict(ser_json_inf_nan="strings")
 
@@ -109,17 +123,20 @@ def to_json(record: RunRecord) -> bytes:
 
 
 def from_json(data: bytes, origin: str) -> RunRecord:
-    """Read a record; `origin` names the file in errors.
+    """Read a record of this version or an earlier one; `origin` names the file in errors.
 
     Raises:
         UserError: the document is not a record of this schema version.
     """
     try:
-        record = _ADAPTER.validate_json(data)
-    except ValidationError as error:
+        document = parse_json(data)
+        record = _ADAPTER.validate_python(record_v1.upgraded(document) if isinstance(document, dict) else document)
+    except ValueError as error:
+        if not isinstance(error, ValidationError):
+            raise UserError(f"{origin} is not a record: document: {error}") from error
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "document"
         raise UserError(f"{origin} is not a record: {where}: {first['msg']}") from error
     if record.schema_version != SCHEMA_VERSION:
-        raise UserError(f"{origin} has schema_version {record.schema_version}; this version reads {SCHEMA_VERSION}")
+        raise UserError(f"{origin} has schema_version {record.schema_version}; allowed: 1 to {SCHEMA_VERSION}")
     return record

@@ -130,7 +130,6 @@ def _unknown_job(store: "RecordStore", job_id: str) -> UserError:
 
 def report(options: argparse.Namespace, _: object) -> int:
     """Print or write a table, figures, or the page of all jobs."""
-    from harness.config.hydra import paper_names
     from harness.reporting.papers import paper_table
     from harness.reporting.published import load
     from harness.tracking.store import RecordStore
@@ -139,12 +138,13 @@ def report(options: argparse.Namespace, _: object) -> int:
     store = RecordStore(options.results_dir)
     records = _records(options.source, store)
     if options.table == "METHODS":
+        from harness.cli.properties import method_properties
         from harness.reporting.properties import property_table
 
-        return _put(property_table(), options)
+        return _put(property_table(method_properties()), options)
     if options.table:
         means = options.mean_over == "seed"
-        return _put(paper_table(options.table, records, load(), paper_names(), mean_over_seed=means), options)
+        return _put(paper_table(options.table, records, load(), mean_over_seed=means), options)
     records += store.failures() if options.html and not options.source else []
     if options.experiment:
         wanted = _jobs_of(options.experiment)
@@ -186,14 +186,13 @@ def _jobs_of(experiment: str) -> set[str]:
 
 
 def _measured_table(records: "Sequence[RunRecord]", options: argparse.Namespace) -> "Table":
-    from harness.config.hydra import paper_names
     from harness.reporting.knee import knees
     from harness.reporting.published import load
     from harness.reporting.tables import comparison
 
     if options.knees:
         return knees(records)
-    return comparison(records, load(), paper_names(), mean_over_seed=options.mean_over == "seed")
+    return comparison(records, load(), mean_over_seed=options.mean_over == "seed")
 
 
 def _put(table: "Table", options: argparse.Namespace) -> int:
@@ -220,13 +219,12 @@ def _records(source: str | None, store: "RecordStore") -> "list[RunRecord]":
 
 
 def _write_page(options: argparse.Namespace, store: "RecordStore", records: "Sequence[RunRecord]") -> int:
-    from harness.config.hydra import paper_names
     from harness.reporting.page.build import page, payload
     from harness.reporting.page.questions import load_answers
     from harness.reporting.published import load
 
     answers = None if options.source else load_answers(store, records, texts=options.with_questions)
-    text = page(*payload(records, load(), paper_names(), answers))
+    text = page(*payload(records, load(), answers))
     try:
         options.html.parent.mkdir(parents=True, exist_ok=True)
         options.html.write_text(text, encoding="utf-8")
@@ -239,22 +237,20 @@ def _write_page(options: argparse.Namespace, store: "RecordStore", records: "Seq
 def serve_page(options: argparse.Namespace, _: object) -> int:
     """Serve the page of all jobs until Ctrl-C."""
     from harness.cli.serve import serve
-    from harness.config.hydra import paper_names
 
     if not options.results_dir.is_dir():
         raise UserError(f"--results-dir {options.results_dir} is no folder; run some jobs first (prunebench run)")
     if not 0 <= options.port <= MOST_PORT:
         raise UserError(f"--port {options.port} is no port; allowed: 0 (any free one) to {MOST_PORT}")
-    serve(options.results_dir, paper_names(), options.host, options.port, lambda text: print(text, flush=True))
+    serve(options.results_dir, options.host, options.port, lambda text: print(text, flush=True))
     return 0
 
 
 def _plots(records: "Sequence[RunRecord]", folder: Path) -> int:
-    from harness.config.hydra import paper_names
     from harness.reporting.plots.gallery import Drawn, draw_all
     from harness.reporting.published import load
 
-    for outcome in draw_all(records, load(), paper_names(), folder):
+    for outcome in draw_all(records, load(), folder):
         if isinstance(outcome, Drawn):
             print(f"{outcome.png} and .pdf")
         else:

@@ -42,9 +42,9 @@ class Kept:
 class Watched:
     """The records of a folder, read once each and again when their files change."""
 
-    def __init__(self, root: Path, paper_names: Mapping[str, str]) -> None:
+    def __init__(self, root: Path) -> None:
         self._store = RecordStore(root)
-        self._root, self._paper_names = root, paper_names
+        self._root = root
         self._published = load()
         self._lock = threading.Lock()
         self._kept: dict[Path, Kept] = {}
@@ -71,7 +71,7 @@ class Watched:
             if self._payload is None or self._payload[0] != version:
                 records = [entry.record for entry in kept.values()]
                 answers = load_answers(self._store, records, texts=False)
-                content, blocks = payload(records, self._published, self._paper_names, answers)
+                content, blocks = payload(records, self._published, answers)
                 self._payload = version, ({**content, "version": version}, blocks)
             return self._payload[1]
 
@@ -90,7 +90,7 @@ class Watched:
         return found
 
 
-def serve(root: Path, paper_names: Mapping[str, str], host: str, port: int, said: Callable[[str], None]) -> None:
+def serve(root: Path, host: str, port: int, said: Callable[[str], None]) -> None:
     """Answer until interrupted.
 
     Args:
@@ -101,7 +101,7 @@ def serve(root: Path, paper_names: Mapping[str, str], host: str, port: int, said
     Raises:
         UserError: the port is taken, or the address is not this machine's.
     """
-    watched = Watched(root, paper_names)
+    watched = Watched(root)
     try:
         server = _Server((host, port), watched)
     except OSError as error:

@@ -121,7 +121,8 @@ def build(cfg: DictConfig, overrides: tuple[str, ...]) -> Planned:
         evaluation=evaluation,
     )
     command = tuple(text.replace("\\:", ":") for text in overrides)  # Hydra escapes what it hands on
-    request = JobRequest(spec, _options(cfg, overrides), checkpoint, calibration_data, evaluation_data, command)
+    options, paper_name = _options(cfg, overrides), cfg.model.paper_name
+    request = JobRequest(spec, options, checkpoint, calibration_data, evaluation_data, command, paper_name)
     return Planned(overrides, request, None)
 
 

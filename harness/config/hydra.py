@@ -226,16 +226,6 @@ def descriptions(group: str) -> dict[str, str]:
     return found
 
 
-def paper_names() -> dict[str, str]:
-    """How the published tables spell our models, by our name."""
-    names = {}
-    for path in (conf_dir() / "model").glob("*.yaml"):
-        spelling = cast("DictConfig", OmegaConf.load(path)).get("paper_name")
-        if spelling:
-            names[path.stem] = str(spelling)
-    return names
-
-
 def _one_line(error: Exception) -> str:
     """A library's message about an override as one line."""
     unknown_field = re.search(r"Could not override '([^']*)'|Key '([^']*)' is not in struct", str(error))

@@ -16,6 +16,7 @@ class JobRequest:
         calibration: data behind the job's calibration, None for the dense model.
         evaluation: data behind every protocol, by the protocol's key.
         command: the overrides that made the job.
+        paper_name: how papers spell the model, None = none prints numbers of it.
     """
 
     spec: JobSpec
@@ -24,6 +25,7 @@ class JobRequest:
     calibration: DataRef | None
     evaluation: Mapping[str, DataRef]
     command: tuple[str, ...]
+    paper_name: str | None = None
 
     def missing(self, measured: set[str]) -> list[EvaluationProtocol]:
         """The protocols asked for whose keys are not in `measured`."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import cast
 
 import torch
@@ -26,13 +26,14 @@ from harness.models.loading import (
 )
 from harness.models.model_cache import ModelShelf
 from harness.progress import Clock, Reporter
+from harness.pruning.allocations.base import ALLOCATIONS
 from harness.pruning.layerwise import (
     achieved_sparsity,
     unreached_note,
     weights_fingerprint,
 )
 from harness.pruning.methods.base import METHODS
-from harness.record import SCHEMA_VERSION, EvalResult, JsonValue, LayerReport, Provenance, RunRecord
+from harness.record import SCHEMA_VERSION, Defaults, EvalResult, JsonValue, LayerReport, Provenance, RunRecord
 from harness.recovery.base import RECOVERIES, RecoveryContext
 from harness.recovery.sparsity import recounted
 from harness.tracking.provenance import collect, peak_memory, reset_peak_memory
@@ -141,6 +142,7 @@ def _run_loaded(
         schema_version=SCHEMA_VERSION,
         job_id=spec.job_id,
         job=cast("Mapping[str, JsonValue]", spec.identity()),
+        defaults=_defaults(request),
         status="done",
         results=_in_order(spec.evaluation, [*measured, *results]),
         layers=layers,
@@ -172,6 +174,7 @@ def failed_record(request: JobRequest, error: str) -> RunRecord:
         schema_version=SCHEMA_VERSION,
         job_id=spec.job_id,
         job=cast("Mapping[str, JsonValue]", spec.identity()),
+        defaults=_defaults(request),
         status="failed",
         results=(),
         layers=(),
@@ -183,6 +186,16 @@ def failed_record(request: JobRequest, error: str) -> RunRecord:
         notes=(),
         error=error,
     )
+
+
+def _defaults(request: JobRequest) -> Defaults:
+    """What the record is to be judged by, as the code has it now."""
+    method, allocation = METHODS.get(request.spec.method.name), ALLOCATIONS.get(request.spec.allocation.name)
+    of_method, of_allocation = (
+        {field.name: field.default for field in fields(entry) if field.default is not MISSING}
+        for entry in (method, allocation)
+    )
+    return Defaults(request.paper_name, of_method, of_allocation, method.propagation, method.has_published_numbers)
 
 
 def _in_order(protocols: Sequence[EvaluationProtocol], results: Sequence[EvalResult]) -> tuple[EvalResult, ...]:

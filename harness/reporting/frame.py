@@ -3,12 +3,11 @@
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
-from functools import cache
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from harness.errors import UserError
-from harness.record import EvalResult, JsonValue, RunRecord
+from harness.record import Defaults, EvalResult, JsonValue, RunRecord
 from harness.reporting.published import Setting
 
 if TYPE_CHECKING:
@@ -30,6 +29,9 @@ class JobRow:
         params, allocation, recovery: name and hyperparameters as ``name (key=value, ...)``.
         calibration: corpus, sequences × tokens; calibration_data: identity of its content.
         dtype: type of the weights, resolved; device: where it ran.
+        changed: hyperparameters of the method that were not its defaults when the job ran.
+        paper_name: of the model in papers; has_published_setting: whether method, allocation and recovery are as
+            papers print them.
     """
 
     job_id: str
@@ -51,6 +53,9 @@ class JobRow:
     device: str
     status: str
     dirty: bool
+    changed: str
+    paper_name: str
+    has_published_setting: bool
 
     @property
     def is_dense(self) -> bool:
@@ -66,44 +71,19 @@ class Measured:
     timings_s: Mapping[str, float]
     error: str | None
 
-    def setting(self, result: EvalResult, paper_names: Mapping[str, str]) -> Setting | None:
+    def setting(self, result: EvalResult) -> Setting | None:
         """The published setting this result may be compared with; None when there cannot be one.
 
-        Published numbers are of methods and allocations with the values that are our defaults, propagation among them;
+        Published numbers are of methods and allocations with their defaults when the job ran, propagation among them:
         a job with another value compares with none, nor does a method that is ours under a published name.  Only
         results on all of the official data compare: a subset, other data or an option such as a BOS in every window is
         part of the protocol key, which then equals no published one.
         """
         job = self.job
-        if job.model not in paper_names or job.recovery != NO_RECOVERY or result.subset is not None:
-            return None
-        if not _as_published(job.method, job.params, job.allocation, job.propagation):
+        if not job.paper_name or not job.has_published_setting or result.subset is not None:
             return None
         protocol = re.sub(r":v[^:]+$", "", result.protocol)
-        return Setting(paper_names[job.model], paper_method(job), job.pattern, job.sparsity, protocol, result.metric)
-
-
-@cache
-def _as_published(method: str, params: str, allocation: str, propagation: str) -> bool:
-    """Whether no hyperparameter differs from its default; one that the code no longer has tells nothing."""
-    from harness.pruning.allocations.base import ALLOCATIONS
-    from harness.pruning.methods.base import METHODS
-
-    known = METHODS.all().get(method)
-    if known and (not known.has_published_numbers or propagation not in ("", known.propagation)):
-        return False
-    name, _, spread = allocation.partition(" (")
-    for entry, text in ((known, params), (ALLOCATIONS.all().get(name), spread.removesuffix(")"))):
-        defaults = _defaults(entry)
-        given = dict(part.split("=", 1) for part in text.split(PARAMS_SEPARATOR) if "=" in part)
-        if any(defaults.get(key, value) != value for key, value in given.items()):
-            return False
-    return True
-
-
-def _defaults(entry: Any) -> dict[str, str]:
-    """Hyperparameters of a method or an allocation as records' rows have them; none of one that the code lacks."""
-    return {field.name: str(field.default) for field in fields(entry)} if entry else {}
+        return Setting(job.paper_name, paper_method(job), job.pattern, job.sparsity, protocol, result.metric)
 
 
 def paper_method(job: JobRow) -> str:
@@ -112,20 +92,20 @@ def paper_method(job: JobRow) -> str:
     return job.method if allocation in ("", UNIFORM) else f"{allocation} w. {job.method}"
 
 
-def telling(params: Iterable[str], method: str) -> dict[str, str]:
-    """Each of these parameters of one method without what all of them have, unless it is another than the default."""
-    from harness.pruning.methods.base import METHODS
+def distinguishing(rows: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The parameters of jobs of one method without what all of them have, unless it was changed from its default.
 
-    parts = {text: text.split(PARAMS_SEPARATOR) for text in params}
+    Args:
+        rows: `params` and `changed` of every job.
+    """
+    rows = set(rows)
+    parts = {params: params.split(PARAMS_SEPARATOR) for params, _ in rows}
     common = set.intersection(*map(set, parts.values())) if parts else set()
-    defaults = _defaults(METHODS.all().get(method))
-    for name, _, value in [part.partition("=") for part in common]:
-        if defaults.get(name, value) != value:
-            common.remove(f"{name}={value}")
+    common -= {part for _, changed in rows for part in changed.split(PARAMS_SEPARATOR)}
     return {text: PARAMS_SEPARATOR.join(part for part in found if part not in common) for text, found in parts.items()}
 
 
-def brief(choices: Iterable[str]) -> dict[str, str]:
+def short_labels(choices: Iterable[str]) -> dict[str, str]:
     """Each of these allocations or recoveries as people say it: without its parameters where no other has its name, and
     not at all where it is the usual one.
     """
@@ -163,7 +143,7 @@ def describe(record: RunRecord) -> JobRow:
         model=model.text("name"),
         checkpoint=model.text("checkpoint"),
         method=method.text("name"),
-        params=_params(method),
+        params=_params(method.group("params").fields),
         pattern=job.text("pattern"),
         sparsity=job.number("sparsity"),
         achieved_sparsity=record.achieved_sparsity,
@@ -178,16 +158,30 @@ def describe(record: RunRecord) -> JobRow:
         device=record.provenance.device,
         status=record.status,
         dirty=record.provenance.dirty,
+        changed=_params(_changed(method, record.defaults.method)),
+        paper_name=record.defaults.paper_name or "",
+        has_published_setting=_has_published_setting(job, record.defaults),
     )
 
 
-def model_name(record: RunRecord) -> str:
-    """Name of the model that a record is of.
+def _has_published_setting(job: "_Fields", defaults: Defaults) -> bool:
+    """A hyperparameter that has no default any more tells nothing."""
+    method, allocation = job.group("method"), job.group("allocation")
+    calibration = job.fields.get("calibration")
+    propagation = calibration.get("propagation") if isinstance(calibration, dict) else None
+    return (
+        defaults.has_published_numbers
+        and job.group("recovery").text("name") == NO_RECOVERY
+        and (None in (propagation, defaults.propagation) or propagation == defaults.propagation)
+        and not _changed(method, defaults.method)
+        and not _changed(allocation, defaults.allocation)
+    )
 
-    Raises:
-        UserError: the job does not say it.
-    """
-    return _Fields(record.job_id, record.job).group("model").text("name")
+
+def _changed(choice: "_Fields", defaults: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+    """The hyperparameters of a choice that are not its defaults."""
+    params = choice.group("params").fields
+    return {name: value for name, value in params.items() if defaults.get(name, value) != value}
 
 
 def to_frame(records: Sequence[RunRecord]) -> "pd.DataFrame":
@@ -263,13 +257,12 @@ class _Fields:
         return self.fields[name]
 
 
-def _params(choice: _Fields) -> str:
-    params = choice.group("params").fields
+def _params(params: Mapping[str, JsonValue]) -> str:
     return PARAMS_SEPARATOR.join(f"{name}={params[name]}" for name in sorted(params))
 
 
 def _choice(choice: _Fields) -> str:
-    name, params = choice.text("name"), _params(choice)
+    name, params = choice.text("name"), _params(choice.group("params").fields)
     return f"{name} ({params})" if params else name
 
 

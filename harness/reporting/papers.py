@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from harness.record import EvalResult, RunRecord
 from harness.reporting.footnotes import Footnotes
-from harness.reporting.frame import DENSE, JobRow, Measured, measured, model_name
+from harness.reporting.frame import DENSE, JobRow, Measured, measured
 from harness.reporting.layout import LOWER_IS_BETTER, Cell, Column, Table, metric_header, percent, unique
 from harness.reporting.published import PLAIN_VARIANTS, Published, PublishedRow, normal_name
 from harness.reporting.ranking import ranked
@@ -24,7 +24,6 @@ def paper_table(
     table_id: str,
     records: Sequence[RunRecord],
     published: Published,
-    paper_names: Mapping[str, str],
     *,
     mean_over_seed: bool = False,
 ) -> Table:
@@ -38,7 +37,6 @@ def paper_table(
         table_id: one of `published.table_ids()`.
         records: any records; those that fit no cell are left out.
         published: see `harness.reporting.published.load`.
-        paper_names: a model's name here -> its name in the papers.
         mean_over_seed: measured values are means over the jobs that differ in nothing but the seed.
 
     Raises:
@@ -48,9 +46,9 @@ def paper_table(
     layout = _Layout.of(rows)
     notes = Footnotes()
     notes.add(LEGEND)
-    wanted = _of_models(records, rows, paper_names)
+    wanted = _of_models(records, rows)
     entries, spreads = mean_over_seeds(wanted) if mean_over_seed else (measured(wanted), {})
-    found = _index(entries, paper_names)
+    found = _index(entries)
     shown: list[JobRow] = []
     lines: dict[tuple[str, ...], dict[str, Cell]] = {}
     for row in rows:
@@ -129,20 +127,18 @@ def _quantity(row: PublishedRow, seq_len: int | None) -> str:
     return metric_header(corpus, row.metric, row.unit, seq_len)
 
 
-def _of_models(
-    records: Sequence[RunRecord], rows: Sequence[PublishedRow], paper_names: Mapping[str, str]
-) -> list[RunRecord]:
+def _of_models(records: Sequence[RunRecord], rows: Sequence[PublishedRow]) -> list[RunRecord]:
     """The records of models that the table prints a comparable number for; the others need not be looked at."""
     wanted = {normal_name(row.model) for row in rows if row.protocol}
-    return [record for record in records if normal_name(paper_names.get(model_name(record), "")) in wanted]
+    return [record for record in records if normal_name(record.defaults.paper_name or "") in wanted]
 
 
-def _index(entries: Sequence[Measured], paper_names: Mapping[str, str]) -> dict[tuple[object, ...], list[Found]]:
+def _index(entries: Sequence[Measured]) -> dict[tuple[object, ...], list[Found]]:
     """Results by the key of the setting they were measured in, the one to show first."""
     found: dict[tuple[object, ...], list[Found]] = {}
     for entry in sorted(entries, key=lambda entry: _preference(entry.job)):
         for result in entry.results:
-            setting = entry.setting(result, paper_names)
+            setting = entry.setting(result)
             if setting is not None and result.value is not None:
                 found.setdefault(setting.key, []).append((entry, result))
     return found

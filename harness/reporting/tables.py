@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from harness.patterns import parse_n_of_m
 from harness.record import EvalResult, RunRecord
 from harness.reporting.footnotes import Footnotes
-from harness.reporting.frame import DENSE, NO_RECOVERY, UNIFORM, JobRow, Measured, measured, telling
+from harness.reporting.frame import DENSE, NO_RECOVERY, UNIFORM, JobRow, Measured, distinguishing, measured
 from harness.reporting.layout import (
     UNITS,
     Cell,
@@ -37,18 +37,6 @@ class Axis:
     within: Callable[[JobRow], str] = lambda job: ""
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where published numbers come from, and what papers call the models."""
-
-    published: Published
-    paper_names: Mapping[str, str]
-
-    def lookup(self, entry: Measured, result: EvalResult) -> tuple[PublishedRow, ...]:
-        setting = entry.setting(result, self.paper_names)
-        return self.published.lookup(setting) if setting else ()
-
-
 AXES = (
     Axis("checkpoint", lambda job: job.checkpoint, lambda job: job.model),
     Axis("dtype", lambda job: job.dtype),
@@ -76,7 +64,6 @@ UNSAID = {"", UNIFORM, NO_RECOVERY}
 def comparison(
     records: Sequence[RunRecord],
     published: Published,
-    paper_names: Mapping[str, str],
     *,
     mean_over_seed: bool = False,
 ) -> Table:
@@ -88,7 +75,6 @@ def comparison(
     Args:
         records: jobs in any order; failed ones get a row of dashes.
         published: see `harness.reporting.published.load`.
-        paper_names: a model's name here -> its name in the papers; a model that is not in it is compared with none.
         mean_over_seed: one row for all jobs that differ in nothing but the seed, see `mean_over_seeds`.
 
     Raises:
@@ -102,14 +88,13 @@ def comparison(
     notes = Footnotes()
     if spreads:
         notes.add(MEAN_NOTE)
-    source = _Source(published, paper_names)
     rows = []
     for entry in entries:
         labels = [Cell(entry.job.model), Cell(entry.job.method, marks=notes.job(entry))]
         labels += [Cell("" if entry.job.is_dense else entry.job.pattern), Cell(_sparsity(entry.job, notes))]
         labels += [Cell(axis.value(entry.job)) for axis in axes]
         found = {column_key(result): result for result in entry.results}
-        values = [_compare(entry, found.get(key), spreads, source, notes) for key in results]
+        values = [_compare(entry, found.get(key), spreads, published, notes) for key in results]
         rows.append((*labels, *values))
     headers = ["model", "method", "pattern", "sparsity", *(axis.header for axis in axes)]
     table = Table(
@@ -157,10 +142,10 @@ def job_order(job: JobRow) -> tuple[object, ...]:
 
 def differing_axes(entries: Sequence[Measured]) -> list[Axis]:
     """The `AXES` in which jobs differ; parameters: those in which the jobs of a method do, or that are no defaults."""
-    methods: dict[str, set[str]] = {}
+    methods: dict[str, set[tuple[str, str]]] = {}
     for job in (entry.job for entry in entries):
-        methods.setdefault(job.method, set()).add(job.params)
-    told = {method: telling(params, method) for method, params in methods.items()}
+        methods.setdefault(job.method, set()).add((job.params, job.changed))
+    told = {method: distinguishing(params) for method, params in methods.items()}
     params = Axis("params", lambda job: told[job.method][job.params], lambda job: job.method)
     axes = [params if axis.header == params.header else axis for axis in AXES]
     said = {params.header} if any(params.value(entry.job) for entry in entries) else set()
@@ -247,12 +232,13 @@ def _compare(
     entry: Measured,
     result: EvalResult | None,
     spreads: Spreads,
-    source: _Source,
+    published: Published,
     notes: Footnotes,
 ) -> Cell:
     if result is None:
         return Cell()
-    rows = source.lookup(entry, result)
+    setting = entry.setting(result)
+    rows = published.lookup(setting) if setting else ()
     if not rows:
         return compared(entry, result, None, spreads)
     if len({row.value for row in rows}) > 1:

@@ -117,9 +117,9 @@ def browser(chromium: webdriver.Chrome) -> Browser:
 def write_page(tmp_path: Path, published: Published) -> Callable[..., str]:
     """Write the page of some records; its address."""
 
-    def write(records: Sequence[RunRecord], answers: Answers | None = None, **names: str) -> str:
+    def write(records: Sequence[RunRecord], answers: Answers | None = None) -> str:
         path = tmp_path / "page.html"
-        content = payload(records, published, {"opt-125m": "OPT-125M", **names}, answers)
+        content = payload(records, published, answers)
         path.write_text(page(*content), encoding="utf-8")
         return path.as_uri()
 

@@ -20,7 +20,7 @@ def test_a_sweep_is_shown_and_its_records_arrive_by_themselves(browser: Browser,
     store = RecordStore(tmp_path)
     jobs = [make_record(method, results=(make_perplexity(30.0),)) for method in ("magnitude", "sparsegpt", "wanda")]
     store.save(make_record("dense", results=(make_perplexity(27.6),)))
-    with _Server(("127.0.0.1", 0), Watched(tmp_path, {})) as server:
+    with _Server(("127.0.0.1", 0), Watched(tmp_path)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         with sweeping(tmp_path, "demo", [job.job_id for job in jobs], [5.0, 5.0, 5.0]):

@@ -19,8 +19,6 @@ from harness.tracking.live import running, sweeping
 from harness.tracking.store import RecordStore
 from tests.reporting.conftest import make_perplexity, make_record
 
-NAMES = {"opt-125m": "OPT-125M"}
-
 
 @pytest.fixture
 def store(tmp_path: Path) -> RecordStore:
@@ -33,7 +31,7 @@ def store(tmp_path: Path) -> RecordStore:
 @pytest.fixture
 def address(store: RecordStore) -> Iterator[str]:
     """A server of that folder on a free port."""
-    with _Server(("127.0.0.1", 0), Watched(store.root, NAMES)) as server:
+    with _Server(("127.0.0.1", 0), Watched(store.root)) as server:
         thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
         thread.start()
         yield f"http://127.0.0.1:{server.server_address[1]}"
@@ -76,7 +74,7 @@ def test_a_name_without_a_port_is_ours(address: str) -> None:
 
 def test_a_new_record_changes_the_version_and_the_content(store: RecordStore) -> None:
     """The same folder has the same version; a job that ends gives another one."""
-    watched = Watched(store.root, NAMES)
+    watched = Watched(store.root)
     before = watched.news(time.time())["version"]
     assert watched.news(time.time())["version"] == before
     store.save(make_record(results=(make_perplexity(30.0),)))
@@ -92,7 +90,7 @@ def test_a_sweep_is_counted_and_its_time_to_go_is_estimated(store: RecordStore) 
         store.save(replace(jobs[1], status="failed", error="boom"))
         with running(store.root, jobs[2].job_id, Silent()):
             now = time.time() + 4
-            news = Watched(store.root, NAMES).news(now)
+            news = Watched(store.root).news(now)
     (sweep,) = news["sweeps"]
     assert [sweep[name] for name in ("done", "failed", "running", "left", "total", "alive")] == [1, 1, 1, 2, 5, True]
     assert sweep["seconds_left"] == pytest.approx(20 + 30 + 10 - 4, abs=0.5)
@@ -104,7 +102,7 @@ def test_time_to_go_is_unknown_until_a_job_has_been_timed(store: RecordStore) ->
     """Nothing like the jobs was timed: no number; then what the sweep's own jobs took is taken."""
     jobs = [make_record(seed=seed) for seed in range(3)]
     with sweeping(store.root, "demo", [job.job_id for job in jobs], [None, None, None]):
-        watched = Watched(store.root, NAMES)
+        watched = Watched(store.root)
         assert watched.news(time.time())["sweeps"][0]["seconds_left"] is None
         store.save(jobs[0])
         assert watched.news(time.time())["sweeps"][0]["seconds_left"] == 2 * 3.0
@@ -118,7 +116,7 @@ def test_records_from_before_the_sweep_are_not_its_done_jobs(store: RecordStore)
     path = store.path_of(job)
     os.utime(path, (time.time() - 60, time.time() - 60))
     with sweeping(store.root, "again", [job.job_id], [None]):
-        (sweep,) = Watched(store.root, NAMES).news(time.time())["sweeps"]
+        (sweep,) = Watched(store.root).news(time.time())["sweeps"]
     assert (sweep["done"], sweep["left"]) == (0, 1)
 
 
@@ -126,7 +124,7 @@ def test_an_ended_sweep_is_shown_until_the_next(store: RecordStore) -> None:
     """The last one, marked as no longer alive."""
     with sweeping(store.root, "over", ["a"], [None]):
         pass
-    (sweep,) = Watched(store.root, NAMES).news(time.time())["sweeps"]
+    (sweep,) = Watched(store.root).news(time.time())["sweeps"]
     assert (sweep["name"], sweep["alive"]) == ("over", False)
 
 
@@ -134,7 +132,7 @@ def test_a_port_in_use_is_one_line(address: str, store: RecordStore) -> None:
     """The line holds the port and the reason."""
     port = int(address.rpartition(":")[2])
     with pytest.raises(UserError, match=f"cannot listen on 127.0.0.1 port {port}: Address already in use"):
-        serve(store.root, NAMES, "127.0.0.1", port, lambda text: None)
+        serve(store.root, "127.0.0.1", port, lambda text: None)
 
 
 @pytest.mark.parametrize(

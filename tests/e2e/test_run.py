@@ -332,6 +332,9 @@ def test_show_and_report_print_the_record(cli: Cli, job: tuple[str, ...], tmp_pa
     assert shown.code == 0
     assert str(record["job_id"]) in shown.out
     assert json.loads(cli("show", str(record["job_id"]), "--json", *results).out) == record
+    assert record["defaults"] == {
+        **{"paper_name": None, "method": {}, "allocation": {}, "propagation": "pruned", "has_published_numbers": True}
+    }
     value = record["results"][0]["value"]
     assert f"{value:.2f}" in cli("report", *results).out
     for text_format in ("md", "csv", "latex", "json"):

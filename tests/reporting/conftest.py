@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from harness import record_v1
 from harness.job import (
     CalibrationSpec,
     Choice,
@@ -14,7 +15,7 @@ from harness.job import (
     ZeroShotProtocol,
 )
 from harness.patterns import Pattern, Unstructured
-from harness.record import SCHEMA_VERSION, EvalResult, LayerReport, Provenance, RunRecord
+from harness.record import SCHEMA_VERSION, Defaults, EvalResult, LayerReport, Provenance, RunRecord
 from harness.reporting.published import Published, load
 
 C4 = CalibrationSpec("c4", "c4-shard-0", 128, 2048, "documents", "pruned")
@@ -94,6 +95,7 @@ def make_record(
         schema_version=SCHEMA_VERSION,
         job_id=spec.job_id,
         job=spec.identity(),  # type: ignore[arg-type]
+        defaults=Defaults(**record_v1.defaults(spec.identity())),
         status="failed" if error else "done",
         results=results,
         layers=layers,

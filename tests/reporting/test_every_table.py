@@ -97,7 +97,7 @@ def _unescaped(text: str) -> str:
 @pytest.mark.parametrize("table_id", TABLE_IDS)
 def test_rendered_table_equals_its_csv_cell_by_cell(published, table_id: str, format: str) -> None:
     """Each number of the CSV stands in the row and the column that it belongs to, and nothing else stands anywhere."""
-    table = paper_table(table_id, [], published, {})
+    table = paper_table(table_id, [], published)
     columns = json.loads(write(table, "json"))["columns"]
     headers = [column["header"] for column in columns if column["label"]]
     keys = [column["key"] for column in columns if not column["label"]]
@@ -128,7 +128,7 @@ def test_all_numbers_are_in_the_tables() -> None:
 @pytest.mark.parametrize("table_id", TABLE_IDS)
 def test_a_mean_over_mixed_metrics_says_so(published, table_id: str) -> None:
     """A mean over acc and acc_norm is called mixed, in its header or in the title of its table; nothing else is."""
-    table = paper_table(table_id, [], published, {})
+    table = paper_table(table_id, [], published)
     for column in table.columns:
         assert ("mixed" in f"{table.title} {column.header}") == ("/acc_mixed/" in f"/{column.key}/") or column.is_label
 
@@ -137,7 +137,7 @@ def test_a_mean_over_mixed_metrics_says_so(published, table_id: str) -> None:
 @pytest.mark.parametrize("table_id", TABLE_IDS)
 def test_terminal_fits_and_cuts_no_number(published, table_id: str, width: int) -> None:
     """No line is longer than the terminal is wide, and every number stands whole on one line."""
-    text = write(paper_table(table_id, [], published, {}), "terminal", width)
+    text = write(paper_table(table_id, [], published), "terminal", width)
     assert max(map(len, text.split("\n"))) <= width
     for row in _printed()[table_id]:
         assert re.search(rf"(?<![\w.]){re.escape(row['value'])}(?![\w.])", text)
@@ -145,5 +145,5 @@ def test_terminal_fits_and_cuts_no_number(published, table_id: str, width: int) 
 
 def test_a_remark_in_brackets_stays_whole(published) -> None:
     """Remarks are apart by semicolons, those within brackets excepted."""
-    notes = paper_table("WANDA-PPL-LLAMA2", [], published, {}).footnotes
+    notes = paper_table("WANDA-PPL-LLAMA2", [], published).footnotes
     assert "sequence length 4096 (dense 7B 5.12; 5.47 at 2048)" in notes

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from harness.errors import UserError
-from harness.reporting.frame import brief, describe, measured, telling, to_frame
+from harness.reporting.frame import describe, distinguishing, measured, short_labels, to_frame
 from tests.reporting.conftest import C4
 
 
@@ -39,14 +39,14 @@ def test_params_are_spelled_in_one_order(record) -> None:
     assert describe(one).params == describe(other).params == "a=2, b=1"
 
 
-def test_telling_parameters_are_those_that_not_all_have() -> None:
+def test_distinguishing_parameters_are_those_that_not_all_have() -> None:
     """Of several settings what they share is left out; a single one has nothing to tell."""
-    told = telling(["a=1, b=2, c=3", "a=1, b=4, c=3", "a=1"], "mine")
-    assert list(told.values()) == ["b=2, c=3", "b=4, c=3", ""]
-    assert telling(["a=1"], "mine") == {"a=1": ""}
-    assert telling([], "mine") == {}
+    told = distinguishing([("a=1, b=2, c=3", ""), ("a=1, b=4, c=3", ""), ("a=1", "")])
+    assert told == {"a=1, b=2, c=3": "b=2, c=3", "a=1, b=4, c=3": "b=4, c=3", "a=1": ""}
+    assert distinguishing([("a=1", "")]) == {"a=1": ""}
+    assert distinguishing([]) == {}
     shots = "add_update=False, shots=3"
-    assert telling([shots], "llm_surgeon") == {shots: "shots=3"}, "what is no default is told, though all jobs share it"
+    assert distinguishing([(shots, "shots=3")]) == {shots: "shots=3"}, "what is no default is told, though all share it"
 
 
 def test_a_record_without_its_identity_is_named(record) -> None:
@@ -58,10 +58,9 @@ def test_a_record_without_its_identity_is_named(record) -> None:
 
 def test_only_full_official_results_may_be_compared(record, perplexity) -> None:
     """A subset, other data, a BOS in every window, recovery or an unmapped model has no published setting that fits."""
-    names = {"opt-125m": "OPT-125M"}
 
     def protocol(result, **job):
-        setting = measured([record(results=(result,), **job)])[0].setting(result, names)
+        setting = measured([record(results=(result,), **job)])[0].setting(result)
         return setting and setting.protocol
 
     assert protocol(perplexity(1.0)) == "perplexity:wikitext2:seq2048"
@@ -74,35 +73,33 @@ def test_only_full_official_results_may_be_compared(record, perplexity) -> None:
 
 def test_other_hyperparameters_than_the_published_compare_with_nothing(record, perplexity) -> None:
     """A damping that nobody published may not stand beside SparseGPT's; one that the code lacks tells nothing."""
-    names = {"opt-125m": "OPT-125M"}
     for params, compares in (({"damping": 0.01}, True), ({"damping": 0.1}, False), ({"older": 1}, True)):
         entry = measured([record("sparsegpt", params=params)])[0]
-        assert (entry.setting(perplexity(1.0), names) is not None) is compares
+        assert (entry.setting(perplexity(1.0)) is not None) is compares
 
 
 def test_another_propagation_compares_with_nothing(record, perplexity) -> None:
     """Papers print what their authors' walk made."""
-    names = {"opt-125m": "OPT-125M"}
     for method, propagation, compares in (("wanda", "pruned", True), ("wanda", "dense", False), ("obc", "dense", True)):
         entry = measured([record(method, calibration=replace(C4, propagation=propagation))])[0]
-        assert (entry.setting(perplexity(1.0), names) is not None) is compares
+        assert (entry.setting(perplexity(1.0)) is not None) is compares
 
 
 def test_our_adaprune_compares_with_nothing(record, perplexity) -> None:
     """The tables' AdaPrune was never published; ours only has its name."""
     entry = measured([record("adaprune", calibration=replace(C4, propagation="dense"))])[0]
-    assert entry.setting(perplexity(1.0), {"opt-125m": "OPT-125M"}) is None
+    assert entry.setting(perplexity(1.0)) is None
 
 
 def test_an_allocation_is_part_of_the_method_s_name(record, perplexity) -> None:
     """OWL over Wanda is compared with the papers' `OWL w. Wanda`."""
     entry = measured([record(allocation="owl")])[0]
-    setting = entry.setting(perplexity(1.0), {"opt-125m": "OPT-125M"})
+    setting = entry.setting(perplexity(1.0))
     assert setting.key[1] == "owlw.wanda"
 
 
 def test_choices_are_named_as_briefly_as_tells_them_apart() -> None:
     """Parameters only where two have one name, and the usual choice not at all."""
-    assert brief(["uniform", "", "owl (width=0.08)"]) == {"uniform": "", "": "", "owl (width=0.08)": "owl"}
+    assert short_labels(["uniform", "", "owl (width=0.08)"]) == {"uniform": "", "": "", "owl (width=0.08)": "owl"}
     two = ["owl (width=0.08)", "owl (width=0.2)", "besa (epochs=1)"]
-    assert list(brief(two).values()) == ["owl (width=0.08)", "owl (width=0.2)", "besa"]
+    assert list(short_labels(two).values()) == ["owl (width=0.08)", "owl (width=0.2)", "besa"]

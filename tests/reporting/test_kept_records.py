@@ -23,7 +23,7 @@ def test_the_kept_table_is_that_of_the_kept_records(name: str) -> None:
     """`prunebench report --results-dir results/NAME --format md --output experiments/NAME/table.md` makes it again."""
     records = RecordStore(EXPERIMENTS.parent / "results" / name).all()
     table = (EXPERIMENTS / name / "table.md").read_text(encoding="utf-8")
-    assert write(comparison(records, load(), {}), "md") == table
+    assert write(comparison(records, load()), "md") == table
 
 
 @pytest.mark.parametrize("name", KEPT)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli.properties import method_properties
 from harness.reporting.latex import latex, tex
 from harness.reporting.layout import Cell, Column, Table
 from harness.reporting.papers import paper_table
@@ -15,7 +16,6 @@ from harness.reporting.published import load
 from harness.reporting.tables import comparison
 
 TABLE_IDS = load().table_ids()
-NAMES = {"opt-125m": "OPT-125M"}
 DOCUMENT = r"""\documentclass[a4paper,10pt]{article}
 \usepackage[utf8]{inputenc}
 \usepackage[T1]{fontenc}
@@ -55,7 +55,7 @@ def _comparison(record, perplexity, accuracy, published) -> Table:
         for i, method in enumerate(methods)
         for seed in (0, 1)
     ]
-    return comparison(jobs, published, NAMES, mean_over_seed=True)
+    return comparison(jobs, published, mean_over_seed=True)
 
 
 @pytest.mark.latex
@@ -63,8 +63,8 @@ def _comparison(record, perplexity, accuracy, published) -> Table:
 @needs_latex
 def test_every_table_compiles_and_fits_its_page(record, perplexity, accuracy, published, tmp_path: Path) -> None:
     """All 44 tables, a comparison of means and the properties: no error, nothing over the margin."""
-    tables = [paper_table(table_id, [], published, NAMES) for table_id in TABLE_IDS]
-    tables += [_comparison(record, perplexity, accuracy, published), property_table()]
+    tables = [paper_table(table_id, [], published) for table_id in TABLE_IDS]
+    tables += [_comparison(record, perplexity, accuracy, published), property_table(method_properties())]
     assert too_wide(compile_pdf(list(map(latex, tables)), tmp_path)) == []
 
 

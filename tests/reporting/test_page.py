@@ -22,7 +22,6 @@ from harness.reporting.page.table import in_order
 from harness.tracking.answers import encode
 from harness.tracking.store import RecordStore
 
-NAMES = {"opt-125m": "OPT-125M"}
 LAYER = LayerReport("blocks.0.q_proj", (8, 4), 0.5, 0.5, 0.123456789, 64)
 
 
@@ -45,7 +44,7 @@ def test_every_row_and_number_is_in_the_table(record, perplexity, accuracy, publ
         record("dense", results=(perplexity(27.65), accuracy(0.5))),
         record("magnitude", results=(perplexity(float("inf")), perplexity(None, seq_len=128))),
     ]
-    table = payload(jobs, published, NAMES)[0]["table"]
+    table = payload(jobs, published)[0]["table"]
     values = {metric["key"]: metric["values"] for metric in table["metrics"]}
     assert values == {
         "perplexity:wikitext2:seq128:v1/perplexity": [None, None],
@@ -64,7 +63,7 @@ def test_values_of_an_axis_sort_as_people_count(record, published) -> None:
         record(pattern=SemiStructured(4, 8), model="opt-1.3b"),
         record(model="opt-2.7b"),
     ]
-    axes = {axis["key"]: axis["values"] for axis in payload(jobs, published, NAMES)[0]["table"]["axes"]}
+    axes = {axis["key"]: axis["values"] for axis in payload(jobs, published)[0]["table"]["axes"]}
     assert axes["model"] == ["opt-1.3b", "opt-2.7b", "opt-13b"]
     assert axes["pattern"] == ["unstructured", "4:8", "2:4"]
 
@@ -166,14 +165,14 @@ def test_texts_of_questions_are_embedded_only_when_asked_for(record, accuracy, t
 def test_the_page_is_one_text_that_lets_only_its_own_scripts_run(record, perplexity, published) -> None:
     """No address of another place in an attribute, a policy without network, and the same text for the same records."""
     jobs = [record(results=(perplexity(1.0),)), record("dense")]
-    text = page(*payload(jobs, published, NAMES))
-    assert text == page(*payload(jobs[::-1], published, NAMES))
+    text = page(*payload(jobs, published))
+    assert text == page(*payload(jobs[::-1], published))
     assert re.findall(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"(?!data:,\")", text) == []
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', text).group(1).replace("&#39;", "'")
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
     assert "connect-src 'none'" in policy
     assert "unsafe-inline" not in policy.split("style-src")[0]
-    assert "connect-src 'self'" in page(*payload(jobs, published, NAMES), live=True).replace("&#39;", "'")
+    assert "connect-src 'self'" in page(*payload(jobs, published), live=True).replace("&#39;", "'")
 
 
 def test_scripts_share_one_scope_without_a_name_twice() -> None:

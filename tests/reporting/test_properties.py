@@ -4,18 +4,19 @@ from pathlib import Path
 
 import pytest
 
+from harness.cli.properties import method_properties
 from harness.errors import UserError
 from harness.pruning.methods.base import METHODS
-from harness.reporting.properties import HEADERS, load_survey, property_table
+from harness.reporting.properties import load_survey, property_table
 from harness.reporting.render import write
 
 
 @pytest.fixture(scope="module")
 def rows() -> dict[str, dict[str, str]]:
     """Texts with their marks by method and header."""
-    table = property_table()
+    table = property_table(method_properties())
     return {
-        row[0].text: {header: cell.text + cell.marks for header, cell in zip(HEADERS, row, strict=True)}
+        row[0].text: {column.header: cell.text + cell.marks for column, cell in zip(table.columns, row, strict=True)}
         for row in table.rows
     }
 
@@ -46,7 +47,7 @@ def test_the_survey_s_errors_are_marked_and_explained(rows) -> None:
     assert rows["channel-magnitude"]["complexity"] == "O(1)≠"
     marked = {name for name, row in rows.items() if any(text.endswith("≠") for text in row.values())}
     assert marked == {"obc", "channel-magnitude"}
-    notes = "\n".join(property_table().footnotes)
+    notes = "\n".join(property_table(method_properties()).footnotes)
     assert "Optimal Brain Compression: the survey prints weight update no, complexity O(d²)" in notes
     assert "copy of Wanda's row" in notes
 
@@ -54,7 +55,7 @@ def test_the_survey_s_errors_are_marked_and_explained(rows) -> None:
 @pytest.mark.parametrize("format", ["terminal", "md", "csv", "latex", "html", "json"])
 def test_every_format_has_every_method(rows, format: str) -> None:
     """No number is needed to make a table."""
-    text = write(property_table(), format, 160).replace(r"\_", "_")
+    text = write(property_table(method_properties()), format, 160).replace(r"\_", "_")
     assert all(name in text for name in rows)
 
 
@@ -64,7 +65,7 @@ def test_a_survey_method_that_is_not_here_is_said() -> None:
 
     survey = load_survey()
     survey["nowhere"] = replace(survey["wanda"], method="Nowhere", name="nowhere")
-    assert "not here: Nowhere" in property_table(survey).footnotes
+    assert "not here: Nowhere" in property_table(method_properties(), survey).footnotes
 
 
 def test_a_broken_survey_is_named(tmp_path: Path) -> None:

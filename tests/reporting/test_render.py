@@ -121,7 +121,7 @@ def test_numbers_look_as_the_papers_print_them() -> None:
 
 def test_every_format_shows_a_dash_or_its_own_nothing(published) -> None:
     """People see a dash; CSV is empty and JSON null, so that a program does not read a dash as a value."""
-    table = paper_table("SGPT-T1", [], published, {})
+    table = paper_table("SGPT-T1", [], published)
     for format in ("terminal", "md"):
         assert "27.66 / – / –" in write(table, format)
     assert "27.66 / -- / --" in write(table, "latex")
@@ -132,7 +132,7 @@ def test_every_format_shows_a_dash_or_its_own_nothing(published) -> None:
 
 def test_infinity_is_a_string_in_json(record, perplexity, published) -> None:
     """JSON knows no infinity; the table says it as the record does."""
-    table = comparison([record(results=(perplexity(float("inf")),))], published, {})
+    table = comparison([record(results=(perplexity(float("inf")),))], published)
     assert json.loads(write(table, "json"))["rows"][0][-1]["measured"] == "Infinity"
 
 
@@ -146,7 +146,7 @@ def test_an_unknown_format_names_the_known_ones(published) -> None:
 @pytest.mark.parametrize("table_id", ["SGPT-T1", "SLIM-LLAMA7B", "LLMPRUNER-MORE", "DSNOT-T60"])
 def test_the_terminal_width_is_kept(published, table_id: str, width: int) -> None:
     """A wide table becomes several narrow ones; no value is folded or lost."""
-    lines = write(paper_table(table_id, [], published, {}), "terminal", width).splitlines()
+    lines = write(paper_table(table_id, [], published), "terminal", width).splitlines()
     assert max(len(line) for line in lines) <= width
     text = "\n".join(lines)
     assert all(
@@ -162,7 +162,7 @@ def test_the_demo_s_table_fits_80_columns_in_one_piece(record, perplexity, accur
     jobs = [
         record(m, model="smollm2-135m", results=tuple(results)) for m in ("dense", "magnitude", "sparsegpt", "wanda")
     ]
-    text = write(comparison(jobs, published, {}), "terminal")
+    text = write(comparison(jobs, published), "terminal")
     assert len(re.findall(r"^method", text, re.MULTILINE)) == 1
     assert re.search(r"^sparsegpt unstructured 50% +24\.61 60\.00 50\.00", text, re.MULTILINE)
     assert "model smollm2-135m" in text
@@ -170,7 +170,7 @@ def test_the_demo_s_table_fits_80_columns_in_one_piece(record, perplexity, accur
 
 def test_a_console_gets_styles_and_a_pipe_does_not(published) -> None:
     """Bold headers on a terminal, plain text otherwise."""
-    table = paper_table("SGPT-T1", [], published, {})
+    table = paper_table("SGPT-T1", [], published)
     stream = io.StringIO()
     Console(file=stream, force_terminal=True, width=80, color_system="standard").print(renderable(table, 80))
     assert "\x1b[1m" in stream.getvalue()

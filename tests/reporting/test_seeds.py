@@ -14,8 +14,6 @@ from harness.reporting.render import write
 from harness.reporting.seeds import interval, mean_over_seeds
 from harness.reporting.tables import comparison
 
-NAMES = {"opt-125m": "OPT-125M"}
-
 
 def column(table: Table, header: str) -> list[str]:
     """The cells below a header, as people read them."""
@@ -26,8 +24,10 @@ def column(table: Table, header: str) -> list[str]:
 def test_jobs_that_differ_in_the_seed_are_one_row(record, perplexity, published) -> None:
     """Mean, half the width of the interval by Student's t with n-1 degrees of freedom (2.776 for 4), and n."""
     values = (36.5, 36.7, 36.9, 37.1, 37.3)
-    jobs = [record("sparsegpt", results=(perplexity(value),), seed=seed) for seed, value in enumerate(values)]
-    table = comparison(jobs, published, {}, mean_over_seed=True)
+    jobs = [
+        record("sparsegpt", results=(perplexity(value),), model="mine", seed=seed) for seed, value in enumerate(values)
+    ]
+    table = comparison(jobs, published, mean_over_seed=True)
     half = 2.7764451051977987 * math.sqrt(0.1) / math.sqrt(5)
     assert column(table, "wikitext2 ppl @2048") == [f"36.90 ±{half:.2f} (n=5)"]
     assert "seed" not in [column.header for column in table.columns]
@@ -48,7 +48,7 @@ def test_everything_else_keeps_rows_apart(record, perplexity, published) -> None
     assert {spread.samples for spread in spreads.values()} == {1}
     assert all(
         "(n=1)" in text
-        for text in column(comparison([plain, *others], published, {}, mean_over_seed=True), "wikitext2 ppl @2048")
+        for text in column(comparison([plain, *others], published, mean_over_seed=True), "wikitext2 ppl @2048")
     )
 
 
@@ -60,7 +60,7 @@ def test_what_is_missing_is_not_averaged(record, perplexity, published) -> None:
         record(results=(perplexity(6.0),), seed=2),
         record(error="ValueError: no", seed=3),
     ]
-    text = column(comparison(jobs, published, {}, mean_over_seed=True), "wikitext2 ppl @2048")
+    text = column(comparison(jobs, published, mean_over_seed=True), "wikitext2 ppl @2048")
     assert sorted(cell.split(" ")[0] for cell in text) == ["5.00", "–"]
     assert any("(n=2)" in cell for cell in text)
 
@@ -68,7 +68,7 @@ def test_what_is_missing_is_not_averaged(record, perplexity, published) -> None:
 def test_means_stand_in_a_paper_s_table(record, perplexity, published) -> None:
     """Published, mean with its interval, difference and verdict."""
     jobs = [record("sparsegpt", results=(perplexity(value),), seed=seed) for seed, value in enumerate((36.8, 37.0))]
-    table = paper_table("SGPT-T1", jobs, published, NAMES, mean_over_seed=True)
+    table = paper_table("SGPT-T1", jobs, published, mean_over_seed=True)
     assert column(table, "OPT-125M")[3] == "36.85 / 36.90 ±1.27 (n=2) / +0.05≈"
     header = write(table, "csv").splitlines()[0]
     assert "OPT-125M ±95%,OPT-125M n" in header

@@ -15,7 +15,6 @@ from harness.reporting.published import experiments_folder, load
 from harness.reporting.render import write
 from harness.reporting.tables import comparison
 
-NAMES = {"opt-125m": "OPT-125M", "opt-1.3b": "OPT-1.3B", "llama-7b": "LLaMA-7B"}
 TABLE_IDS = load().table_ids()
 
 
@@ -38,7 +37,7 @@ def test_sparsegpt_table_1_equals_its_csv_cell_by_cell(published) -> None:
         (row["method"], row["pattern"], f"{100 * float(row['sparsity']):g}%", row["model"]): row["value"]
         for row in printed
     }
-    table = paper_table("SGPT-T1", [], published, NAMES)
+    table = paper_table("SGPT-T1", [], published)
     labels = headers(table)[:3]
     assert labels == ["method", "pattern", "sparsity"]
     found = {
@@ -54,7 +53,7 @@ def test_sparsegpt_table_1_equals_its_csv_cell_by_cell(published) -> None:
 @pytest.mark.parametrize("table_id", TABLE_IDS)
 def test_every_published_value_stands_in_its_table(published, table_id: str) -> None:
     """As many cells as rows, each value as often as printed, in the rendered CSV too; one protocol a column."""
-    rows, table = published.table(table_id), paper_table(table_id, [], published, NAMES)
+    rows, table = published.table(table_id), paper_table(table_id, [], published)
     cells = [(index, cell.published) for row in table.rows for index, cell in enumerate(row) if cell.published]
     assert Counter(cell for _, cell in cells) == Counter(rows)
     protocols = {(index, cell.protocol, cell.metric, cell.unit, cell.seq_len) for index, cell in cells}
@@ -71,7 +70,7 @@ def test_every_published_value_stands_in_its_table(published, table_id: str) -> 
 @pytest.mark.parametrize("table_id", TABLE_IDS)
 def test_rows_of_a_table_are_told_apart(published, table_id: str) -> None:
     """No two rows have the same labels."""
-    table = paper_table(table_id, [], published, NAMES)
+    table = paper_table(table_id, [], published)
     labels = [
         tuple(cell.text for cell, col in zip(row, table.columns, strict=True) if col.is_label) for row in table.rows
     ]
@@ -81,7 +80,7 @@ def test_rows_of_a_table_are_told_apart(published, table_id: str) -> None:
 def test_a_measured_value_stands_beside_the_published_one(record, perplexity, published) -> None:
     """Published, measured, difference; the rest keeps its dashes."""
     jobs = [record("sparsegpt", results=(perplexity(36.91),)), record("dense", results=(perplexity(27.65),))]
-    table = paper_table("SGPT-T1", jobs, published, NAMES)
+    table = paper_table("SGPT-T1", jobs, published)
     assert column(table, "OPT-125M")[0] == "27.66 / 27.65 / -0.01"
     assert column(table, "OPT-125M")[3] == "36.85 / 36.91 / +0.06≈"
     assert column(table, "OPT-350M")[3] == "31.58 / – / –"
@@ -92,7 +91,7 @@ def test_a_measured_value_stands_beside_the_published_one(record, perplexity, pu
 def test_another_protocol_never_enters_a_paper_s_table(record, perplexity, published, options) -> None:
     """Another window length, a subset, other data or another corpus leaves the dash."""
     jobs = [record("sparsegpt", results=(perplexity(36.91, **options),))]
-    assert column(paper_table("SGPT-T1", jobs, published, NAMES), "OPT-125M")[3] == "36.85 / – / –"
+    assert column(paper_table("SGPT-T1", jobs, published), "OPT-125M")[3] == "36.85 / – / –"
 
 
 def test_several_jobs_for_one_cell_are_said(record, perplexity, published) -> None:
@@ -103,14 +102,14 @@ def test_several_jobs_for_one_cell_are_said(record, perplexity, published) -> No
         record("sparsegpt", results=(perplexity(2.0),), calibration=other),
         record("sparsegpt", results=(perplexity(3.0),), seed=2),
     ]
-    table = paper_table("SGPT-T1", jobs, published, NAMES)
+    table = paper_table("SGPT-T1", jobs, published)
     assert column(table, "OPT-125M")[3].startswith("36.85 / 3.00 /")
     assert any(jobs[0].job_id in note and jobs[1].job_id in note for note in table.footnotes)
 
 
 def test_unverified_values_are_marked(published) -> None:
     """A value that nobody checked carries a question mark and a footnote."""
-    table = paper_table("SLIM-LLAMA2-7B", [], published, NAMES)
+    table = paper_table("SLIM-LLAMA2-7B", [], published)
     assert column(table, "boolq acc %")[0] == "71.04? / – / –"
     assert any(note.startswith("? ") for note in table.footnotes)
 
@@ -118,7 +117,7 @@ def test_unverified_values_are_marked(published) -> None:
 def test_an_unknown_paper_table_lists_the_ids(published) -> None:
     """A wrong id is answered with the known ones."""
     with pytest.raises(UserError, match="choose from: ALS-T1"):
-        paper_table("SGPT-T99", [], published, NAMES)
+        paper_table("SGPT-T99", [], published)
 
 
 def test_rows_are_ordered_whatever_the_order_of_the_records(record, perplexity, published) -> None:
@@ -132,8 +131,8 @@ def test_rows_are_ordered_whatever_the_order_of_the_records(record, perplexity, 
         record("dense", model="opt-1.3b"),
         record("wanda", model="opt-13b"),
     ]
-    table = comparison(jobs, published, NAMES)
-    assert table == comparison(jobs[::-1], published, NAMES)
+    table = comparison(jobs, published)
+    assert table == comparison(jobs[::-1], published)
     assert column(table, "model") == ["opt-1.3b"] * 6 + ["opt-13b"]
     assert column(table, "method")[:2] == ["dense", "magnitude"]
     assert column(table, "pattern") == ["–", "2:4", "unstructured", "unstructured", "4:8", "2:4", "unstructured"]
@@ -142,14 +141,14 @@ def test_rows_are_ordered_whatever_the_order_of_the_records(record, perplexity, 
 
 def test_published_value_and_difference_stand_in_the_comparison(record, perplexity, published) -> None:
     """Measured (published, difference), and the table that it comes from."""
-    table = comparison([record("sparsegpt", results=(perplexity(36.91),))], published, NAMES)
+    table = comparison([record("sparsegpt", results=(perplexity(36.91),))], published)
     assert column(table, "wikitext2 ppl @2048") == ["36.91 (36.85, +0.06≈)"]
     assert any("SGPT-T1" in note for note in table.footnotes)
 
 
 def test_papers_that_disagree_are_named(record, perplexity, published) -> None:
     """OPT-125M dense is 27.66 in SparseGPT and 27.76 in AST: one is shown, both are said."""
-    table = comparison([record("dense", results=(perplexity(27.65),))], published, NAMES)
+    table = comparison([record("dense", results=(perplexity(27.65),))], published)
     assert column(table, "wikitext2 ppl @2048") == ["27.65 (27.66, -0.01)"]
     assert any("27.66 (SGPT-T1), 27.76 (AST-T1)" in note for note in table.footnotes)
 
@@ -167,7 +166,7 @@ def test_two_protocols_never_share_a_column(record, perplexity, accuracy, publis
         accuracy(0.2, metric="acc_norm"),
         accuracy(0.3, limit=100),
     )
-    table = comparison([record(results=results)], published, NAMES)
+    table = comparison([record(results=results)], published)
     values = headers(table)[4:]
     assert len(values) == len(set(values)) == len(results)
     assert {"wikitext2 ppl @128", "wikitext2 ppl @2048 first 64", "boolq acc_norm %", "boolq acc % first 100"} <= set(
@@ -182,7 +181,7 @@ def test_data_that_differ_under_one_protocol_are_said(record, perplexity, publis
     from dataclasses import replace
 
     one, other = perplexity(1.0), replace(perplexity(2.0), data_fingerprint="zz")
-    table = comparison([record(results=(one,)), record("magnitude", results=(other,))], published, NAMES)
+    table = comparison([record(results=(one,)), record("magnitude", results=(other,))], published)
     assert any("measured on different data" in note for note in table.footnotes)
 
 
@@ -201,8 +200,8 @@ def test_data_that_differ_under_one_protocol_are_said(record, perplexity, publis
 )
 def test_jobs_that_differ_are_told_apart(record, published, header: str, one: dict, other: dict) -> None:
     """A column appears for what differs, and only then."""
-    alone = comparison([record(**one)], published, NAMES)
-    both = comparison([record(**one), record(**other), record("dense")], published, NAMES)
+    alone = comparison([record(**one)], published)
+    both = comparison([record(**one), record(**other), record("dense")], published)
     assert headers(alone) == ["model", "method", "pattern", "sparsity"]
     assert headers(both) == ["model", "method", "pattern", "sparsity", header]
     assert len(set(column(both, header))) > 1
@@ -210,23 +209,23 @@ def test_jobs_that_differ_are_told_apart(record, published, header: str, one: di
 
 def test_what_is_the_same_everywhere_is_said_once(record, published) -> None:
     """Calibration, dtype and seed of all rows stand in a footnote."""
-    table = comparison([record(), record("magnitude")], published, NAMES)
+    table = comparison([record(), record("magnitude")], published)
     assert table.footnotes[0] == "all rows: dtype float32, calibration c4 128×2048, propagation pruned, seed 0"
 
 
 def test_only_the_parameters_that_differ_are_shown(record, published) -> None:
     """What all jobs of a method share is not repeated in every row; another method's parameters do not count."""
     jobs = [record("dsnot", params={"cycles": 50, "start": start}) for start in ("magnitude", "wanda")]
-    table = comparison([*jobs, record("sparsegpt", params={"damping": 0.01})], published, NAMES)
+    table = comparison([*jobs, record("sparsegpt", params={"damping": 0.01})], published)
     assert column(table, "params") == ["start=magnitude", "start=wanda", "–"]
 
 
 def test_an_allocation_and_a_recovery_of_all_rows_are_said_once(record, published) -> None:
     """A table of spread or retrained models must say so, also where every row is one; the usual ones go unsaid."""
     jobs = [record(method, allocation="owl", recovery="masked_finetune") for method in ("ria", "wanda")]
-    said = comparison(jobs, published, NAMES).footnotes[0]
+    said = comparison(jobs, published).footnotes[0]
     assert "allocation owl, recovery masked_finetune" in said
-    assert "uniform" not in "".join(comparison([record()], published, NAMES).footnotes)
+    assert "uniform" not in "".join(comparison([record()], published).footnotes)
 
 
 def test_dirty_and_failed_jobs_are_marked(record, perplexity, published) -> None:
@@ -235,7 +234,7 @@ def test_dirty_and_failed_jobs_are_marked(record, perplexity, published) -> None
         record("magnitude", results=(perplexity(9.0),), dirty=True),
         record("wanda", error="Traceback\n  x\nValueError: weights of q_proj hold NaN\n"),
     ]
-    table = comparison(jobs, published, NAMES)
+    table = comparison(jobs, published)
     assert column(table, "method") == ["magnitude†", "wanda‡"]
     assert column(table, "wikitext2 ppl @2048")[1] == "–"
     assert any(note.startswith("† ") for note in table.footnotes)
@@ -244,21 +243,21 @@ def test_dirty_and_failed_jobs_are_marked(record, perplexity, published) -> None
 
 def test_counted_zeros_show_where_they_are_not_what_was_asked(record, published) -> None:
     """One weight too many is the request; 53 % at 2:4 is not."""
-    table = comparison([record(achieved=0.50001), record("magnitude", achieved=0.5333)], published, NAMES)
+    table = comparison([record(achieved=0.50001), record("magnitude", achieved=0.5333)], published)
     assert column(table, "sparsity") == ["50% (53.33%)", "50%"]
 
 
 def test_a_value_that_could_not_be_measured_is_a_dash(record, perplexity, published) -> None:
     """None is a dash, an overflow is inf, and a large perplexity is scientific."""
     jobs = [record(m, results=(perplexity(v),)) for m, v in (("a", None), ("b", float("inf")), ("c", 12345.6))]
-    assert column(comparison(jobs, published, NAMES), "wikitext2 ppl @2048") == ["–", "inf", "1.23e4"]
+    assert column(comparison(jobs, published), "wikitext2 ppl @2048") == ["–", "inf", "1.23e4"]
 
 
 def test_accuracy_is_in_percent(record, accuracy, published) -> None:
     """0.6231 is 62.31."""
-    assert column(comparison([record(results=(accuracy(0.6231),))], published, NAMES), "boolq acc %") == ["62.31"]
+    assert column(comparison([record(results=(accuracy(0.6231),))], published), "boolq acc %") == ["62.31"]
 
 
 def test_no_records_make_an_empty_table(published) -> None:
     """A report of nothing is a header."""
-    assert write(comparison([], published, NAMES), "md").splitlines()[2] == "| model | method | pattern | sparsity |"
+    assert write(comparison([], published), "md").splitlines()[2] == "| model | method | pattern | sparsity |"

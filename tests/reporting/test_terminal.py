@@ -16,7 +16,6 @@ from harness.reporting.show import render_record
 from harness.reporting.tables import comparison
 from harness.reporting.terminal import plain, wrapped
 
-NAMES = {"opt-125m": "OPT-125M", "llama-7b": "LLaMA-7B"}
 TASKS = ("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
 WIDTHS = pytest.mark.parametrize("width", [80, 160])
 
@@ -40,7 +39,7 @@ def _jobs(record, perplexity, accuracy) -> list:
 @pytest.mark.parametrize("means", [False, True])
 def test_comparison_fits_and_cuts_no_number(record, perplexity, accuracy, published, width: int, means: bool) -> None:
     """Every measured number stands whole on a line that fits."""
-    table = comparison(_jobs(record, perplexity, accuracy), published, NAMES, mean_over_seed=means)
+    table = comparison(_jobs(record, perplexity, accuracy), published, mean_over_seed=means)
     text = write(table, "terminal", width)
     assert max(map(cell_len, text.split("\n"))) <= width
     for row in table.rows:
@@ -76,7 +75,7 @@ def test_thousands_of_jobs_are_shown_in_seconds(record, perplexity, published) -
         for seed in range(10)
     ]
     start = time.process_time()
-    text = write(comparison(jobs, published, NAMES), "terminal", 80)
+    text = write(comparison(jobs, published), "terminal", 80)
     assert time.process_time() - start < 5  # for 2,000; measured: 0.4 s
     assert text.count("30.00") == len(jobs) == 2000
 

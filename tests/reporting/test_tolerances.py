@@ -12,8 +12,6 @@ from harness.reporting.render import write
 from harness.reporting.tables import comparison
 from harness.reporting.tolerances import inside, load_tolerances, read_tolerances, tolerance_for
 
-NAMES = {"opt-125m": "OPT-125M"}
-
 
 def _row(published: Published, method: str, pattern: str = "unstructured", table: str = "SGPT-T1"):
     return next(
@@ -53,11 +51,11 @@ def test_printed_digits_are_no_error(published: Published) -> None:
 def test_verdict_stands_in_the_tables(record, perplexity, published: Published) -> None:
     """≈ inside, ≠ outside, with the tolerance and its source in a footnote, in both tables and in the data formats."""
     jobs = [record("sparsegpt", results=(perplexity(36.91),)), record("magnitude", results=(perplexity(300.0),))]
-    paper = write(paper_table("SGPT-T1", jobs, published, NAMES), "md")
+    paper = write(paper_table("SGPT-T1", jobs, published), "md")
     assert "36.85** / 36.91 / +0.06≈" in paper or "36.85** / **36.91** / +0.06≈" in paper
     assert "+107.00≠" in paper
     assert "two standard deviations over seeds" in paper
-    mine = comparison(jobs, published, NAMES)
+    mine = comparison(jobs, published)
     assert "+0.06≈" in write(mine, "terminal")
     assert ",inside\n" in write(mine, "csv")
     assert '"inside_tolerance": true' in write(mine, "json")
@@ -69,7 +67,7 @@ def test_no_verdict_without_a_tolerance(record, perplexity, published: Published
         record("sparsegpt", Unstructured(0.7), results=(perplexity(1.0),)),
         record("dense", results=(perplexity(27.65),)),
     ]
-    text = write(comparison(jobs, published, NAMES), "md")
+    text = write(comparison(jobs, published), "md")
     assert "≈" not in text
     assert "≠" not in text
 

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from harness import record_v1
 from harness.job import Choice, JobSpec, ModelSpec
 from harness.patterns import SemiStructured, Unstructured
-from harness.record import SCHEMA_VERSION, EvalResult, LayerReport, Provenance, RunRecord
+from harness.record import SCHEMA_VERSION, Defaults, EvalResult, LayerReport, Provenance, RunRecord
 from harness.tracking.wandb import client as wandb_client
 from tests.tracking.wandb_server import WandbServer, wandb_server
 
@@ -73,6 +74,7 @@ def make_record() -> RecordMaker:
             "schema_version": SCHEMA_VERSION,
             "job_id": spec.job_id,
             "job": spec.identity(),
+            "defaults": Defaults(**record_v1.defaults(spec.identity())),
             "status": status,
             "results": RESULTS,
             "layers": LAYERS,

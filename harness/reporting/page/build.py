@@ -56,14 +56,13 @@ def page(content: Mapping[str, object], blocks: Mapping[str, str], *, live: bool
 def payload(
     records: Sequence[RunRecord],
     published: Published,
-    paper_names: Mapping[str, str],
     answers: Answers | None = None,
 ) -> tuple[dict[str, object], dict[str, str]]:
     """What the page shows: the table as plain data, and packed blocks by name.
 
     Args:
         records: done and failed jobs in any order.
-        published, paper_names: see `harness.reporting.tables.comparison`.
+        published: see `harness.reporting.tables.comparison`.
         answers: outcomes of single questions, by job id; None = there are none.
 
     Raises:
@@ -74,7 +73,7 @@ def payload(
     packed_details: Details = details(ordered)
     outcomes = packed_answers([record.job_id for record in ordered], answers)
     content: dict[str, object] = {
-        "table": table(ordered, entries, published, paper_names),
+        "table": table(ordered, entries, published),
         "jobs_per_block": JOBS_PER_BLOCK,
         "without_layers": list(packed_details.without_layers),
         "with_questions": list(outcomes.rows),

@@ -78,9 +78,7 @@ def in_order(records: Sequence[RunRecord]) -> list[RunRecord]:
     return sorted(by_id.values(), key=lambda record: job_order(describe(record)))
 
 
-def table(
-    records: Sequence[RunRecord], entries: Sequence[Measured], published: Published, paper_names: Mapping[str, str]
-) -> dict[str, object]:
+def table(records: Sequence[RunRecord], entries: Sequence[Measured], published: Published) -> dict[str, object]:
     """Every job as a row of columns of plain data.
 
     Text columns are coded: `values` in the order they sort by, and a code a row.  Accuracies are in percent, numbers
@@ -88,7 +86,7 @@ def table(
 
     Args:
         records: as `in_order` gives them; entries: the same, measured.
-        published, paper_names: see `harness.reporting.tables.comparison`.
+        published: see `harness.reporting.tables.comparison`.
     """
     jobs = [entry.job for entry in entries]
     results = columns_of(entries)
@@ -110,8 +108,7 @@ def table(
         "steps": {step: [_rounded(entry.timings_s.get(step), 4) for entry in entries] for step in steps},
         "axes": [_axis(axis, jobs) for axis in AXES],
         "metrics": [
-            _metric(column, key, example, found)
-            | {"published": dict(_published(entries, found, key, published, paper_names))}
+            _metric(column, key, example, found) | {"published": dict(_published(entries, found, key, published))}
             for (key, example), column in zip(results.items(), value_columns(results), strict=True)
         ],
         "notes": notes,
@@ -159,11 +156,10 @@ def _published(
     found: Sequence[Mapping[tuple[str, str], EvalResult]],
     key: tuple[str, str],
     published: Published,
-    paper_names: Mapping[str, str],
 ) -> Iterator[tuple[int, dict[str, object]]]:
     """The most trusted published number of each row that has one."""
     for index, (entry, results) in enumerate(zip(entries, found, strict=True)):
-        setting = entry.setting(results[key], paper_names) if key in results else None
+        setting = entry.setting(results[key]) if key in results else None
         rows = published.lookup(setting) if setting else ()
         if rows:
             first = rows[0]

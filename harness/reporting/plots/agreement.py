@@ -49,7 +49,7 @@ def pairs(data: Data) -> tuple[dict[Key, list[Pair]], dict[Key, EvalResult]]:
     examples: dict[Key, EvalResult] = {}
     for entry in measured(data.records):
         for result in entry.results:
-            setting = entry.setting(result, data.paper_names)
+            setting = entry.setting(result)
             rows = data.published.lookup(setting) if setting else ()
             if not rows or result.value is None or result.value == float("inf"):
                 continue

@@ -1,6 +1,6 @@
 """All figures that a set of records allows, written to a folder."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from os import cpu_count
@@ -32,15 +32,13 @@ class Drawn:
     pdf: Path
 
 
-def pictures(
-    records: Sequence[RunRecord], published: Published, paper_names: Mapping[str, str]
-) -> Iterator[Picture | NotDrawn]:
+def pictures(records: Sequence[RunRecord], published: Published) -> Iterator[Picture | NotDrawn]:
     """Every figure that these records allow, not yet drawn, and every kind that they do not.
 
     Raises:
         UserError: a record's job lacks a field of its identity.
     """
-    data = Data.of(records, published, paper_names)
+    data = Data.of(records, published)
     measured = list(measurements(data))
     known = method_styles(measured, (*data.frame["method"].unique(), *layer_labels(data.records)))
     yield from chain(
@@ -53,9 +51,7 @@ def pictures(
     )
 
 
-def draw_all(
-    records: Sequence[RunRecord], published: Published, paper_names: Mapping[str, str], folder: Path
-) -> Iterator[Drawn | NotDrawn]:
+def draw_all(records: Sequence[RunRecord], published: Published, folder: Path) -> Iterator[Drawn | NotDrawn]:
     """Draw every figure into `folder`, in several processes where there are many.
 
     Raises:
@@ -67,7 +63,7 @@ def draw_all(
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot make the folder {folder} for figures: {error.strerror or error}") from error
-    found = list(pictures(records, published, paper_names))
+    found = list(pictures(records, published))
     wanted = [picture for picture in found if isinstance(picture, Picture)]
     workers = max(1, min(cpu_count() or 1, len(wanted) // WORTH_A_WORKER))
     tasks = (delayed(_draw)(picture, name, folder) for picture, name in zip(wanted, _names(wanted), strict=True))

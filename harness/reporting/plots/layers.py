@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.record import RunRecord
-from harness.reporting.frame import DENSE, JobRow, brief, describe
+from harness.reporting.frame import DENSE, JobRow, describe, short_labels
 from harness.reporting.layout import unique
 from harness.reporting.plots.series import pattern_name
 from harness.reporting.plots.sheet import PANEL_HEIGHT, PANEL_WIDTH, NotDrawn, Picture, line
@@ -72,7 +72,7 @@ def layer_labels(records: Sequence[RunRecord]) -> set[str]:
 
 def _labels(jobs: Sequence[JobRow]) -> dict[str, str]:
     """Method and allocation of every job by its id."""
-    short = brief(job.allocation for job in jobs)
+    short = short_labels(job.allocation for job in jobs)
     return {job.job_id: ", ".join(filter(None, (job.method, short[job.allocation]))) for job in jobs}
 
 

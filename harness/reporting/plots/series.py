@@ -8,7 +8,7 @@ from statistics import stdev
 from typing import TYPE_CHECKING
 
 from harness.record import RunRecord
-from harness.reporting.frame import DENSE, brief, telling, to_frame
+from harness.reporting.frame import DENSE, distinguishing, short_labels, to_frame
 from harness.reporting.layout import unique
 from harness.reporting.published import Published, natural_key
 from harness.reporting.tables import pattern_order
@@ -33,18 +33,17 @@ class Data:
     Args:
         frame: of `harness.reporting.frame.to_frame`, jobs that are done.
         records: the same jobs.
-        published, paper_names: see `harness.reporting.tables.comparison`.
+        published: see `harness.reporting.tables.comparison`.
     """
 
     frame: "pd.DataFrame"
     records: tuple[RunRecord, ...]
     published: Published
-    paper_names: Mapping[str, str]
 
     @classmethod
-    def of(cls, records: Sequence[RunRecord], published: Published, paper_names: Mapping[str, str]) -> "Data":
+    def of(cls, records: Sequence[RunRecord], published: Published) -> "Data":
         done = tuple(record for record in records if record.status == "done")
-        return cls(to_frame(done), done, published, paper_names)
+        return cls(to_frame(done), done, published)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +171,13 @@ def _labels(pruned: "pd.DataFrame") -> "pd.Series":
         values = pruned[column].astype(str)
         if column == "params":
             values = values.groupby(pruned["method"]).transform(
-                lambda params: params.map(telling(params.unique(), str(params.name)))
+                lambda params: params.map(distinguishing(zip(params, pruned.loc[params.index, "changed"], strict=True)))
             )
             differs = values != ""
         else:
             differs = (values != "") & (values[values != ""].nunique() > 1)
         if column in ("allocation", "recovery"):
-            values = values.map(brief(values.unique()))
+            values = values.map(short_labels(values.unique()))
         short = values.str.slice(-40)
         told = short if short.nunique() == values.nunique() else values  # what was cut may be what differs
         labels = labels.where(~differs | (values == ""), labels + ", " + told)

@@ -28,7 +28,6 @@ from harness.reporting.plots.style import MARKERS, RC, file_name, new_figure, st
 from harness.reporting.published import Published
 from tests.reporting.conftest import make_accuracy, make_perplexity, make_record
 
-NAMES = {"opt-125m": "OPT-125M"}
 PATTERNS: tuple[Pattern, ...] = (Unstructured(0.5), Unstructured(0.7), SemiStructured(4, 8), SemiStructured(2, 4))
 
 
@@ -54,7 +53,7 @@ def sweep() -> list[RunRecord]:
 
 def measured(records: Sequence[RunRecord], published: Published) -> list[Measurement]:
     """What the figures of these records draw."""
-    return list(measurements(Data.of(records, published, NAMES)))
+    return list(measurements(Data.of(records, published)))
 
 
 def drawn(panel: Any, draw: Callable[..., None], *more: Any) -> Sequence[Any]:
@@ -121,7 +120,7 @@ def test_two_protocols_never_share_a_figure(published: Published) -> None:
     assert "boolq, zero-shot accuracy, first 20 of 3270 questions" in titles
     for each in found:
         assert {panel.metric for panel in each.panels.values()} <= {"perplexity", "acc"}
-    names = [each.name for each in pictures(records, published, NAMES) if isinstance(each, Picture)]
+    names = [each.name for each in pictures(records, published) if isinstance(each, Picture)]
     assert len(set(names)) == len(names)
 
 
@@ -167,7 +166,7 @@ def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]], less: bo
 
 def test_sizes_count_what_is_left(sweep: list[RunRecord], published: Published) -> None:
     """The dense model has all prunable weights, 2:4 half of them, in millions."""
-    values = sizes(Data.of(sweep, published, NAMES)).values
+    values = sizes(Data.of(sweep, published)).values
     weights = 3 * (4 * 8 + 4 * 24) / 1e6
     by_method = {record.job["pattern"]: values[record.job_id] for record in sweep}
     assert by_method["dense"] == weights
@@ -176,11 +175,11 @@ def test_sizes_count_what_is_left(sweep: list[RunRecord], published: Published) 
 
 def test_speed_is_drawn_only_where_it_was_measured(sweep: list[RunRecord], published: Published) -> None:
     """Without a measured speed a line says so; with one there is a figure."""
-    missing = [each for each in pictures(sweep, published, NAMES) if each.name == "pareto-speed"]
+    missing = [each for each in pictures(sweep, published) if each.name == "pareto-speed"]
     assert missing == [NotDrawn("pareto-speed", "not measured: no record has a measured speed")]
     speed = EvalResult("efficiency:cpu:v1", "perplexity", "cpu", "latency", 3.0, None, 5, False, None, "x", "f")
     timed = [replace(record, results=(*record.results, speed)) for record in sweep]
-    names = [each.name for each in pictures(timed, published, NAMES)]
+    names = [each.name for each in pictures(timed, published)]
     assert any(name.startswith("pareto-latency") for name in names)
     assert "pareto-speed" not in names
 
@@ -210,11 +209,11 @@ def test_layers_are_averaged_by_block(sweep: list[RunRecord]) -> None:
 def test_published_numbers_meet_measured_ones(published: Published) -> None:
     """A pair where the setting is that of a paper, none where the windows are a subset."""
     record = make_record("magnitude", Unstructured(0.5), (make_perplexity(190.0),))
-    found, _ = pairs(Data.of([record], published, NAMES))
+    found, _ = pairs(Data.of([record], published))
     ((pair,),) = found.values()
     assert (pair.method, pair.measured) == ("magnitude", 190.0)
     subset = make_record("magnitude", Unstructured(0.5), (make_perplexity(190.0, max_windows=64),))
-    assert pairs(Data.of([subset], published, NAMES))[0] == {}
+    assert pairs(Data.of([subset], published))[0] == {}
 
 
 def test_time_bars_add_up(sweep: list[RunRecord]) -> None:
@@ -233,7 +232,7 @@ def test_equal_records_give_equal_files(sweep: list[RunRecord], published: Publi
     """A figure has no date and no version in it: drawn again it is the same to the last byte."""
     bare = [replace(record, results=()) for record in sweep]
     for folder in ("b", "c"):
-        assert sum(isinstance(each, Drawn) for each in draw_all(bare, published, NAMES, tmp_path / folder)) == 2
+        assert sum(isinstance(each, Drawn) for each in draw_all(bare, published, tmp_path / folder)) == 2
     for path in (tmp_path / "b").iterdir():
         assert path.read_bytes() == (tmp_path / "c" / path.name).read_bytes()
 
@@ -241,7 +240,7 @@ def test_equal_records_give_equal_files(sweep: list[RunRecord], published: Publi
 @pytest.mark.slow
 def test_all_figures_are_written(sweep: list[RunRecord], published: Published, tmp_path: Path) -> None:
     """PNG and PDF of each, and a line for every kind that is not drawn."""
-    outcomes = list(draw_all(sweep, published, NAMES, tmp_path / "a"))
+    outcomes = list(draw_all(sweep, published, tmp_path / "a"))
     files = {path.name for path in (tmp_path / "a").iterdir()}
     figures = [each for each in outcomes if isinstance(each, Drawn)]
     assert files == {path.name for each in figures for path in (each.png, each.pdf)}
@@ -252,12 +251,12 @@ def test_all_figures_are_written(sweep: list[RunRecord], published: Published, t
 
 def test_records_that_allow_nothing_say_why(published: Published, tmp_path: Path) -> None:
     """A dense job with an accuracy: every kind but the times has its line; a file in the way is the user's mistake."""
-    outcomes = list(draw_all([make_record("dense", None)], published, NAMES, tmp_path))
+    outcomes = list(draw_all([make_record("dense", None)], published, tmp_path))
     why = {each.name: each.why for each in outcomes if isinstance(each, NotDrawn)}
     assert set(why) == {"perplexity", "accuracy", "pareto-size", "pareto-speed", "heatmap", "layers", "published"}
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot make the folder"):
-        list(draw_all([], published, NAMES, tmp_path / "file"))
+        list(draw_all([], published, tmp_path / "file"))
 
 
 def test_styles_tell_methods_apart_in_grey() -> None:
@@ -280,7 +279,7 @@ def test_file_names_are_plain(text: str) -> None:
 def test_hostile_names_are_drawn_as_text(published: Published, tmp_path: Path) -> None:
     """Mathematics and control characters in a model's name neither fail nor do anything."""
     records = [make_record("wanda", p, (make_perplexity(9.0),), model="a$\\frac{b$\u202e") for p in PATTERNS]
-    assert any(isinstance(each, Drawn) for each in draw_all(records, published, NAMES, tmp_path))
+    assert any(isinstance(each, Drawn) for each in draw_all(records, published, tmp_path))
 
 
 def test_a_label_has_one_style_in_all_figures(sweep: list[RunRecord], published: Published) -> None:
@@ -299,7 +298,7 @@ def test_a_dense_model_alone_makes_no_figure_and_no_error(published: Published, 
         assert panel.series == ()
         assert panel.dense is not None
         assert "perplexity" in {
-            each.name for each in draw_all([dense, *others], published, NAMES, tmp_path) if isinstance(each, NotDrawn)
+            each.name for each in draw_all([dense, *others], published, tmp_path) if isinstance(each, NotDrawn)
         }
 
 
@@ -335,7 +334,7 @@ def test_images_are_images(published: Published) -> None:
     ]
     (only,) = measured(records, published)
     assert only.title == "digits, accuracy, all of n = 360 images"
-    names = [each.name for each in pictures(records, published, NAMES) if isinstance(each, Picture)]
+    names = [each.name for each in pictures(records, published) if isinstance(each, Picture)]
     assert any(name.startswith("accuracy") for name in names)
     assert any(name.startswith("pareto-size") for name in names)
 
@@ -349,7 +348,7 @@ def test_long_names_do_not_squeeze_the_panels(published: Published) -> None:
             for value in (1.0, 2.0)
             for share in (0.5, 0.7)
         ]
-        picture = next(each for each in pictures(records, published, NAMES) if isinstance(each, Picture))
+        picture = next(each for each in pictures(records, published) if isinstance(each, Picture))
         with matplotlib.rc_context(dict(RC)):
             figure = picture.draw()
             figure.get_layout_engine().execute(figure)
