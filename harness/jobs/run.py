@@ -65,9 +65,7 @@ def run_job(
     clock = Clock()
     torch.manual_seed(spec.seed)
     device = resolve_device(options.device)
-    reset_peak_memory()
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
+    _reset_peaks(device)
     reporter.start("load the model", 1)
     if options.save_model is not None:
         check_save_folder(options.save_model)
@@ -203,6 +201,14 @@ def _in_order(protocols: Sequence[EvaluationProtocol], results: Sequence[EvalRes
     order = [protocol.key for protocol in protocols]
     rank = {key: place for place, key in enumerate(order)}
     return tuple(sorted(results, key=lambda result: rank.get(result.protocol, len(order))))
+
+
+def _reset_peaks(device: torch.device) -> None:
+    """Forget the peak memory of earlier jobs; CUDA has no statistics of a device before it is initialised."""
+    reset_peak_memory()
+    if device.type == "cuda":
+        torch.cuda.init()
+        torch.cuda.reset_peak_memory_stats(device)
 
 
 def _peak_memory(device: torch.device) -> dict[str, int]:
