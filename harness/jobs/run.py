@@ -8,6 +8,7 @@ from typing import cast
 import torch
 
 from harness.answers import TaskOutcomes
+from harness.blocks.changes import ModelChange
 from harness.blocks.layers import prunable_shapes
 from harness.config.request import JobRequest
 from harness.errors import UserError
@@ -62,7 +63,7 @@ def run_job(
         UserError: the request cannot be met; nothing was written.
     """
     spec, options = request.spec, request.options
-    clock = Clock()
+    clock, shelf = Clock(), shelf or ModelShelf()
     torch.manual_seed(spec.seed)
     device = resolve_device(options.device)
     _reset_peaks(device)
@@ -71,8 +72,11 @@ def run_job(
         check_save_folder(options.save_model)
     with ExitStack() as stack:
         with clock("load"):
-            loaded = stack.enter_context(_loaded(request, device, shelf or ModelShelf()))
-        return _run_loaded(request, previous, reporter, loaded, clock)
+            loaded = stack.enter_context(_loaded(request, device, shelf))
+        finished, change = _run_loaded(request, previous, reporter, loaded, clock)
+    if change.tensors or not change.keeps_shapes:
+        shelf.clear()  # it puts back the weights of prunable linears only
+    return finished
 
 
 @contextmanager
@@ -81,9 +85,9 @@ def _loaded(request: JobRequest, device: torch.device, shelf: ModelShelf) -> Ite
     if options.offload != "disk":
         try:
             yield shelf.take(request.checkpoint, request.spec.model.checkpoint, dtype)
-        finally:
-            if METHODS.build(request.spec.method).changes_more:
-                shelf.clear()  # it puts back the weights of prunable linears only
+        except BaseException:
+            shelf.clear()  # nobody knows what had changed by then
+            raise
         return
     shelf.clear()
     # Blocks that will be saved are written beside the folder that they will be moved to.
@@ -94,7 +98,7 @@ def _loaded(request: JobRequest, device: torch.device, shelf: ModelShelf) -> Ite
 
 def _run_loaded(
     request: JobRequest, previous: RunRecord | None, reporter: Reporter, loaded: LoadedModel, clock: Clock
-) -> FinishedJob:
+) -> tuple[FinishedJob, ModelChange]:
     spec, options = request.spec, request.options
     device = resolve_device(options.device)
     notes = [loaded.note] if loaded.note else []
@@ -105,20 +109,23 @@ def _run_loaded(
         token_windows = prepare_windows(request, loaded, spec.evaluation if previous is None else missing)
         check_questions(request, loaded, missing)
     layers: tuple[LayerReport, ...] = ()
+    change = ModelChange()
     if spec.pattern is not None:
         unreached = unreached_note(loaded.model)
         for note in [*([unreached] if unreached else []), *warnings(spec, prunable_shapes(loaded.model), device)]:
             notes.append(note)
             reporter.note(note)
         pruned = prune(request, loaded, device, clock, reporter)
-        layers = tuple(pruned.layers)
+        layers, change = tuple(pruned.layers), pruned.change
         notes += pruned.notes
         recovery = RECOVERIES.build(spec.recovery)
         if recovery.changes_model:
             with clock("recover"):
                 rows_BL = kept_calibration(request, loaded)
-                notes.append(recovery.recover(RecoveryContext(loaded.model, rows_BL, spec.seed, device, reporter)))
-            layers = recounted(layers, loaded.model)
+                recovered = recovery.recover(RecoveryContext(loaded.model, rows_BL, spec.seed, device, reporter))
+            notes.append(recovered.note)
+            change = change.then(recovered.change)
+            layers = recounted(layers, loaded.model, change)
     with clock("evaluate"):
         if options.offload == "none":
             loaded.model.to(device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
@@ -152,7 +159,7 @@ def _run_loaded(
         notes=tuple(notes),
         error=None,
     )
-    return FinishedJob(record, tuple(outcomes))
+    return FinishedJob(record, tuple(outcomes)), change
 
 
 def _check_none_lost(request: JobRequest, measured: Sequence[EvalResult]) -> None:

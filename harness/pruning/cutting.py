@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.blocks.calls import InputGroup
+from harness.blocks.changes import ModelChange
 from harness.blocks.layers import PrunableLinear, prunable_linears, weight_view
 from harness.blocks.probe import Probe
 from harness.errors import UserError
@@ -62,7 +63,7 @@ def cut_block(
     prefix: str,
     patterns: Mapping[str, Pattern],
     probe: Probe,
-) -> dict[str, LayerReport]:
+) -> tuple[dict[str, LayerReport], ModelChange]:
     """Cut the least important channels of every coupling out of a block; reports of all its linears, by path in it.
 
     Raises:
@@ -81,21 +82,23 @@ def cut_block(
         importance_C = method.importance(channels, group_of[coupling.consumer].statistics)
         kept.append((coupling, kept_channels(importance_C, num_kept(coupling.num_channels, pattern))))
         ratios |= dict.fromkeys((*coupling.producers, coupling.consumer), pattern.ratio)
+    change = ModelChange()
     for coupling, kept_C in kept:
         if not cuts_cleanly(block, probe, coupling, kept_C):
             raise UserError(
                 f"{prefix}.{coupling.consumer}: the model needs channels that no layer reads; allowed: other models"
             )
-        cut(block, coupling, kept_C)
+        change = change.then(cut(block, coupling, kept_C))
     columns = {coupling.consumer: coupling.columns_CK[kept_C].reshape(-1).sort().values for coupling, kept_C in kept}
     shrunk = {name for coupling, _ in kept for name in coupling.producers}
-    return {
+    reports = {
         name: _report(
             f"{prefix}.{name}", (dense[name], linear), ratios[name],
             None if name in shrunk else group_of[name].sample_TI.float(), columns.get(name),
         )
         for name, linear in linears.items()
     }  # fmt: skip
+    return reports, change
 
 
 def _report(

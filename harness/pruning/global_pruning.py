@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from harness.blocks.changes import ModelChange
 from harness.blocks.layers import PrunableLinear, Unfolding, input_rows, prunable_layers, unfolding, weight_view
 from harness.models.objective import in_float32
 from harness.patterns import Pattern
@@ -45,6 +46,7 @@ def prune_modelwise(
     for name, linear in linears.items():
         weights = dense.pop(name), weight_view(linear)
         outcome.layers.append(layer_report(name, weights, samples[name], pattern, done.details.get(name, {})))
+    outcome.change = ModelChange.of_weights({each.name: each.shape for each in outcome.layers}, done.tensors)
     outcome.prune_s = stopwatch.elapsed - outcome.calibrate_s
     outcome.notes = (*done.notes, *(["pruned in float32, since gradients are needed"] if halves else []))
     return outcome

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from harness.blocks.activations import overwrite, record_into_buffer
 from harness.blocks.calls import BlockCall, InputGroup, InputObserver
+from harness.blocks.changes import ModelChange
 from harness.blocks.layers import PrunableLinear, decoder_blocks, prunable_linears, unreached_weights, weight_view
 from harness.blocks.offload import InMemory, Residency
 from harness.blocks.probe import Probe, Probes
@@ -35,9 +36,10 @@ from harness.record import ERROR_TOKENS, JsonValue, LayerReport
 
 @dataclass(slots=True)
 class PruningOutcome:
-    """What the walk did: reports in model order, notes for the record, wall time of its parts in seconds."""
+    """What pruning did: reports in model order, the change, notes for the record, wall time of its parts in seconds."""
 
     layers: list[LayerReport] = field(default_factory=list)
+    change: ModelChange = field(default_factory=ModelChange)
     notes: tuple[str, ...] = ()
     calibrate_s: float = 0.0
     prune_s: float = 0.0
@@ -152,8 +154,9 @@ def prune_model(
             patterns = _refined(turn, walk, outcome, is_last=is_last)
             owed += _zeros(turn, turn.patterns) - _zeros(turn, patterns)
             with _timed(outcome, "prune_s"):
-                reports = _prune_block(block, groups, method, path, patterns, probe)
+                reports, change = _prune_block(block, groups, method, path, patterns, probe)
             outcome.layers += [reports[name] for name in linears]
+            outcome.change = outcome.change.then(change.below(path))
             if walk.propagation == "pruned" and not is_last:
                 with _timed(outcome, "calibrate_s"):
                     _pass_on(block, recorded.calls[index], recorded.hidden, walk.device)
@@ -224,7 +227,7 @@ def _prune_block(
     prefix: str,
     patterns: Mapping[str, Pattern],
     probe: Probe | None,
-) -> dict[str, LayerReport]:
+) -> tuple[dict[str, LayerReport], ModelChange]:
     """Prune or cut the linears of a block; reports by path in the block."""
     if isinstance(method, StructuredMethod):
         assert probe is not None, "a structured method has probes"
@@ -239,7 +242,7 @@ def _prune_groups(
     prefix: str,
     patterns: Mapping[str, Pattern],
     probe: Probe | None,
-) -> dict[str, LayerReport]:
+) -> tuple[dict[str, LayerReport], ModelChange]:
     """Prune the linears of a block, those of one input together; reports by path in the block."""
     linears = prunable_linears(block)
     reports: dict[str, LayerReport] = {}
@@ -248,11 +251,13 @@ def _prune_groups(
         pruned = _prune_group(group, linears, method, prefix, patterns)
         reports |= {name: report for name, (report, _) in pruned.items()}
         orders |= {name: order_I for name, (_, order_I) in pruned.items() if order_I is not None}
+    change = ModelChange.of_weights({name: report.shape for name, report in reports.items()})
     if orders:
         assert probe is not None, "a method that permutes has probes"
-        said = absorb(block, probe, orders, prefix)
+        said, moved = absorb(block, probe, orders, prefix)
+        change = change.then(moved)
         reports |= {name: replace(reports[name], details={**reports[name].details, **said[name]}) for name in orders}
-    return reports
+    return reports, change
 
 
 def _prune_group(

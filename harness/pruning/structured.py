@@ -43,7 +43,7 @@ def shrink_model(
     reporter.start("prune: find the channels", 1)
     fields = configuration_fields(model, pattern, tokens_BL, residency, walk.device)
     outcome = prune_model(model, method, tokens_BL, walk, reporter, residency)
-    apply_fields(model, fields)
+    outcome.change = outcome.change.then(apply_fields(model, fields))
     sizes = ", ".join(f"{name}={value}" for name, value in fields.items())
     outcome.notes = (*outcome.notes, f"the model's configuration has now {sizes}")
     return outcome

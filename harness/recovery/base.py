@@ -9,6 +9,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.blocks.changes import ModelChange
 from harness.registry import Registry
 
 if TYPE_CHECKING:
@@ -41,6 +42,19 @@ class RecoveryContext:
 
 
 @dataclass(frozen=True, slots=True)
+class Recovered:
+    """What a recovery did.
+
+    Args:
+        change: of the pruned model.
+        note: a line for the record.
+    """
+
+    change: ModelChange
+    note: str
+
+
+@dataclass(frozen=True, slots=True)
 class Recovery(ABC):
     """Base of all recoveries."""
 
@@ -50,8 +64,8 @@ class Recovery(ABC):
         return True
 
     @abstractmethod
-    def recover(self, context: RecoveryContext) -> str:
-        """Recover the model in place, on the context's device, where it stays; a line for the record.
+    def recover(self, context: RecoveryContext) -> Recovered:
+        """Recover the model in place, on the context's device, where it stays.
 
         Raises:
             ArithmeticError: the loss is not finite any more.
@@ -71,5 +85,5 @@ class NoRecovery(Recovery):
     def changes_model(self) -> bool:
         return False
 
-    def recover(self, context: RecoveryContext) -> str:
+    def recover(self, context: RecoveryContext) -> Recovered:
         raise AssertionError("there is nothing to do")

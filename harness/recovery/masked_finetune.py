@@ -10,8 +10,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from harness.blocks.changes import ModelChange
 from harness.errors import UserError
-from harness.recovery.base import RECOVERIES, Recovery, RecoveryContext
+from harness.recovery.base import RECOVERIES, Recovered, Recovery, RecoveryContext
 
 
 @RECOVERIES.register("masked_finetune")
@@ -38,9 +39,9 @@ class MaskedFinetune(Recovery):
                 f"recovery.learning_rate={self.learning_rate:g} is not allowed; allowed: a finite number > 0"
             )
 
-    def recover(self, context: RecoveryContext) -> str:
+    def recover(self, context: RecoveryContext) -> Recovered:
         """Train the model in place and in float32."""
-        from harness.blocks.layers import prunable_layers, weight_view
+        from harness.blocks.layers import prunable_layers, prunable_shapes, weight_view
         from harness.models.objective import in_float32
         from harness.models.training import Schedule, train
 
@@ -53,4 +54,5 @@ class MaskedFinetune(Recovery):
             loss = train(
                 model, context.rows_BL, schedule, removed, only_these=True, after_step=context.reporter.advance
             )
-        return f"fine-tuned under its masks to a loss of {loss:.4g}; the layers' output errors are those before it"
+        note = f"fine-tuned under its masks to a loss of {loss:.4g}; the layers' output errors are those before it"
+        return Recovered(ModelChange.of_weights(prunable_shapes(model)), note)

@@ -6,23 +6,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from harness.blocks.changes import ModelChange
 from harness.record import LayerReport
 
 if TYPE_CHECKING:
     from torch import nn
 
 
-def recounted(layers: Sequence[LayerReport], model: nn.Module) -> tuple[LayerReport, ...]:
+def recounted(layers: Sequence[LayerReport], model: nn.Module, change: ModelChange) -> tuple[LayerReport, ...]:
     """The reports with the sparsities that the weights have now."""
     from harness.blocks.layers import prunable_layers, weight_view  # here: listing the recoveries must not load torch
 
     linears = prunable_layers(model)
     found = []
     for report in layers:
-        weight_OI = weight_view(linears[report.name])
-        if weight_OI.shape != report.shape:  # channels were cut out: nothing is zero that training could undo
+        before, after = change.layers.get(report.name, (report.shape, report.shape))
+        if before != after:  # channels were cut out: nothing is zero that training could undo
             found.append(report)
             continue
+        weight_OI = weight_view(linears[report.name])
         sparsity = float((weight_OI == 0).sum()) / weight_OI.numel()
         assert sparsity >= report.achieved_sparsity, f"recovery brought weights of {report.name} back"
         found.append(replace(report, achieved_sparsity=sparsity))

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
+from harness.blocks.changes import ModelChange, Shape
 from harness.blocks.layers import PrunableLinear, weight_view
 from harness.surgery.dependencies import Coupling, Run, scratch_copy
 
@@ -29,12 +30,13 @@ def channel_order(coupling: Coupling, order_I: Tensor) -> Tensor | None:
 
 
 @torch.no_grad()
-def reorder(block: nn.Module, coupling: Coupling, order_C: Tensor, *, consumer: bool = True) -> None:
+def reorder(block: nn.Module, coupling: Coupling, order_C: Tensor, *, consumer: bool = True) -> ModelChange:
     """Let channels change places, in place: channel c becomes what channel `order_C[c]` is now.
 
     Args:
         consumer: reorder the consumer's columns, too; without, the block computes something else.
     """
+    before = _shapes(block, coupling)
     for name, rows_CM in {**coupling.producers, **coupling.norms}.items():
         for tensor in _row_tensors(block.get_submodule(name)).values():
             old = tensor.clone()
@@ -44,6 +46,7 @@ def reorder(block: nn.Module, coupling: Coupling, order_C: Tensor, *, consumer: 
         old_OI = weight_OI.clone()
         columns_CK = coupling.columns_CK.to(weight_OI.device)
         weight_OI[:, columns_CK] = old_OI[:, columns_CK[order_C.to(weight_OI.device)]]
+    return _change(block, coupling, before)
 
 
 @torch.no_grad()
@@ -60,12 +63,14 @@ def reorders_cleanly(block: nn.Module, run: Run, coupling: Coupling, order_C: Te
 
 
 @torch.no_grad()
-def cut(block: nn.Module, coupling: Coupling, kept_C: Tensor) -> None:
+def cut(block: nn.Module, coupling: Coupling, kept_C: Tensor) -> ModelChange:
     """Cut out all channels but those with the numbers `kept_C`, in ascending order; layers shrink, order stays."""
+    before = _shapes(block, coupling)
     kept_C = kept_C.cpu()
     for name, rows_CM in {**coupling.producers, **coupling.norms}.items():
         _keep_rows(block.get_submodule(name), rows_CM[kept_C].reshape(-1).sort().values)
     _keep_columns(_linear(block, coupling.consumer), coupling.columns_CK[kept_C].reshape(-1).sort().values)
+    return _change(block, coupling, before)
 
 
 @torch.no_grad()
@@ -97,6 +102,27 @@ def consumer_columns(block: nn.Module, coupling: Coupling) -> Tensor:
     """The weights that read each channel: [C, N]."""
     weight_OI = weight_view(_linear(block, coupling.consumer))
     return weight_OI[:, coupling.columns_CK.to(weight_OI.device)].transpose(0, 1).flatten(1)
+
+
+def _shapes(block: nn.Module, coupling: Coupling) -> dict[str, Shape]:
+    """Shapes [O, I] of the linears that have the channels."""
+    found = {}
+    for name in (*coupling.producers, coupling.consumer):
+        rows, columns = weight_view(_linear(block, name)).shape
+        found[name] = (rows, columns)
+    return found
+
+
+def _change(block: nn.Module, coupling: Coupling, before: Mapping[str, Shape]) -> ModelChange:
+    """What changes in a block whose channels were changed."""
+    now = _shapes(block, coupling)
+    beside = {
+        f"{name}.{tensor}"
+        for name in (*coupling.producers, *coupling.norms)
+        for tensor in _row_tensors(block.get_submodule(name))
+        if name in coupling.norms or tensor != "weight"
+    }
+    return ModelChange({name: (shape, now[name]) for name, shape in before.items()}, frozenset(beside))
 
 
 def _linear(block: nn.Module, name: str) -> PrunableLinear:

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
+from harness.blocks.changes import ModelChange
 from harness.blocks.layers import decoder_blocks
 from harness.errors import UserError
 from harness.surgery.channels import cut
@@ -50,12 +51,13 @@ def fields_after(model: PreTrainedModel, cuts: Sequence[BlockCuts]) -> dict[str,
     )
 
 
-def apply_fields(model: PreTrainedModel, fields: Mapping[str, Any]) -> None:
+def apply_fields(model: PreTrainedModel, fields: Mapping[str, Any]) -> ModelChange:
     """Write `fields` into the model's configuration, and see that it is the one of the model as it is now."""
     for name, value in fields.items():
         setattr(model.config.get_text_config(), name, value)
     expected = shapes_of(_empty(model, copy.deepcopy(model.config)))
     assert shapes_of(model) == expected, "a block was cut otherwise than planned"
+    return ModelChange(configuration=dict(fields))
 
 
 def shapes_of(model: torch.nn.Module) -> Shapes:

@@ -142,9 +142,14 @@ def check_pruned(dense: nn.Module, model: nn.Module, choice: Choice, pattern: Pa
     assert achieved_sparsity(outcome.layers) == pytest.approx(gone / size, abs=1e-12)
     before, after = dense.state_dict(), model.state_dict()
     assert {name: tensor.dtype for name, tensor in after.items()} == {name: each.dtype for name, each in before.items()}
-    if not method.changes_more:
-        changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
-        assert changed == {f"{name}.weight" for name in weights}
+    change = outcome.change
+    changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
+    assert changed <= change.names
+    assert isinstance(pattern, Structured) or {f"{name}.weight" for name in weights} <= changed
+    now = prunable_shapes(model)
+    assert all(shape == (shapes[name], now[name]) for name, shape in change.layers.items())
+    assert set(change.layers) >= {name for name in shapes if shapes[name] != now[name]}
+    assert change.keeps_shapes == (shapes == now)
 
 
 @pytest.mark.parametrize(("choice", "pattern"), cases(), ids=label)
@@ -152,7 +157,7 @@ def test_every_method_prunes_every_family(
     choice: Choice, pattern: Pattern, family: str, random_tokens: Callable[..., Tensor]
 ) -> None:
     """Exact counts in all prunable linears of every block, reports that say what the weights are, no other parameter
-    changed unless the method says so, and logits that are numbers.
+    changed that the outcome does not name, and logits that are numbers.
     """
     model = copy.deepcopy(dense_model(family))
     if isinstance(pattern, Structured) and family in CANNOT_SHRINK:

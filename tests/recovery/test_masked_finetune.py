@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from harness.blocks.changes import ModelChange
 from harness.blocks.layers import prunable_layers, weight_view
 from harness.data.digits import digit_rows
 from harness.errors import UserError
@@ -49,10 +50,11 @@ def test_zeros_stay_and_the_loss_falls(family: str, dtype: torch.dtype, random_t
     trained = {f"{name}.weight" for name in prunable_layers(model)}
     with torch.no_grad():
         loss = float(next_token_loss(model, rows_BL))
-    note = MaskedFinetune(steps=20, batch=4, learning_rate=1e-2).recover(
+    recovered = MaskedFinetune(steps=20, batch=4, learning_rate=1e-2).recover(
         RecoveryContext(model, rows_BL, 0, CPU, Silent())
     )
-    assert "fine-tuned" in note
+    assert "fine-tuned" in recovered.note
+    assert recovered.change.names == trained
     with torch.no_grad():
         assert float(next_token_loss(model, rows_BL)) < 0.9 * loss
     for name, weight in model.named_parameters():
@@ -125,7 +127,7 @@ def test_a_permuted_pattern_stays_in_its_order(
     model, rows_BL, outcome = pruned_by(method, family, TWO_OF_FOUR, random_tokens)
     pruned_OI = {name: weight_view(linear).clone() for name, linear in prunable_layers(model).items()}
     MaskedFinetune(steps=4, batch=4, learning_rate=1e-3).recover(RecoveryContext(model, rows_BL, 0, CPU, Silent()))
-    layers = recounted(outcome.layers, model)
+    layers = recounted(outcome.layers, model, outcome.change)
     as_they_lie = [replace(layer, details={}) for layer in layers]
     how = {layer.name: layer.details.get("permuted") for layer in layers}
     assert set(how.values()) == {"absorbed", "virtual"}
@@ -160,10 +162,10 @@ def test_zeros_are_counted_again() -> None:
     model = pruned("llama")
     shapes = {name: tuple(weight_view(linear).shape) for name, linear in prunable_layers(model).items()}
     reports = [LayerReport(name, (shape[0], shape[1]), 0.5, 0.25, None, 0) for name, shape in shapes.items()]
-    assert {report.achieved_sparsity for report in recounted(reports, model)} == {0.5}
+    assert {report.achieved_sparsity for report in recounted(reports, model, ModelChange())} == {0.5}
     weight_view(next(iter(prunable_layers(model).values()))).fill_(1.0)
     with pytest.raises(AssertionError, match="brought weights"):
-        recounted(reports, model)
+        recounted(reports, model, ModelChange())
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,6 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
         return False
 
     @property
-    def changes_more(self) -> bool:
-        """Whether it changes anything but the weights of the prunable linears, such as biases or embeddings."""
-        return False
-
-    @property
     def needs_whole_model(self) -> bool:
         """Whether all of the model must be in memory, so that only `offload=none` fits."""
         return False
@@ -235,10 +230,6 @@ class StructuredMethod(PruningMethod):
     updates_weights: ClassVar[bool] = False
     needs: ClassVar[tuple[type[Statistic], ...]] = ()
 
-    @property
-    def changes_more(self) -> bool:
-        return True
-
     @abstractmethod
     def importance(self, channels: Channels, stats: Statistics) -> Tensor:
         """Importance [C] of every channel, finite, higher = keep."""
@@ -274,10 +265,12 @@ class ModelwiseOutcome:
     Args:
         details: facts for the layers' reports, by path in the model.
         notes: lines for the record, of what concerns the whole model.
+        tensors: names in `state_dict` of what changed beside the weights of the prunable linears.
     """
 
     details: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    tensors: frozenset[str] = frozenset()
 
 
 class ModelwiseMethod(PruningMethod):

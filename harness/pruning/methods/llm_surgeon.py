@@ -66,10 +66,6 @@ class LLMSurgeon(ModelwiseMethod):
             if not 0 < getattr(self, name) < math.inf:
                 raise UserError(f"method.{name}={getattr(self, name):g} is not allowed; allowed: a finite number > 0")
 
-    @property
-    def changes_more(self) -> bool:
-        return self.prune_bias
-
     def warning(self, shapes: Mapping[str, tuple[int, int]], device: torch.device) -> str | None:
         if self.criterion == "damage":
             return None
@@ -102,7 +98,8 @@ class LLMSurgeon(ModelwiseMethod):
                 removed = self._choose(layers, observer, removed, pattern, shot / self.shots, context)
                 self._apply(layers, observer, removed, context)
             del observer  # before the next one fills: the factors are the largest thing in memory
-        return ModelwiseOutcome({name: self._details(layers[name], removed[name]) for name in layers})
+        biases = frozenset(f"{name}.bias" for name, layer in layers.items() if layer.has_bias_column)
+        return ModelwiseOutcome({name: self._details(layers[name], removed[name]) for name in layers}, tensors=biases)
 
     def _observed(
         self,

@@ -65,10 +65,6 @@ class Lottery(ModelwiseMethod):
     def comparison_group(self) -> Literal["matrix", "model"]:
         return "matrix" if self.granularity == "layer" else "model"
 
-    @property
-    def changes_more(self) -> bool:
-        return self.train == "all" or self.start == "random" or self.control == "random_weights"
-
     def prune_model(
         self, model: PreTrainedModel, rows_BL: Tensor, pattern: Pattern, context: ModelContext
     ) -> ModelwiseOutcome:
@@ -94,7 +90,8 @@ class Lottery(ModelwiseMethod):
         loss = self._train(model, linears, removed, rows_BL, context, "the ticket")
         kind = {"none": "the ticket", "random_mask": "a random mask", "random_weights": "the mask on random weights"}
         notes.append(f"{_share(removed)} of the prunable weights removed: {kind[self.control]} at a loss of {loss:.4g}")
-        return ModelwiseOutcome(notes=tuple(notes))
+        more = self.train == "all" or self.start == "random" or self.control == "random_weights"
+        return ModelwiseOutcome(notes=tuple(notes), tensors=frozenset(beginning if more else ()))
 
     def _targets(self, pattern: Pattern) -> Iterator[tuple[Pattern, float]]:
         """What every round prunes to: a pattern, and the fraction of it that is removed by then."""

@@ -52,10 +52,6 @@ class RIA(ScoreMethod):
     def permutes(self) -> bool:
         return self.permutation != "none"
 
-    @property
-    def changes_more(self) -> bool:
-        return self.permutes  # biases of layers whose rows change places
-
     def refuses(self, pattern: Pattern) -> str | None:
         if self.permutes and isinstance(pattern, Unstructured):
             return f"permutation={self.permutation} orders the groups of N:M; allowed: permutation=none"

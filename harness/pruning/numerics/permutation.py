@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
+from harness.blocks.changes import ModelChange
 from harness.patterns import SemiStructured
 from harness.pruning.numerics.masks import keep_mask
 
@@ -122,7 +123,9 @@ def _gains(score_OG: Tensor, bar_OG: Tensor) -> Tensor:
     return torch.cat(parts).cpu()
 
 
-def absorb(block: nn.Module, run: Run, orders: Mapping[str, Tensor], prefix: str) -> dict[str, dict[str, JsonValue]]:
+def absorb(
+    block: nn.Module, run: Run, orders: Mapping[str, Tensor], prefix: str
+) -> tuple[dict[str, dict[str, JsonValue]], ModelChange]:
     """Let channels inside a block change places, so that the columns of its linears lie in `orders`; where they can.
 
     Where the rows of other linears make a linear's input and nothing else reads it, those rows and its columns change
@@ -134,24 +137,24 @@ def absorb(block: nn.Module, run: Run, orders: Mapping[str, Tensor], prefix: str
         prefix: path of the block.
 
     Returns:
-        What the reports say, by path in the block.
+        What the reports say, by path in the block, and what changed of the block.
     """
     from harness.surgery.channels import channel_order, reorder, reorders_cleanly
     from harness.surgery.dependencies import find_couplings
 
     couplings = {coupling.consumer: coupling for coupling in find_couplings(block, run)}
     written: dict[int, str] = {}
-    said = {}
+    said, change = {}, ModelChange()
     for name, order_I in orders.items():
         coupling = couplings.get(name)
         order_C = channel_order(coupling, order_I) if coupling is not None else None
         if coupling is not None and order_C is not None and reorders_cleanly(block, run, coupling, order_C):
-            reorder(block, coupling, order_C)
+            change = change.then(reorder(block, coupling, order_C))
             said[name] = describe(order_I, absorbed=True)
         else:
             said[name] = describe(order_I, absorbed=False, same_as=written.get(id(order_I)))
             written.setdefault(id(order_I), f"{prefix}.{name}")
-    return said
+    return said, change
 
 
 def describe(permutation_I: Tensor, *, absorbed: bool, same_as: str | None = None) -> dict[str, JsonValue]:
