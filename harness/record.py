@@ -1,5 +1,6 @@
 """The record of a job: one versioned JSON document, the only truth that tables and dashboards are made from."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
@@ -52,6 +53,12 @@ class LayerReport:
     details: Annotated[Mapping[str, JsonValue], "what the method says of the layer, e.g. the damping it used"] = field(
         default_factory=dict
     )
+
+    @property
+    def place(self) -> tuple[int, str] | None:
+        """Block and name within it, ``model.layers.3.mlp.up_proj`` -> (3, ``mlp.up_proj``); None outside of blocks."""
+        found = re.search(r"(?:^|\.)(\d+)\.(.+)$", self.name)
+        return (int(found[1]), found[2]) if found else None
 
 
 @dataclass(frozen=True, slots=True)

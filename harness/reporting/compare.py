@@ -2,17 +2,13 @@
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.answers import Outcome, TaskOutcomes
 from harness.errors import UserError, unknown
 from harness.record import EvalResult, JsonValue, RunRecord
-
-CONFIDENCE = 0.95
-NEGLIGIBLE = 1e-15
-"""Probability that is left out of an interval."""
-QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+from harness.reporting.statistics import Distribution, mcnemar, paired_interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,24 +17,6 @@ class Answered:
 
     record: RunRecord
     outcomes: tuple[TaskOutcomes, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """Mean and the 5, 25, 50, 75 and 95 % quantiles of `count` finite numbers; all None when there is none."""
-
-    count: int
-    mean: float | None
-    quantiles: tuple[float | None, ...]
-
-    @classmethod
-    def of(cls, values: Iterable[float | None]) -> "Spread":
-        finite = [value for value in values if value is not None and math.isfinite(value)]
-        if not finite:
-            return cls(0, None, (None,) * len(QUANTILES))
-        import numpy as np
-
-        return cls(len(finite), math.fsum(finite) / len(finite), tuple(np.quantile(finite, QUANTILES).tolist()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +37,7 @@ class TaskComparison:
         questions: how many both answered with a number.
         both_right, only_a, only_b, both_wrong: what became of them.
         accuracy_a, accuracy_b: on these questions, as fractions; difference: b minus a.
-        low, high: confidence interval of the difference, see `interval`.
+        low, high: confidence interval of the difference, see `paired_interval`.
         p_value: see `mcnemar`.
         margin_a, margin_b, margin_change: of the right option over the best other one, in nats (per character for
             acc_norm); change: b minus a, question by question.
@@ -82,9 +60,9 @@ class TaskComparison:
     low: float
     high: float
     p_value: float
-    margin_a: Spread
-    margin_b: Spread
-    margin_change: Spread
+    margin_a: Distribution
+    margin_b: Distribution
+    margin_change: Distribution
     flips: tuple[Flip, ...]
     note: str
 
@@ -132,47 +110,6 @@ def compare(a: Answered, b: Answered, task: str | None = None) -> Comparison:
     if not compared:
         raise UserError(left_out[0][1])
     return Comparison(a.record, b.record, _differing(a.record, b.record), tuple(compared), tuple(left_out))
-
-
-def mcnemar(only_a: int, only_b: int) -> float:
-    """Exact two-sided p-value of McNemar's test: flips in both directions are equally likely (binomial, p = 1/2).
-
-    Source: McNemar 1947, doi:10.1007/BF02295996; the exact form is the sign test on the discordant pairs.
-    """
-    from scipy.stats import binomtest
-
-    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
-
-
-def interval(only_a: int, only_b: int, questions: int) -> tuple[float, float]:
-    """Paired percentile bootstrap interval (95 %) of the accuracy of b minus that of a, over all resamples.
-
-    A question counts -1, 0 or +1, so that of resampled questions the flips are binomial, and of these those to b.
-    Their distribution is written down, not sampled: no seed, and the same numbers wherever it is computed.
-
-    Args:
-        only_a, only_b: questions that only this job answers rightly.
-        questions: all of them, >= 1.
-
-    Returns:
-        The smallest differences that at least 2.5 % and 97.5 % of all resamples do not exceed.
-    """
-    import numpy as np
-    from scipy.stats import binom
-
-    flipped = only_a + only_b
-    if not flipped:
-        return 0.0, 0.0
-    flips_F = np.arange(questions + 1)
-    weight_F = binom.pmf(flips_F, questions, flipped / questions)
-    likely = weight_F > NEGLIGIBLE
-    chance_D = np.zeros(2 * questions + 1)
-    for flips, weight in zip(flips_F[likely].tolist(), weight_F[likely], strict=True):
-        to_b_W = np.arange(flips + 1)
-        chance_D[2 * to_b_W - flips + questions] += weight * binom.pmf(to_b_W, flips, only_b / flipped)
-    below_D, tail = np.cumsum(chance_D), (1 - CONFIDENCE) / 2
-    low, high = ((int(np.searchsorted(below_D, share)) - questions) / questions for share in (tail, 1 - tail))
-    return low, high
 
 
 def _compare_task(task: str, a: Answered, b: Answered) -> list[TaskComparison]:
@@ -235,7 +172,7 @@ def _compare_metric(
     only_a = [(a, b) for a, b in known if right(a) and not right(b)]
     only_b = [(a, b) for a, b in known if right(b) and not right(a)]
     both = sum(bool(right(a) and right(b)) for a, b in known)
-    low, high = interval(len(only_a), len(only_b), count)
+    low, high = paired_interval(len(only_a), len(only_b), count)
     flips = [Flip(a, b, a_right=bool(right(a))) for a, b in (*only_a, *only_b)]
     return TaskComparison(
         task=first.task,
@@ -253,9 +190,9 @@ def _compare_metric(
         low=low,
         high=high,
         p_value=mcnemar(len(only_a), len(only_b)),
-        margin_a=Spread.of(margin(a) for a, _ in known),
-        margin_b=Spread.of(margin(b) for _, b in known),
-        margin_change=Spread.of(_change(margin(a), margin(b)) for a, b in known),
+        margin_a=Distribution.of(margin(a) for a, _ in known),
+        margin_b=Distribution.of(margin(b) for _, b in known),
+        margin_change=Distribution.of(_change(margin(a), margin(b)) for a, b in known),
         flips=tuple(sorted(flips, key=lambda flip: (-_size(flip, margin), flip.a.index))),
         note=_note(first, second, count),
     )

@@ -8,10 +8,11 @@ from typing import Any, Literal, cast
 
 from harness.data.formats import Row
 from harness.record import JsonValue
-from harness.reporting.compare import CONFIDENCE, QUANTILES, Comparison, Flip, Spread, TaskComparison
+from harness.reporting.compare import Comparison, Flip, TaskComparison
 from harness.reporting.layout import Cell, Column, Table, number, signed
 from harness.reporting.questions import options_of, question_of
 from harness.reporting.render import write
+from harness.reporting.statistics import CONFIDENCE, QUANTILES, Distribution
 from harness.reporting.text import DASH, clean
 
 Format = Literal["terminal", "md", "json"]
@@ -87,7 +88,7 @@ def _margins(comparison: Comparison) -> Table:
     headers = ("task", "metric", "A", "B", "B - A", *(f"{share:.0%}" for share in QUANTILES))
     rows = []
     for task in comparison.tasks:
-        spreads: tuple[Spread, ...] = (task.margin_a, task.margin_b, task.margin_change)
+        spreads: tuple[Distribution, ...] = (task.margin_a, task.margin_b, task.margin_change)
         values = [*(spread.mean for spread in spreads), *task.margin_change.quantiles]
         texts = [DASH if value is None else f"{value:.3f}" for value in values]
         if task.margin_change.count:

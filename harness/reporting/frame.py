@@ -1,8 +1,7 @@
 """Records as rows: one a job, or one a (job, metric) as a pandas frame.  Pure; reads nothing from disk."""
 
 import re
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -90,29 +89,6 @@ def paper_method(job: JobRow) -> str:
     """The method as papers name it: an allocation is written before it, ``owl w. wanda``."""
     allocation = job.allocation.split(" (")[0]
     return job.method if allocation in ("", UNIFORM) else f"{allocation} w. {job.method}"
-
-
-def distinguishing(rows: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """The parameters of jobs of one method without what all of them have, unless it was changed from its default.
-
-    Args:
-        rows: `params` and `changed` of every job.
-    """
-    rows = set(rows)
-    parts = {params: params.split(PARAMS_SEPARATOR) for params, _ in rows}
-    common = set.intersection(*map(set, parts.values())) if parts else set()
-    common -= {part for _, changed in rows for part in changed.split(PARAMS_SEPARATOR)}
-    return {text: PARAMS_SEPARATOR.join(part for part in found if part not in common) for text, found in parts.items()}
-
-
-def short_labels(choices: Iterable[str]) -> dict[str, str]:
-    """Each of these allocations or recoveries as people say it: without its parameters where no other has its name, and
-    not at all where it is the usual one.
-    """
-    named = {text: text.split(" (")[0] for text in choices}
-    count = Counter(named.values())
-    usual = ("", UNIFORM, NO_RECOVERY)
-    return {text: "" if name in usual else name if count[name] == 1 else text for text, name in named.items()}
 
 
 def measured(records: Sequence[RunRecord]) -> list[Measured]:

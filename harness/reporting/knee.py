@@ -9,18 +9,11 @@ from dataclasses import replace
 
 from harness.errors import UserError
 from harness.record import EvalResult, RunRecord
+from harness.reporting.axes import Axis, differing, job_order
 from harness.reporting.footnotes import Footnotes
 from harness.reporting.frame import JobRow, Measured, measured
 from harness.reporting.layout import Cell, Column, Table, percent
-from harness.reporting.tables import (
-    Axis,
-    column_key,
-    columns_of,
-    differing_axes,
-    job_order,
-    protocol_notes,
-    value_columns,
-)
+from harness.reporting.tables import column_key, columns_of, protocol_notes, value_columns
 
 LEAST = 4
 """Fewer sparsities, the dense model's among them, make no sweep."""
@@ -80,7 +73,7 @@ def knees(records: Sequence[RunRecord]) -> Table:
     )
     dense = {_model(one.job): one for one in entries if one.job.is_dense}
     unstructured = [one for one in entries if one.job.pattern == "unstructured"]
-    axes = differing_axes(unstructured)
+    axes = differing([one.job for one in unstructured])
     sweeps: dict[tuple[str, ...], list[Measured]] = {}
     for one in unstructured:
         sweeps.setdefault(_setting(one.job, axes), []).append(one)

@@ -10,8 +10,7 @@ from harness.reporting.frame import DENSE, JobRow, Measured, measured
 from harness.reporting.layout import LOWER_IS_BETTER, Cell, Column, Table, metric_header, percent, unique
 from harness.reporting.published import PLAIN_VARIANTS, Published, PublishedRow, normal_name
 from harness.reporting.ranking import ranked
-from harness.reporting.seeds import NOTE as MEAN_NOTE
-from harness.reporting.seeds import Spreads, mean_over_seeds
+from harness.reporting.statistics import MEAN_NOTE, Spreads, mean_over_seeds
 from harness.reporting.tables import compared
 
 Found = tuple[Measured, EvalResult]

@@ -1,13 +1,12 @@
 """The comparison table: every job against every metric that was measured."""
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
-from harness.patterns import parse_n_of_m
 from harness.record import EvalResult, RunRecord
+from harness.reporting.axes import SETTINGS, Axis, job_order, telling_apart
 from harness.reporting.footnotes import Footnotes
-from harness.reporting.frame import DENSE, NO_RECOVERY, UNIFORM, JobRow, Measured, distinguishing, measured
+from harness.reporting.frame import DENSE, NO_RECOVERY, UNIFORM, JobRow, Measured, measured
 from harness.reporting.layout import (
     UNITS,
     Cell,
@@ -19,8 +18,7 @@ from harness.reporting.layout import (
 )
 from harness.reporting.published import Published, PublishedRow, natural_key
 from harness.reporting.ranking import ranked
-from harness.reporting.seeds import NOTE as MEAN_NOTE
-from harness.reporting.seeds import Spread, Spreads, mean_over_seeds
+from harness.reporting.statistics import MEAN_NOTE, Spread, Spreads, mean_over_seeds
 from harness.reporting.tolerances import inside
 
 COUNTED_NOTE = "sparsity in brackets: zeros counted, where they differ from the fraction asked for"
@@ -28,27 +26,6 @@ COUNTED_TOLERANCE = 5e-4
 """Counted zeros this close to the request are the request: exact counts round to whole weights."""
 
 
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """A field of the job that gets a column only where jobs differ in it, within groups of equal `within`."""
-
-    header: str
-    value: Callable[[JobRow], str]
-    within: Callable[[JobRow], str] = lambda job: ""
-
-
-AXES = (
-    Axis("checkpoint", lambda job: job.checkpoint, lambda job: job.model),
-    Axis("dtype", lambda job: job.dtype),
-    Axis("params", lambda job: job.params, lambda job: job.method),
-    Axis("allocation", lambda job: "" if job.is_dense else job.allocation),
-    Axis("recovery", lambda job: "" if job.is_dense else job.recovery),
-    Axis("calibration", lambda job: job.calibration),
-    Axis("calibration data", lambda job: job.calibration_data, lambda job: job.calibration),
-    Axis("sampling", lambda job: job.sampling, lambda job: job.calibration),
-    Axis("propagation", lambda job: job.propagation),
-    Axis("seed", lambda job: "" if job.seed is None else str(job.seed)),
-)
 TASK_ORDER = (
     *("wikitext2", "ptb", "ptb_unk", "c4", "wikipedia-sample"),
     *("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa"),
@@ -82,8 +59,7 @@ def comparison(
     """
     entries, spreads = mean_over_seeds(records) if mean_over_seed else (measured(records), {})
     entries = sorted(entries, key=lambda entry: job_order(entry.job))
-    axes = differing_axes(entries)
-    axes += [] if _told_apart(axes, entries) else [Axis("job", lambda job: job.job_id.rsplit("__", 1)[-1])]
+    axes = telling_apart([entry.job for entry in entries])
     results = columns_of(entries)
     notes = Footnotes()
     if spreads:
@@ -124,50 +100,6 @@ def compared(entry: Measured, result: EvalResult, row: PublishedRow | None, spre
 def in_unit(value: float | None, unit: str) -> float | None:
     """Accuracies are stored as fractions and printed in percent."""
     return value if value is None or unit != "%" else 100 * value
-
-
-def pattern_order(pattern: str, sparsity: float) -> tuple[int, float, int, str]:
-    """Unstructured by sparsity, then N:M from the widest group to the narrowest, then the rest by name."""
-    n_of_m = parse_n_of_m(pattern)
-    rank = 0 if pattern == DENSE else 1 if pattern == "unstructured" else 2 if n_of_m else 3
-    return (rank, sparsity, -n_of_m.group if n_of_m else 0, pattern)
-
-
-def job_order(job: JobRow) -> tuple[object, ...]:
-    """Sort key: by model, dense first, then method, pattern, sparsity and the other axes."""
-    rest = natural_key(" ".join(axis.value(job) for axis in AXES))
-    where = (natural_key(job.model), not job.is_dense, natural_key(job.method))
-    return (*where, pattern_order(job.pattern, job.sparsity), rest, job.job_id)
-
-
-def differing_axes(entries: Sequence[Measured]) -> list[Axis]:
-    """The `AXES` in which jobs differ; parameters: those in which the jobs of a method do, or that are no defaults."""
-    methods: dict[str, set[tuple[str, str]]] = {}
-    for job in (entry.job for entry in entries):
-        methods.setdefault(job.method, set()).add((job.params, job.changed))
-    told = {method: distinguishing(params) for method, params in methods.items()}
-    params = Axis("params", lambda job: told[job.method][job.params], lambda job: job.method)
-    axes = [params if axis.header == params.header else axis for axis in AXES]
-    said = {params.header} if any(params.value(entry.job) for entry in entries) else set()
-    return [axis for axis in axes if axis.header in said or _differs(axis, entries)]
-
-
-def _differs(axis: Axis, entries: Sequence[Measured]) -> bool:
-    seen: dict[str, set[str]] = {}
-    for entry in entries:
-        if value := axis.value(entry.job):
-            seen.setdefault(axis.within(entry.job), set()).add(value)
-    return any(len(values) > 1 for values in seen.values())
-
-
-def _told_apart(axes: Sequence[Axis], entries: Sequence[Measured]) -> bool:
-    """Whether different jobs have different labels (dtype `auto` and `float32` may both have been float32)."""
-    labels: dict[tuple[object, ...], str] = {}
-    for job in (entry.job for entry in entries):
-        label = (job.model, job.method, job.pattern, job.sparsity, *(axis.value(job) for axis in axes))
-        if labels.setdefault(label, job.job_id) != job.job_id:
-            return False
-    return True
 
 
 def _sparsity(job: JobRow, notes: Footnotes) -> str:
@@ -254,7 +186,7 @@ def _compare(
 
 def _said_once(axes: Sequence[Axis], entries: Sequence[Measured]) -> list[str]:
     shown = {axis.header for axis in axes}
-    once = [axis for axis in AXES if axis.header in SAID_ONCE and axis.header not in shown]
+    once = [axis for axis in SETTINGS if axis.header in SAID_ONCE and axis.header not in shown]
     values = [(axis.header, {axis.value(entry.job) for entry in entries} - UNSAID) for axis in once]
     said = [f"{header} {value}" for header, found in values for value in sorted(found)]
     return [f"all rows: {', '.join(said)}"] if said else []

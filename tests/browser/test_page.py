@@ -11,9 +11,9 @@ from selenium.webdriver.common.keys import Keys
 from harness.answers import TaskOutcomes, chosen
 from harness.patterns import SemiStructured, Unstructured
 from harness.record import LayerReport
-from harness.reporting.compare import interval, mcnemar
 from harness.reporting.page.build import asset
 from harness.reporting.page.questions import Answers
+from harness.reporting.statistics import mcnemar, paired_interval
 from tests.browser.conftest import Browser, focused
 from tests.reporting.conftest import make_accuracy, make_perplexity, make_record, published  # noqa: F401  (a fixture)
 
@@ -209,7 +209,7 @@ def test_compared_jobs_show_their_differences_and_flips(browser: Browser, write_
     assert "-25.00" in browser.texts(".change")
     cells = browser.texts("#view td")
     assert f"{mcnemar(2, 1):.3f}" in cells
-    low, high = interval(2, 1, 8)
+    low, high = paired_interval(2, 1, 8)
     assert f"{100 * low:+.2f} to {100 * high:+.2f}" in cells
     browser.one("details.numbers summary").click()
     flipped = browser.texts("details.numbers tbody th")
@@ -247,7 +247,7 @@ def test_the_page_s_interval_is_the_command_line_s(
     source = re.search(r"export (function interval.*?\n}\n)", asset("flips.js"), re.DOTALL)
     call = f"{source.group(1)}; return interval(...arguments)"
     ends = browser.driver.execute_script(call, lost, won, lost + won + same)
-    assert ends == pytest.approx(interval(lost, won, lost + won + same), abs=1e-12)
+    assert ends == pytest.approx(paired_interval(lost, won, lost + won + same), abs=1e-12)
 
 
 def test_hostile_strings_stay_strings(browser: Browser, write_page) -> None:

@@ -15,9 +15,10 @@ from scipy.stats import bootstrap
 from harness.answers import Outcome, TaskOutcomes, chosen, one_word
 from harness.errors import UserError
 from harness.record import EvalResult, RunRecord
-from harness.reporting.compare import Answered, Spread, compare, interval, mcnemar
+from harness.reporting.compare import Answered, compare
 from harness.reporting.compare_text import write_comparison
 from harness.reporting.questions import options_of, question_of
+from harness.reporting.statistics import Distribution, mcnemar, paired_interval
 from tests.reporting.conftest import make_accuracy
 
 Record = Callable[..., RunRecord]
@@ -92,7 +93,7 @@ def test_the_interval_is_that_of_a_paired_bootstrap(only_a: int, only_b: int, sa
     """The distribution written down is that of drawing pairs: scipy's interval, up to the noise of resampling."""
     a = np.array([1] * only_a + [0] * only_b + [1] * same, dtype=float)
     b = np.array([0] * only_a + [1] * only_b + [1] * same, dtype=float)
-    low, high = interval(only_a, only_b, len(a))
+    low, high = paired_interval(only_a, only_b, len(a))
     if not only_a + only_b:
         assert (low, high) == (0.0, 0.0)
         return
@@ -112,7 +113,7 @@ def test_the_interval_of_tiny_data_is_that_of_all_resamples(differences: list[in
     """Few pairs can be drawn in all ways: so many of these lie at or below either end, and fewer below it."""
     count = len(differences)
     means = [sum(drawn) / count for drawn in product(differences, repeat=count)]
-    ends = interval(differences.count(-1), differences.count(1), count)
+    ends = paired_interval(differences.count(-1), differences.count(1), count)
     for end, share in zip(ends, (0.025, 0.975), strict=True):
         assert sum(mean <= end + 1e-9 for mean in means) / len(means) >= share - 1e-9
         assert sum(mean < end - 1e-9 for mean in means) / len(means) < share + 1e-9
@@ -166,7 +167,7 @@ def test_words_have_flips_without_margins(record: Record) -> None:
         sides.append(Answered(record(method, results=(result,)), (outcomes,)))
     (task,) = compare(*sides).tasks
     assert (task.only_a, task.only_b, task.both_wrong) == (1, 0, 1)
-    assert task.margin_change == Spread(0, None, (None,) * 5)
+    assert task.margin_change == Distribution(0, None, (None,) * 5)
 
 
 def test_differing_fields_are_named(record: Record) -> None:

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from harness.errors import UserError
-from harness.reporting.frame import describe, distinguishing, measured, short_labels, to_frame
+from harness.reporting.frame import describe, measured, to_frame
 from tests.reporting.conftest import C4
 
 
@@ -37,16 +37,6 @@ def test_params_are_spelled_in_one_order(record) -> None:
     """The order in which hyperparameters are stored does not show."""
     one, other = record(params={"b": 1, "a": 2}), record(params={"a": 2, "b": 1})
     assert describe(one).params == describe(other).params == "a=2, b=1"
-
-
-def test_distinguishing_parameters_are_those_that_not_all_have() -> None:
-    """Of several settings what they share is left out; a single one has nothing to tell."""
-    told = distinguishing([("a=1, b=2, c=3", ""), ("a=1, b=4, c=3", ""), ("a=1", "")])
-    assert told == {"a=1, b=2, c=3": "b=2, c=3", "a=1, b=4, c=3": "b=4, c=3", "a=1": ""}
-    assert distinguishing([("a=1", "")]) == {"a=1": ""}
-    assert distinguishing([]) == {}
-    shots = "add_update=False, shots=3"
-    assert distinguishing([(shots, "shots=3")]) == {shots: "shots=3"}, "what is no default is told, though all share it"
 
 
 def test_a_record_without_its_identity_is_named(record) -> None:
@@ -96,10 +86,3 @@ def test_an_allocation_is_part_of_the_method_s_name(record, perplexity) -> None:
     entry = measured([record(allocation="owl")])[0]
     setting = entry.setting(perplexity(1.0))
     assert setting.key[1] == "owlw.wanda"
-
-
-def test_choices_are_named_as_briefly_as_tells_them_apart() -> None:
-    """Parameters only where two have one name, and the usual choice not at all."""
-    assert short_labels(["uniform", "", "owl (width=0.08)"]) == {"uniform": "", "": "", "owl (width=0.08)": "owl"}
-    two = ["owl (width=0.08)", "owl (width=0.2)", "besa (epochs=1)"]
-    assert list(short_labels(two).values()) == ["owl (width=0.08)", "owl (width=0.2)", "besa"]

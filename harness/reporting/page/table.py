@@ -1,20 +1,18 @@
 """What the page's table, facets and plots are made from: every job as one row, stored column by column."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 
 from harness.record import EvalResult, RunRecord
+from harness.reporting.axes import AXES, Axis, job_order
 from harness.reporting.footnotes import DIRTY_NOTE
 from harness.reporting.frame import JobRow, Measured, describe
-from harness.reporting.layout import Column, percent
-from harness.reporting.published import Published, natural_key
+from harness.reporting.layout import Column
+from harness.reporting.published import Published
 from harness.reporting.tables import (
     column_key,
     columns_of,
     in_unit,
-    job_order,
-    pattern_order,
     protocol_notes,
     unit_of,
     value_columns,
@@ -23,47 +21,7 @@ from harness.reporting.tables import (
 STEPS = ("load", "calibrate", "prune", "recover", "evaluate", "total")
 """Steps of a job in the order they are taken; others follow by name."""
 
-CHECKOUT = {False: "clean", True: "uncommitted changes"}
 FAILED_NOTE = "‡ the job failed; its row says why"
-
-
-@dataclass(frozen=True, slots=True)
-class Axis:
-    """A field of the job: a facet, and a column where jobs that agree in `within` differ in it.
-
-    Empty text says that the field does not apply to the job.
-    """
-
-    key: str
-    label: str
-    value: Callable[[JobRow], str]
-    order: Callable[[str], object] = natural_key
-    within: str = ""
-
-
-def _fraction(text: str) -> float:
-    return float(text.rstrip("%"))
-
-
-AXES = (
-    Axis("model", "model", lambda job: job.model),
-    Axis("method", "method", lambda job: job.method),
-    Axis("pattern", "pattern", lambda job: "" if job.is_dense else job.pattern, lambda text: pattern_order(text, 0)),
-    Axis("sparsity", "sparsity", lambda job: percent(job.sparsity), _fraction),
-    Axis("params", "params", lambda job: job.params, within="method"),
-    Axis("allocation", "allocation", lambda job: "" if job.is_dense else job.allocation),
-    Axis("recovery", "recovery", lambda job: "" if job.is_dense else job.recovery),
-    Axis("calibration", "calibration", lambda job: job.calibration),
-    Axis("calibration_data", "calibration data", lambda job: job.calibration_data, within="calibration"),
-    Axis("sampling", "sampling", lambda job: job.sampling, within="calibration"),
-    Axis("propagation", "propagation", lambda job: job.propagation),
-    Axis("seed", "seed", lambda job: "" if job.seed is None else str(job.seed)),
-    Axis("dtype", "dtype", lambda job: job.dtype),
-    Axis("device", "device", lambda job: job.device),
-    Axis("checkpoint", "checkpoint", lambda job: job.checkpoint, within="model"),
-    Axis("status", "status", lambda job: job.status),
-    Axis("checkout", "checkout", lambda job: CHECKOUT[job.dirty]),
-)
 
 
 def in_order(records: Sequence[RunRecord]) -> list[RunRecord]:
@@ -122,7 +80,7 @@ def _axis(axis: Axis, jobs: Sequence[JobRow]) -> dict[str, object]:
     codes = {value: code for code, value in enumerate(values)}
     return {
         "key": axis.key,
-        "label": axis.label,
+        "label": axis.header,
         "within": axis.within,
         "values": values,
         "codes": [codes[text] for text in texts],

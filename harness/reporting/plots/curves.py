@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from harness.reporting.axes import pattern_order
 from harness.reporting.layout import unique
 from harness.reporting.plots.series import Measurement, Panel, Point, pattern_name
 from harness.reporting.plots.sheet import NotDrawn, Picture, Sheet, sheets, value_label
 from harness.reporting.plots.style import DENSE_COLOR, Style, log_axis, text
-from harness.reporting.tables import pattern_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

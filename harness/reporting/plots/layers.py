@@ -1,14 +1,14 @@
 """What pruning did block by block: zeros and output error, the mean over a block's linears and over the jobs."""
 
 import math
-import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.record import RunRecord
-from harness.reporting.frame import DENSE, JobRow, describe, short_labels
+from harness.reporting.axes import short_labels
+from harness.reporting.frame import DENSE, JobRow, describe
 from harness.reporting.layout import unique
 from harness.reporting.plots.series import pattern_name
 from harness.reporting.plots.sheet import PANEL_HEIGHT, PANEL_WIDTH, NotDrawn, Picture, line
@@ -116,10 +116,9 @@ def _profile(label: str, records: Sequence[RunRecord]) -> Profile:
     errors: dict[int, list[float]] = defaultdict(list)
     for record in records:
         for layer in record.layers:
-            number = re.search(r"(?:^|\.)(\d+)\.", layer.name)
-            if number is None:
+            if layer.place is None:
                 continue
-            block, weights = int(number[1]), layer.shape[0] * layer.shape[1]
+            block, weights = layer.place[0], layer.shape[0] * layer.shape[1]
             zeros[block].append((layer.achieved_sparsity, weights))
             error = layer.relative_output_error
             if error is not None and math.isfinite(error):

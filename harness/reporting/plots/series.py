@@ -8,22 +8,16 @@ from statistics import stdev
 from typing import TYPE_CHECKING
 
 from harness.record import RunRecord
-from harness.reporting.frame import DENSE, distinguishing, short_labels, to_frame
+from harness.reporting.axes import pattern_order, setting_labels
+from harness.reporting.frame import DENSE, JobRow, to_frame
 from harness.reporting.layout import unique
 from harness.reporting.published import Published, natural_key
-from harness.reporting.tables import pattern_order
 
 if TYPE_CHECKING:
     import pandas as pd
 
 MAX_SERIES = 12
 """More lines than this are not told apart in one axis; then every method is drawn with one of its settings."""
-
-SETTINGS = (
-    *("params", "allocation", "recovery", "calibration", "calibration_data"),
-    *("sampling", "propagation", "dtype", "checkpoint"),
-)
-"""Columns of the frame that make jobs of one method different; seeds are averaged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,26 +158,6 @@ def pattern_name(pattern: str, sparsity: float) -> str:
     return pattern if ":" in pattern else share if pattern == "unstructured" else f"{pattern} {share}"
 
 
-def _labels(pruned: "pd.DataFrame") -> "pd.Series":
-    """The method of every row, and what differs: parameters within a method, all else between any two rows."""
-    labels = pruned["method"].astype(str)
-    for column in SETTINGS:
-        values = pruned[column].astype(str)
-        if column == "params":
-            values = values.groupby(pruned["method"]).transform(
-                lambda params: params.map(distinguishing(zip(params, pruned.loc[params.index, "changed"], strict=True)))
-            )
-            differs = values != ""
-        else:
-            differs = (values != "") & (values[values != ""].nunique() > 1)
-        if column in ("allocation", "recovery"):
-            values = values.map(short_labels(values.unique()))
-        short = values.str.slice(-40)
-        told = short if short.nunique() == values.nunique() else values  # what was cut may be what differs
-        labels = labels.where(~differs | (values == ""), labels + ", " + told)
-    return labels
-
-
 Row = tuple[str, float, float | None, float, float | None, str]
 """Pattern, sparsity asked for, sparsity counted, value, standard error and job: plain, for there are many points."""
 
@@ -192,7 +166,8 @@ def _all_series(pruned: "pd.DataFrame") -> list[Series]:
     if pruned.empty:
         return []
     series: dict[tuple[str, str], dict[tuple[str, float], list[Row]]] = {}
-    for label, method, row in zip(_labels(pruned), pruned["method"], _plain(pruned), strict=True):
+    jobs = [JobRow(*fields) for fields in zip(*(pruned[name] for name in JobRow.__slots__), strict=True)]
+    for label, method, row in zip(setting_labels(jobs), pruned["method"], _plain(pruned), strict=True):
         series.setdefault((label, method), {}).setdefault(row[:2], []).append(row)
     factor = scale(str(pruned["metric"].iloc[0]))
     return [

@@ -133,21 +133,14 @@ def layer_series(record: RunRecord) -> list[dict[str, float | int]]:
     """
     rows: dict[int, dict[str, float | int]] = {}
     for layer in record.layers:
-        place = _place(layer)
-        if place is None:
+        if layer.place is None:
             continue
-        block, name = place
+        block, name = layer.place
         row = rows.setdefault(block, {BLOCK: block})
         row[f"{LAYER_SPARSITY}/{name}"] = layer.achieved_sparsity
         if layer.relative_output_error is not None:
             row[f"{LAYER_ERROR}/{name}"] = layer.relative_output_error
     return [rows[block] for block in sorted(rows)]
-
-
-def _place(layer: LayerReport) -> tuple[int, str] | None:
-    """``model.layers.3.mlp.up_proj`` -> (3, ``mlp.up_proj``); None when the name has no number."""
-    found = re.search(r"(?:^|\.)(\d+)\.(.+)$", layer.name)
-    return (int(found[1]), found[2]) if found else None
 
 
 def _name_in(job: Mapping[str, JsonValue], axis: str) -> str:

@@ -1,4 +1,4 @@
-"""Means over jobs that differ in nothing but the seed, with 95 % intervals."""
+"""Statistics of measured numbers: means over seeds, quantiles, paired differences and McNemar's test."""
 
 import json
 import math
@@ -9,7 +9,10 @@ from harness.record import EvalResult, RunRecord
 from harness.reporting.frame import Measured, measured
 
 CONFIDENCE = 0.95
-NOTE = (
+QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+NEGLIGIBLE = 1e-15
+"""Probability that is left out of an interval."""
+MEAN_NOTE = (
     "means over seeds; n values each, ± half the width of the 95% interval of Student's t distribution "
     "(none for n=1); every other setting is the same"
 )
@@ -50,14 +53,32 @@ def mean_over_seeds(records: Sequence[RunRecord]) -> tuple[list[Measured], Sprea
         means = []
         for (protocol, metric), found in results.items():
             values = [result.value for result in found if result.value is not None]
-            spreads[first.job.job_id, protocol, metric] = Spread(len(values), interval(values))
+            spreads[first.job.job_id, protocol, metric] = Spread(len(values), mean_interval(values))
             means.append(replace(found[0], value=math.fsum(values) / len(values) if values else None, stderr=None))
         dirty = any(entry.job.dirty for entry in members)
         entries.append(replace(first, job=replace(first.job, seed=None, dirty=dirty), results=tuple(means)))
     return entries, spreads
 
 
-def interval(values: Sequence[float]) -> float | None:
+@dataclass(frozen=True, slots=True)
+class Distribution:
+    """Mean and the 5, 25, 50, 75 and 95 % quantiles of `count` finite numbers; all None when there is none."""
+
+    count: int
+    mean: float | None
+    quantiles: tuple[float | None, ...]
+
+    @classmethod
+    def of(cls, values: Iterable[float | None]) -> "Distribution":
+        finite = [value for value in values if value is not None and math.isfinite(value)]
+        if not finite:
+            return cls(0, None, (None,) * len(QUANTILES))
+        import numpy as np
+
+        return cls(len(finite), math.fsum(finite) / len(finite), tuple(np.quantile(finite, QUANTILES).tolist()))
+
+
+def mean_interval(values: Sequence[float]) -> float | None:
     """Half the width of the 95 % interval of the mean, by Student's t; None for fewer than two finite values."""
     if len(values) < 2 or not all(map(math.isfinite, values)):
         return None
@@ -66,6 +87,47 @@ def interval(values: Sequence[float]) -> float | None:
     mean = math.fsum(values) / len(values)
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
     return float(stdtrit(len(values) - 1, 0.5 + CONFIDENCE / 2)) * deviation / math.sqrt(len(values))
+
+
+def mcnemar(only_a: int, only_b: int) -> float:
+    """Exact two-sided p-value of McNemar's test: flips in both directions are equally likely (binomial, p = 1/2).
+
+    Source: McNemar 1947, doi:10.1007/BF02295996; the exact form is the sign test on the discordant pairs.
+    """
+    from scipy.stats import binomtest
+
+    return float(binomtest(only_a, only_a + only_b, 0.5).pvalue) if only_a + only_b else 1.0
+
+
+def paired_interval(only_a: int, only_b: int, questions: int) -> tuple[float, float]:
+    """Paired percentile bootstrap interval (95 %) of the accuracy of b minus that of a, over all resamples.
+
+    A question counts -1, 0 or +1, so that of resampled questions the flips are binomial, and of these those to b.
+    Their distribution is written down, not sampled: no seed, and the same numbers wherever it is computed.
+
+    Args:
+        only_a, only_b: questions that only this job answers rightly.
+        questions: all of them, >= 1.
+
+    Returns:
+        The smallest differences that at least 2.5 % and 97.5 % of all resamples do not exceed.
+    """
+    import numpy as np
+    from scipy.stats import binom
+
+    flipped = only_a + only_b
+    if not flipped:
+        return 0.0, 0.0
+    flips_F = np.arange(questions + 1)
+    weight_F = binom.pmf(flips_F, questions, flipped / questions)
+    likely = weight_F > NEGLIGIBLE
+    chance_D = np.zeros(2 * questions + 1)
+    for flips, weight in zip(flips_F[likely].tolist(), weight_F[likely], strict=True):
+        to_b_W = np.arange(flips + 1)
+        chance_D[2 * to_b_W - flips + questions] += weight * binom.pmf(to_b_W, flips, only_b / flipped)
+    below_D, tail = np.cumsum(chance_D), (1 - CONFIDENCE) / 2
+    low, high = ((int(np.searchsorted(below_D, share)) - questions) / questions for share in (tail, 1 - tail))
+    return low, high
 
 
 def _groups(records: Sequence[RunRecord]) -> Iterable[list[RunRecord]]:

@@ -11,7 +11,7 @@ from harness.patterns import Unstructured
 from harness.reporting.layout import Table
 from harness.reporting.papers import paper_table
 from harness.reporting.render import write
-from harness.reporting.seeds import interval, mean_over_seeds
+from harness.reporting.statistics import mean_interval, mean_over_seeds
 from harness.reporting.tables import comparison
 
 
@@ -77,7 +77,7 @@ def test_means_stand_in_a_paper_s_table(record, perplexity, published) -> None:
 @pytest.mark.parametrize("values", [[], [1.0], [1.0, math.inf]])
 def test_no_interval_of_one_value(values: list[float]) -> None:
     """Nor of numbers that overflowed."""
-    assert interval(values) is None
+    assert mean_interval(values) is None
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=2, max_size=20))
@@ -86,6 +86,6 @@ def test_interval_is_scipy_s(values: list[float]) -> None:
     import numpy as np
     from scipy import stats
 
-    mine = interval(values)
+    mine = mean_interval(values)
     error = float(stats.sem(np.array(values)))
     assert mine == pytest.approx(stats.t.ppf(0.975, len(values) - 1) * error, rel=1e-6, abs=1e-6)

@@ -1,0 +1,158 @@
+"""The axes of the benchmark: in what jobs differ, and what of it a table or a figure has to say."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from harness.patterns import parse_n_of_m
+from harness.reporting.frame import DENSE, NO_RECOVERY, PARAMS_SEPARATOR, UNIFORM, JobRow
+from harness.reporting.layout import percent
+from harness.reporting.published import natural_key
+
+CHECKOUT = {False: "clean", True: "uncommitted changes"}
+LONGEST_SETTING = 40
+"""Characters of a setting in a label: of a longer one the end is shown, where that tells it apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Axis:
+    """A field of the job.  Empty text says that it does not apply to the job.
+
+    Args:
+        key: for machines; header: for people.
+        within: key of an axis; where jobs differ in that, a difference in this one goes without saying.
+        order: sort key of a value.
+    """
+
+    key: str
+    header: str
+    value: Callable[[JobRow], str]
+    within: str = ""
+    order: Callable[[str], object] = natural_key
+
+
+def pattern_order(pattern: str, sparsity: float) -> tuple[int, float, int, str]:
+    """Unstructured by sparsity, then N:M from the widest group to the narrowest, then the rest by name."""
+    n_of_m = parse_n_of_m(pattern)
+    rank = 0 if pattern == DENSE else 1 if pattern == "unstructured" else 2 if n_of_m else 3
+    return (rank, sparsity, -n_of_m.group if n_of_m else 0, pattern)
+
+
+MODEL, METHOD, PATTERN, SPARSITY = (
+    Axis("model", "model", lambda job: job.model),
+    Axis("method", "method", lambda job: job.method),
+    Axis(
+        "pattern",
+        "pattern",
+        lambda job: "" if job.is_dense else job.pattern,
+        order=lambda text: pattern_order(text, 0),
+    ),
+    Axis("sparsity", "sparsity", lambda job: percent(job.sparsity), order=lambda text: float(text.rstrip("%"))),
+)
+"""What every row of a table says."""
+
+SETTINGS = (
+    Axis("checkpoint", "checkpoint", lambda job: job.checkpoint, "model"),
+    Axis("dtype", "dtype", lambda job: job.dtype),
+    Axis("params", "params", lambda job: job.params, "method"),
+    Axis("allocation", "allocation", lambda job: "" if job.is_dense else job.allocation),
+    Axis("recovery", "recovery", lambda job: "" if job.is_dense else job.recovery),
+    Axis("calibration", "calibration", lambda job: job.calibration),
+    Axis("calibration_data", "calibration data", lambda job: job.calibration_data, "calibration"),
+    Axis("sampling", "sampling", lambda job: job.sampling, "calibration"),
+    Axis("propagation", "propagation", lambda job: job.propagation),
+    Axis("seed", "seed", lambda job: "" if job.seed is None else str(job.seed)),
+)
+"""What is said only where jobs differ in it."""
+
+AXES = (
+    *(MODEL, METHOD, PATTERN, SPARSITY, *SETTINGS),
+    Axis("device", "device", lambda job: job.device),
+    Axis("status", "status", lambda job: job.status),
+    Axis("checkout", "checkout", lambda job: CHECKOUT[job.dirty]),
+)
+_BY_KEY = {axis.key: axis for axis in AXES}
+
+
+def job_order(job: JobRow) -> tuple[object, ...]:
+    """Sort key: by model, dense first, then method, pattern, sparsity and the other axes."""
+    rest = natural_key(" ".join(axis.value(job) for axis in SETTINGS))
+    where = (natural_key(job.model), not job.is_dense, natural_key(job.method))
+    return (*where, pattern_order(job.pattern, job.sparsity), rest, job.job_id)
+
+
+def differing(jobs: Sequence[JobRow]) -> list[Axis]:
+    """The `SETTINGS` in which jobs differ; of parameters those that differ within a method or are changed."""
+    methods: dict[str, set[tuple[str, str]]] = {}
+    for job in jobs:
+        methods.setdefault(job.method, set()).add((job.params, job.changed))
+    told = {method: distinguishing(params) for method, params in methods.items()}
+    settings = [
+        replace(axis, value=lambda job: told[job.method][job.params]) if axis.key == "params" else axis
+        for axis in SETTINGS
+    ]
+    return [
+        axis
+        for axis in settings
+        if _differs(axis, jobs) or (axis.key == "params" and any(axis.value(job) for job in jobs))
+    ]
+
+
+def telling_apart(jobs: Sequence[JobRow]) -> list[Axis]:
+    """The axes in which jobs differ, and the job itself where that leaves two jobs with the same labels.
+
+    (The types `auto` and `float32` may both have been float32.)
+    """
+    axes = differing(jobs)
+    labels: dict[tuple[object, ...], str] = {}
+    for job in jobs:
+        label = (job.model, job.method, job.pattern, job.sparsity, *(axis.value(job) for axis in axes))
+        if labels.setdefault(label, job.job_id) != job.job_id:
+            return [*axes, Axis("job", "job", lambda job: job.job_id.rsplit("__", 1)[-1])]
+    return axes
+
+
+def setting_labels(jobs: Sequence[JobRow]) -> list[str]:
+    """The method of every job and the settings in which jobs differ, but for the seed: for the legend of a figure."""
+    columns = [[job.method for job in jobs]]
+    for axis in differing(jobs):
+        values = [axis.value(job) for job in jobs]
+        if axis.key in ("allocation", "recovery"):
+            short = short_labels(values)
+            values = [short[value] for value in values]
+        cut = [value[-LONGEST_SETTING:] for value in values]
+        if axis.key != "seed":
+            columns.append(cut if len(set(cut)) == len(set(values)) else values)
+    return [", ".join(filter(None, parts)) for parts in zip(*columns, strict=True)]
+
+
+def distinguishing(rows: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """The parameters of jobs of one method without what all of them have, unless it was changed from its default.
+
+    Args:
+        rows: `params` and `changed` of every job.
+    """
+    rows = set(rows)
+    parts = {params: params.split(PARAMS_SEPARATOR) for params, _ in rows}
+    common = set.intersection(*map(set, parts.values())) if parts else set()
+    common -= {part for _, changed in rows for part in changed.split(PARAMS_SEPARATOR)}
+    return {text: PARAMS_SEPARATOR.join(part for part in found if part not in common) for text, found in parts.items()}
+
+
+def short_labels(choices: Iterable[str]) -> dict[str, str]:
+    """Each of these allocations or recoveries as people say it: without its parameters where no other has its name, and
+    not at all where it is the usual one.
+    """
+    named = {text: text.split(" (")[0] for text in choices}
+    count = Counter(named.values())
+    usual = ("", UNIFORM, NO_RECOVERY)
+    return {text: "" if name in usual else name if count[name] == 1 else text for text, name in named.items()}
+
+
+def _differs(axis: Axis, jobs: Iterable[JobRow]) -> bool:
+    within = _BY_KEY.get(axis.within)
+    seen: dict[str, set[str]] = {}
+    for job in jobs:
+        if value := axis.value(job):
+            seen.setdefault(within.value(job) if within else "", set()).add(value)
+    return any(len(values) > 1 for values in seen.values())
