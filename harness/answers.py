@@ -1,4 +1,4 @@
-"""What a model answered to each question of a zero-shot task: no text, only which question it was and the scores."""
+"""A model's answer to each question of a zero-shot task: no text, only which question it was and the scores."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ CONTENT_DIGITS = 16
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class Answer:
     """One question.
 
     Args:
@@ -46,18 +46,18 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class TaskOutcomes:
+class TaskAnswers:
     """The answers under one evaluation protocol, in the order of the rows."""
 
     protocol: str
     task: str
-    questions: tuple[Outcome, ...]
+    questions: tuple[Answer, ...]
 
 
 def chosen(
     question: tuple[int, str], log_likelihoods: Sequence[float], gold: int, lengths: Sequence[int] | None
-) -> Outcome:
-    """The outcome of a question with options; the first of equally likely ones is chosen, as lm-eval does it.
+) -> Answer:
+    """The answer of a question with options; the first of equally likely ones is chosen, as lm-eval does it.
 
     Args:
         question: index and content.
@@ -70,14 +70,14 @@ def chosen(
     norm: tuple[int | None, bool | None, float | None] = (None, None, None)
     if lengths is not None:
         norm = _choice([score / length for score, length in zip(log_likelihoods, lengths, strict=True)], gold)
-    return Outcome(*question, gold, whole[0], norm[0], whole[1], norm[1], whole[2], norm[2], tuple(log_likelihoods))
+    return Answer(*question, gold, whole[0], norm[0], whole[1], norm[1], whole[2], norm[2], tuple(log_likelihoods))
 
 
-def one_word(index: int, content: str, log_likelihood: float, greedy: bool) -> Outcome:
-    """The outcome of a question that greedy decoding answers or not."""
+def one_word(index: int, content: str, log_likelihood: float, greedy: bool) -> Answer:
+    """The answer of a question that greedy decoding answers or not."""
     known = not isnan(log_likelihood)
     predicted = 0 if known and greedy else None
-    return Outcome(index, content, 0, predicted, None, greedy if known else None, None, None, None, (log_likelihood,))
+    return Answer(index, content, 0, predicted, None, greedy if known else None, None, None, None, (log_likelihood,))
 
 
 def _choice(scores: Sequence[float], gold: int) -> tuple[int | None, bool | None, float | None]:

@@ -14,7 +14,7 @@ from math import isclose, isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.answers import TaskOutcomes, chosen, content_id, one_word
+from harness.answers import TaskAnswers, chosen, content_id, one_word
 from harness.data.catalogue import DataRef
 from harness.data.formats import Row
 from harness.data.questions import load_rows, rows_identity
@@ -37,7 +37,7 @@ class ZeroShotMeasured:
     """The metrics of every task, and what was answered to each of its questions."""
 
     results: tuple[EvalResult, ...]
-    outcomes: tuple[TaskOutcomes, ...]
+    answers: tuple[TaskAnswers, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,13 +101,13 @@ def evaluate_zero_shot(
             cache_requests=False,
             log_samples=False,
         )
-        outcomes = tuple(_outcomes(each) for each in prepared)
+        answers = tuple(_answers(each) for each in prepared)
         results = [
             result
-            for each, answered in zip(prepared, outcomes, strict=True)
+            for each, answered in zip(prepared, answers, strict=True)
             for result in _results(each, answered, evaluated, _details(each, lm, encoder, names))
         ]
-    return ZeroShotMeasured(tuple(results), outcomes)
+    return ZeroShotMeasured(tuple(results), answers)
 
 
 def _prepare(protocol: ZeroShotProtocol, ref: DataRef) -> _Prepared:
@@ -119,16 +119,16 @@ def _prepare(protocol: ZeroShotProtocol, ref: DataRef) -> _Prepared:
     return _Prepared(protocol, ref, asked, len(rows), fingerprint, load_task(protocol, asked))
 
 
-def _outcomes(prepared: _Prepared) -> TaskOutcomes:
+def _answers(prepared: _Prepared) -> TaskAnswers:
     """What was answered to every question, in the order of the rows."""
     task, protocol = prepared.task, prepared.protocol
-    answers: dict[int, list[Any]] = {}
+    requests_of: dict[int, list[Any]] = {}
     for request in task.instances:
-        answers.setdefault(request.doc_id, []).append(request)
+        requests_of.setdefault(request.doc_id, []).append(request)
     per_character = "acc_norm" in TASKS[protocol.task].metrics
     questions = []
     for index, row in enumerate(prepared.rows):
-        requests = sorted(answers[index], key=lambda request: int(request.idx))
+        requests = sorted(requests_of[index], key=lambda request: int(request.idx))
         scores = [request.resps[0] for request in requests]
         content = content_id(row)
         if task.OUTPUT_TYPE == "loglikelihood":
@@ -146,7 +146,7 @@ def _outcomes(prepared: _Prepared) -> TaskOutcomes:
                 [len(choice) for choice in choices] if per_character else None,
             )
         )
-    return TaskOutcomes(protocol.key, protocol.task, tuple(questions))
+    return TaskAnswers(protocol.key, protocol.task, tuple(questions))
 
 
 def _details(
@@ -173,7 +173,7 @@ def _details(
 
 
 def _results(
-    prepared: _Prepared, answered: TaskOutcomes, evaluated: Mapping[str, Any], details: dict[str, JsonValue]
+    prepared: _Prepared, answered: TaskAnswers, evaluated: Mapping[str, Any], details: dict[str, JsonValue]
 ) -> Iterator[EvalResult]:
     protocol = prepared.protocol
     measured = evaluated["results"][protocol.task]

@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from harness.answers import TaskOutcomes
+from harness.answers import TaskAnswers
 from harness.config.request import JobRequest
 from harness.data.catalogue import DataRef
 from harness.data.corpora import evaluation_ids, load_tokens, windows
@@ -102,14 +102,14 @@ def evaluate(
     token_windows: Mapping[str, Windows],
     device: torch.device,
     reporter: Reporter,
-) -> tuple[list[EvalResult], list[TaskOutcomes]]:
+) -> tuple[list[EvalResult], list[TaskAnswers]]:
     """Measure `protocols` on the model as it is now, on `device`; `token_windows` are those of `prepare_windows`.
 
     Returns:
         The numbers, and what was answered to each question of the zero-shot tasks.
     """
     results: list[EvalResult] = []
-    outcomes: list[TaskOutcomes] = []
+    answers: list[TaskAnswers] = []
     tasks = []
     for protocol in protocols:
         if isinstance(protocol, ZeroShotProtocol):
@@ -123,8 +123,8 @@ def evaluate(
     if tasks:
         measured = _measure_zero_shot(request, loaded, tasks, reporter)
         results += measured.results
-        outcomes += measured.outcomes
-    return results, outcomes
+        answers += measured.answers
+    return results, answers
 
 
 def _measure_perplexity(

@@ -187,7 +187,7 @@ def _run_and_save(request: JobRequest, store: RecordStore) -> RunRecord:
             console.print(traceback.format_exc().rstrip())
         console.print(f"{job_id}: FAILED: {type(error).__name__}: {error}; traceback in {path}")
         raise
-    record, questions = with_questions(finished.record, finished.outcomes, found)
+    record, questions = with_questions(finished.record, finished.answers, found)
     path = store.save(record, questions)
     values = ", ".join(
         f"{result.task} {result.metric} {result.value:.4g}" for result in record.results if result.value is not None

@@ -7,7 +7,7 @@ from typing import cast
 
 import torch
 
-from harness.answers import TaskOutcomes
+from harness.answers import TaskAnswers
 from harness.blocks.changes import ModelChange
 from harness.blocks.layers import prunable_shapes
 from harness.config.request import JobRequest
@@ -48,7 +48,7 @@ class FinishedJob:
     """The record of a job, and what this run of it answered to each question of the zero-shot tasks."""
 
     record: RunRecord
-    outcomes: tuple[TaskOutcomes, ...]
+    answers: tuple[TaskAnswers, ...]
 
 
 def run_job(
@@ -136,7 +136,7 @@ def _run_loaded(
             reporter.note(notes[-1])
             measured, missing = (), list(spec.evaluation)
             token_windows = prepare_windows(request, loaded, spec.evaluation)
-        results, outcomes = evaluate(request, loaded, missing, token_windows, device, reporter)
+        results, answers = evaluate(request, loaded, missing, token_windows, device, reporter)
     if options.save_model is not None:
         with clock("save"):
             save_model(loaded, options.save_model)
@@ -159,7 +159,7 @@ def _run_loaded(
         notes=tuple(notes),
         error=None,
     )
-    return FinishedJob(record, tuple(outcomes)), change
+    return FinishedJob(record, tuple(answers)), change
 
 
 def _check_none_lost(request: JobRequest, measured: Sequence[EvalResult]) -> None:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from harness.answers import Outcome, TaskOutcomes
+from harness.answers import Answer, TaskAnswers
 from harness.errors import UserError, unknown
 from harness.record import EvalResult, JsonValue, RunRecord
 from harness.reporting.statistics import Distribution, mcnemar, paired_interval
@@ -16,15 +16,15 @@ class Answered:
     """A record and the answers beside it."""
 
     record: RunRecord
-    outcomes: tuple[TaskOutcomes, ...]
+    answers: tuple[TaskAnswers, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Flip:
     """A question that one job answers rightly and the other does not."""
 
-    a: Outcome
-    b: Outcome
+    a: Answer
+    b: Answer
     a_right: bool
 
 
@@ -114,19 +114,19 @@ def compare(a: Answered, b: Answered, task: str | None = None) -> Comparison:
 
 def _compare_task(task: str, a: Answered, b: Answered) -> list[TaskComparison]:
     first, second, results = _same_questions(task, a, b)
-    others = {outcome.question: outcome for outcome in second.questions}
+    others = {answer.question: answer for answer in second.questions}
     pairs = [(one, others[one.question]) for one in first.questions if one.question in others]
     metrics = [result.metric for result in results]
     return [_compare_metric(metric, first, second, pairs) for metric in metrics]
 
 
-def _same_questions(task: str, a: Answered, b: Answered) -> tuple[TaskOutcomes, TaskOutcomes, list[EvalResult]]:
+def _same_questions(task: str, a: Answered, b: Answered) -> tuple[TaskAnswers, TaskAnswers, list[EvalResult]]:
     """The two sets of answers with most questions in common, and the results of the first.
 
     A task may have been measured on different numbers of its first questions; the same question under the same
     version of the task is the same measurement.
     """
-    found: list[tuple[int, bool, TaskOutcomes, TaskOutcomes]] = []
+    found: list[tuple[int, bool, TaskAnswers, TaskAnswers]] = []
     problems: list[str] = []
     for one in _protocols(a.record, task):
         for other in _protocols(b.record, task):
@@ -142,7 +142,7 @@ def _same_questions(task: str, a: Answered, b: Answered) -> tuple[TaskOutcomes, 
             first, second = answers
             assert first is not None
             assert second is not None
-            common = {outcome.question for outcome in first.questions} & {each.question for each in second.questions}
+            common = {answer.question for answer in first.questions} & {each.question for each in second.questions}
             found.append((len(common), one == other, first, second))
     if not found:
         raise UserError(problems[0])
@@ -162,7 +162,7 @@ def _problem(task: str, a: EvalResult, b: EvalResult) -> str | None:
 
 
 def _compare_metric(
-    metric: str, first: TaskOutcomes, second: TaskOutcomes, pairs: Sequence[tuple[Outcome, Outcome]]
+    metric: str, first: TaskAnswers, second: TaskAnswers, pairs: Sequence[tuple[Answer, Answer]]
 ) -> TaskComparison:
     right, margin = _ACCESS[metric]
     known = [(a, b) for a, b in pairs if right(a) is not None and right(b) is not None]
@@ -198,15 +198,15 @@ def _compare_metric(
     )
 
 
-Right = Callable[[Outcome], bool | None]
-Margin = Callable[[Outcome], float | None]
+Right = Callable[[Answer], bool | None]
+Margin = Callable[[Answer], float | None]
 _ACCESS: Mapping[str, tuple[Right, Margin]] = {
-    "acc": (lambda outcome: outcome.correct, lambda outcome: outcome.margin),
-    "acc_norm": (lambda outcome: outcome.correct_norm, lambda outcome: outcome.margin_norm),
+    "acc": (lambda answer: answer.correct, lambda answer: answer.margin),
+    "acc_norm": (lambda answer: answer.correct_norm, lambda answer: answer.margin_norm),
 }
 
 
-def _note(first: TaskOutcomes, second: TaskOutcomes, count: int) -> str:
+def _note(first: TaskAnswers, second: TaskAnswers, count: int) -> str:
     sizes = len(first.questions), len(second.questions)
     return "" if sizes == (count, count) else f"{count} questions in common, of {sizes[0]} (A) and {sizes[1]} (B)"
 
@@ -236,8 +236,8 @@ def _first(record: RunRecord, protocol: str) -> EvalResult:
     return next(result for result in record.results if result.protocol == protocol)
 
 
-def _answers(job: Answered, protocol: str) -> TaskOutcomes | None:
-    return next((outcomes for outcomes in job.outcomes if outcomes.protocol == protocol), None)
+def _answers(job: Answered, protocol: str) -> TaskAnswers | None:
+    return next((answers for answers in job.answers if answers.protocol == protocol), None)
 
 
 def _unlimited(protocol: str) -> str:

@@ -106,8 +106,8 @@ def _question(task: TaskComparison, flip: Flip, row: Row, width: int) -> list[st
         lines += [indent(line, "  ") for line in wrap(clean(text), max(width - 2, 20))]
     options = options_of(task.task, row)
     for option, text in enumerate(options):
-        scores = [number(outcome.log_likelihoods[option]) for outcome in (flip.a, flip.b)]
-        chosen = [name for name, outcome in (("A", flip.a), ("B", flip.b)) if _choice(task, outcome) == option]
+        scores = [number(answer.log_likelihoods[option]) for answer in (flip.a, flip.b)]
+        chosen = [name for name, answer in (("A", flip.a), ("B", flip.b)) if _choice(task, answer) == option]
         marks = (["right"] if option == flip.a.gold else []) + ([f"chosen by {' and '.join(chosen)}"] if chosen else [])
         said = f" ({', '.join(marks)})" if marks else ""
         lines.append(f"  [{option}]{said} A {scores[0]}, B {scores[1]} nats")
@@ -115,8 +115,8 @@ def _question(task: TaskComparison, flip: Flip, row: Row, width: int) -> list[st
     return lines
 
 
-def _choice(task: TaskComparison, outcome: Any) -> int | None:
-    return cast("int | None", outcome.predicted if task.metric == "acc" else outcome.predicted_norm)
+def _choice(task: TaskComparison, answer: Any) -> int | None:
+    return cast("int | None", answer.predicted if task.metric == "acc" else answer.predicted_norm)
 
 
 def _quoted(lines: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Answers a question as compressed Parquet: one file a job, beside its record, extended when tasks are added.
+"""Answers per question as compressed Parquet: one file a job, beside its record, extended when tasks are added.
 
 The record lists the file with its digest, so answers and numbers cannot come apart unseen.
 """
@@ -11,7 +11,7 @@ from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.answers import Outcome, TaskOutcomes
+from harness.answers import Answer, TaskAnswers
 from harness.errors import UserError
 from harness.record import QuestionFile, RunRecord
 from harness.tracking.store import questions_beside
@@ -23,35 +23,35 @@ ZSTD_LEVEL = 9
 
 
 def with_questions(
-    record: RunRecord, outcomes: Sequence[TaskOutcomes], earlier: tuple[RunRecord, Path] | None
+    record: RunRecord, answers: Sequence[TaskAnswers], earlier: tuple[RunRecord, Path] | None
 ) -> tuple[RunRecord, bytes | None]:
     """The record listing the answers to its questions, and the content of their file; None when there are none.
 
     Args:
-        record: as it came from the job, which measured `outcomes`.
-        outcomes: what was measured now.
+        record: as it came from the job, which measured `answers`.
+        answers: what was measured now.
         earlier: the record that the job went on from, and its path: its answers are kept for results that are still
             the record's own. Where they cannot be read, a note says so.
     """
-    kept: list[TaskOutcomes] = []
+    kept: list[TaskAnswers] = []
     if earlier is not None and earlier[0].questions is not None:
-        measured = {outcome.protocol for outcome in outcomes}
+        measured = {answer.protocol for answer in answers}
         still = {result.protocol for result in record.results} - measured
         try:
-            kept = [outcome for outcome in read(*earlier) if outcome.protocol in still]
+            kept = [answer for answer in read(*earlier) if answer.protocol in still]
         except UserError as error:
             if still:
                 record = replace(record, notes=(*record.notes, f"answers of earlier tasks are lost: {error}"))
-    together = [*kept, *outcomes]
+    together = [*kept, *answers]
     if not together:
         return replace(record, questions=None), None
     data = encode(together)
-    rows = sum(len(outcome.questions) for outcome in together)
+    rows = sum(len(answer.questions) for answer in together)
     name = questions_beside(Path(f"{record.job_id}.json")).name
     return replace(record, questions=QuestionFile(name, sha256(data).hexdigest(), rows)), data
 
 
-def read(record: RunRecord, path: Path) -> list[TaskOutcomes]:
+def read(record: RunRecord, path: Path) -> list[TaskAnswers]:
     """The answers that the record at `path` lists.
 
     Raises:
@@ -70,7 +70,7 @@ def read(record: RunRecord, path: Path) -> list[TaskOutcomes]:
     return decode(data)
 
 
-def encode(outcomes: Sequence[TaskOutcomes]) -> bytes:
+def encode(answers: Sequence[TaskAnswers]) -> bytes:
     """Parquet, a row a question, in the given order; equal answers give equal bytes.
 
     Raises:
@@ -79,10 +79,10 @@ def encode(outcomes: Sequence[TaskOutcomes]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    protocols = [outcome.protocol for outcome in outcomes]
+    protocols = [answer.protocol for answer in answers]
     assert len(set(protocols)) == len(protocols), f"answers under one protocol twice: {protocols}"
-    values = attrgetter(*(field.name for field in fields(Outcome)))
-    rows = [(each.protocol, each.task, *values(question)) for each in outcomes for question in each.questions]
+    values = attrgetter(*(field.name for field in fields(Answer)))
+    rows = [(each.protocol, each.task, *values(question)) for each in answers for question in each.questions]
     schema = _schema()
     columns = zip(*rows, strict=True) if rows else [()] * len(schema)
     arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
@@ -99,7 +99,7 @@ def encode(outcomes: Sequence[TaskOutcomes]) -> bytes:
     return bytes(sink.getvalue())
 
 
-def decode(data: bytes) -> list[TaskOutcomes]:
+def decode(data: bytes) -> list[TaskAnswers]:
     """What `encode` was given."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -108,11 +108,10 @@ def decode(data: bytes) -> list[TaskOutcomes]:
     assert table.schema.equals(_schema()), f"answers with the columns {table.schema.names}"
     values = [column.to_pylist() for column in table.columns]
     rows = [
-        (protocol, task, Outcome(*[*rest, tuple(scores)]))
-        for protocol, task, *rest, scores in zip(*values, strict=True)
+        (protocol, task, Answer(*[*rest, tuple(scores)])) for protocol, task, *rest, scores in zip(*values, strict=True)
     ]
     return [
-        TaskOutcomes(protocol, task, tuple(question for *_, question in group))
+        TaskAnswers(protocol, task, tuple(question for *_, question in group))
         for (protocol, task), group in groupby(rows, key=lambda row: row[:2])
     ]
 
@@ -132,5 +131,5 @@ def _schema() -> "pyarrow.Schema":
         "margin_norm": pa.float64(),
         "log_likelihoods": pa.list_(pa.float64()),
     }
-    assert list(types) == [field.name for field in fields(Outcome)], "a column a field"
+    assert list(types) == [field.name for field in fields(Answer)], "a column a field"
     return pa.schema([("protocol", pa.string()), ("task", pa.string()), *types.items()])

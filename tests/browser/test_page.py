@@ -8,7 +8,7 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from harness.answers import TaskOutcomes, chosen
+from harness.answers import TaskAnswers, chosen
 from harness.patterns import SemiStructured, Unstructured
 from harness.record import LayerReport
 from harness.reporting.page.build import asset
@@ -191,7 +191,7 @@ def answers_of(records, *rights: str) -> Answers:
             chosen((index, f"{index:016x}"), (0.0, -1.0 - index) if mark == "1" else (-1.0, 0.0), 0, None)
             for index, mark in enumerate(marks)
         ]
-        made[record.job_id] = [TaskOutcomes(record.results[0].protocol, "boolq", tuple(questions))]
+        made[record.job_id] = [TaskAnswers(record.results[0].protocol, "boolq", tuple(questions))]
     texts = {("boolq", index, f"{index:016x}"): f"Is it <b>{index}</b>?" for index in range(len(rights[0]))}
     return Answers(made, (), texts)
 

@@ -245,7 +245,7 @@ def test_all_tasks_are_one_queue(
     assert together.results[0].details["scored_together"] == ["piqa", "boolq"]
     separate = [result for measured in alone for result in measured.results]
     assert [(r.value, r.stderr) for r in together.results] == [(r.value, r.stderr) for r in separate]
-    for both, (one,) in zip(together.outcomes, (measured.outcomes for measured in alone), strict=True):
+    for both, (one,) in zip(together.answers, (measured.answers for measured in alone), strict=True):
         scores = [question.log_likelihoods for question in both.questions]
         assert scores == [pytest.approx(question.log_likelihoods, abs=1e-4) for question in one.questions]
 
@@ -255,10 +255,10 @@ def test_answers_are_those_of_an_own_computation(
 ) -> None:
     """Index, content, scores, choices and margins of every question, from plain log-likelihoods of its options."""
     path = write(tmp_path / "piqa.jsonl", piqa)
-    (outcomes,) = evaluate_zero_shot(model, tokenizer, [job("piqa", path)], token_budget=512).outcomes
-    assert [question.index for question in outcomes.questions] == list(range(len(piqa)))
-    assert [question.content for question in outcomes.questions] == [content_id(row) for row in piqa]
-    for row, question in zip(piqa, outcomes.questions, strict=True):
+    (answers,) = evaluate_zero_shot(model, tokenizer, [job("piqa", path)], token_budget=512).answers
+    assert [question.index for question in answers.questions] == list(range(len(piqa)))
+    assert [question.content for question in answers.questions] == [content_id(row) for row in piqa]
+    for row, question in zip(piqa, answers.questions, strict=True):
         options, gold = [row["sol1"], row["sol2"]], row["label"]
         prompt = f"Question: {row['goal']}\nAnswer:"
         scores = np.array([log_likelihood(model, tokenizer, prompt, " " + option) for option in options])
@@ -275,7 +275,7 @@ def test_a_word_has_one_greedy_outcome(model: Any, tokenizer: Any, tmp_path: Pat
     rows = [{"text": f"{word} sees the {word}"} for word in WORDS]
     jobs = [job("lambada_openai", write(tmp_path / "lambada.jsonl", rows))]
     measured = evaluate_zero_shot(model, tokenizer, jobs, token_budget=512)
-    questions = measured.outcomes[0].questions
+    questions = measured.answers[0].questions
     assert measured.results[0].value == sum(bool(question.correct) for question in questions) / len(WORDS)
     assert all((question.predicted == 0) == question.correct for question in questions)
     assert {(question.gold, question.margin, len(question.log_likelihoods)) for question in questions} == {(0, None, 1)}
@@ -287,7 +287,7 @@ def test_a_broken_model_has_no_value(model: Any, tokenizer: Any, piqa: list[dict
         model.lm_head.weight.fill_(float("nan"))
     jobs = [job("piqa", write(tmp_path / "p.jsonl", piqa), 3)]
     measured = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256)
-    result, question = measured.results[0], measured.outcomes[0].questions[0]
+    result, question = measured.results[0], measured.answers[0].questions[0]
     assert (question.predicted, question.correct, question.margin, question.correct_norm) == (None, None, None, None)
     assert (result.value, result.stderr, result.details["requests_without_a_number"]) == (None, None, 6)
 

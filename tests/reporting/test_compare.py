@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import bootstrap
 
-from harness.answers import Outcome, TaskOutcomes, chosen, one_word
+from harness.answers import Answer, TaskAnswers, chosen, one_word
 from harness.errors import UserError
 from harness.record import EvalResult, RunRecord
 from harness.reporting.compare import Answered, compare
@@ -25,7 +25,7 @@ Record = Callable[..., RunRecord]
 ROW = {"goal": "Open a `jar`", "sol1": "turn it", "sol2": "eat it", "label": 0}
 
 
-def question(index: int, gold_score: float, other_score: float, gold: int = 0) -> Outcome:
+def question(index: int, gold_score: float, other_score: float, gold: int = 0) -> Answer:
     """A question with two options of four and eight characters."""
     scores = [gold_score, other_score] if gold == 0 else [other_score, gold_score]
     return chosen((index, f"content{index}"), scores, gold, [4, 8])
@@ -36,8 +36,8 @@ def answered(record: RunRecord, scores: list[tuple[float, float]], **changes: ob
     questions = tuple(question(n, *both, gold=n % 2) for n, both in enumerate(scores))
     results = [make_accuracy(0.5, "piqa", metric) for metric in ("acc", "acc_norm")]
     changed = tuple(replace(result, **changes) for result in results)  # type: ignore[arg-type]
-    outcomes = TaskOutcomes(changed[0].protocol, "piqa", questions)
-    return Answered(replace(record, results=changed), (outcomes,))
+    answers = TaskAnswers(changed[0].protocol, "piqa", questions)
+    return Answered(replace(record, results=changed), (answers,))
 
 
 A = [(-1.0, -2.0), (-1.0, -2.0), (-3.0, -2.0), (-3.0, -2.0), (-1.0, -1.5)]
@@ -125,7 +125,7 @@ def test_only_questions_of_both_are_compared(record: Record) -> None:
     limited = "zero_shot:piqa:first2:v2.0"
     some = Answered(
         replace(some.record, results=tuple(replace(result, protocol=limited) for result in some.record.results)),
-        (replace(some.outcomes[0], protocol=limited),),
+        (replace(some.answers[0], protocol=limited),),
     )
     task = compare(some, more).tasks[0]
     assert (task.questions, task.protocol_a, task.protocol_b) == (2, limited, "zero_shot:piqa:v2.0")
@@ -163,8 +163,8 @@ def test_words_have_flips_without_margins(record: Record) -> None:
     for method, right in (("magnitude", (True, False)), ("wanda", (False, False))):
         questions = tuple(one_word(n, f"c{n}", -1.0 - n, ok) for n, ok in enumerate(right))
         result = make_accuracy(0.5, "lambada_openai")
-        outcomes = TaskOutcomes(result.protocol, "lambada_openai", questions)
-        sides.append(Answered(record(method, results=(result,)), (outcomes,)))
+        answers = TaskAnswers(result.protocol, "lambada_openai", questions)
+        sides.append(Answered(record(method, results=(result,)), (answers,)))
     (task,) = compare(*sides).tasks
     assert (task.only_a, task.only_b, task.both_wrong) == (1, 0, 1)
     assert task.margin_change == Distribution(0, None, (None,) * 5)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.answers import TaskOutcomes, chosen
+from harness.answers import TaskAnswers, chosen
 from harness.errors import UserError
 from harness.patterns import SemiStructured
 from harness.record import LayerReport, QuestionFile
@@ -98,11 +98,11 @@ def test_layers_beyond_the_budget_are_those_of_the_oldest_jobs_and_are_named(rec
     assert [found["layer_columns"] is None for found in unpacked(packed.blocks[0])] == [False, True, False, False]
 
 
-def answered(protocol: str, marks: str) -> TaskOutcomes:
+def answered(protocol: str, marks: str) -> TaskAnswers:
     """Answers to BoolQ: right, wrong, or without a number."""
     scores = {"1": (0.0, -1.25), "0": (-1.25, 0.0), ".": (float("nan"), 0.0)}
     made = [chosen((index, f"{index:016x}"), scores[mark], 0, (1, 1)) for index, mark in enumerate(marks)]
-    return TaskOutcomes(protocol, "boolq", tuple(made))
+    return TaskAnswers(protocol, "boolq", tuple(made))
 
 
 def test_answers_are_packed_with_one_list_of_questions_for_all(record) -> None:
@@ -144,8 +144,8 @@ def test_texts_of_questions_are_embedded_only_when_asked_for(record, accuracy, t
     from harness.answers import content_id
 
     row = {"passage": "P", "question": "is it", "label": 1}
-    outcome = TaskOutcomes("zero_shot:boolq:v2.0", "boolq", (chosen((0, content_id(row)), (0.0, -1.0), 0, None),))
-    data = encode([outcome])
+    answered = TaskAnswers("zero_shot:boolq:v2.0", "boolq", (chosen((0, content_id(row)), (0.0, -1.0), 0, None),))
+    data = encode([answered])
     job = record(results=(accuracy(1.0),))
     job = replace(job, questions=QuestionFile(f"{job.job_id}.questions.parquet", sha256(data).hexdigest(), 1))
     store = RecordStore(tmp_path)

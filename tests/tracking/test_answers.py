@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.answers import Outcome, TaskOutcomes
+from harness.answers import Answer, TaskAnswers
 from harness.errors import UserError
 from harness.record import EvalResult, RunRecord, from_json, to_json
 from harness.tracking.answers import decode, encode, read, with_questions
@@ -19,7 +19,7 @@ maybe = st.none() | scores
 place = st.none() | st.integers(0, 2**15 - 1)
 TEXT = st.text(st.characters(codec="utf-8"))
 outcome = st.builds(
-    Outcome,
+    Answer,
     index=st.integers(0, 2**31 - 1),
     content=TEXT,
     gold=st.integers(0, 2**15 - 1),
@@ -34,18 +34,18 @@ outcome = st.builds(
 
 
 @given(st.lists(st.tuples(TEXT, TEXT, st.lists(outcome, min_size=1)), unique_by=lambda entry: entry[0], max_size=4))
-def test_what_is_written_is_read_back(entries: list[tuple[str, str, list[Outcome]]]) -> None:
+def test_what_is_written_is_read_back(entries: list[tuple[str, str, list[Answer]]]) -> None:
     """Any ids, any strings, any finite or infinite numbers, any number of protocols; equal answers, equal bytes."""
-    outcomes = [TaskOutcomes(protocol, task, tuple(questions)) for protocol, task, questions in entries]
+    outcomes = [TaskAnswers(protocol, task, tuple(questions)) for protocol, task, questions in entries]
     data = encode(outcomes)
     assert decode(data) == outcomes
     assert encode(outcomes) == data
 
 
-def answers(protocol: str, *right: bool) -> TaskOutcomes:
+def answers(protocol: str, *right: bool) -> TaskAnswers:
     """As many questions as flags."""
-    made = [Outcome(n, f"q{n}", 0, int(not ok), None, ok, None, 1.5, None, (-1.0, -2.5)) for n, ok in enumerate(right)]
-    return TaskOutcomes(protocol, protocol.split(":")[1], tuple(made))
+    made = [Answer(n, f"q{n}", 0, int(not ok), None, ok, None, 1.5, None, (-1.0, -2.5)) for n, ok in enumerate(right)]
+    return TaskAnswers(protocol, protocol.split(":")[1], tuple(made))
 
 
 PIQA = answers("zero_shot:piqa:v1.0", True, False)

@@ -63,7 +63,7 @@ def payload(
     Args:
         records: done and failed jobs in any order.
         published: see `harness.reporting.tables.comparison`.
-        answers: outcomes of single questions, by job id; None = there are none.
+        answers: answers to single questions, by job id; None = there are none.
 
     Raises:
         UserError: a record's job lacks a field of its identity.
@@ -71,16 +71,16 @@ def payload(
     ordered = in_order(records)
     entries = measured(ordered)
     packed_details: Details = details(ordered)
-    outcomes = packed_answers([record.job_id for record in ordered], answers)
+    packed = packed_answers([record.job_id for record in ordered], answers)
     content: dict[str, object] = {
         "table": table(ordered, entries, published),
         "jobs_per_block": JOBS_PER_BLOCK,
         "without_layers": list(packed_details.without_layers),
-        "with_questions": list(outcomes.rows),
+        "with_questions": list(packed.rows),
         "problems": list(answers.problems) if answers else [],
     }
     blocks = {f"details-{index}": block for index, block in enumerate(packed_details.blocks)}
-    return content, blocks | dict(outcomes.blocks)
+    return content, blocks | dict(packed.blocks)
 
 
 def policy(*scripts: str, live: bool) -> str:

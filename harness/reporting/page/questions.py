@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.answers import Outcome, TaskOutcomes, content_id
+from harness.answers import Answer, TaskAnswers, content_id
 from harness.data.formats import Row
 from harness.errors import UserError
 from harness.record import EvalResult, RunRecord
@@ -26,7 +26,7 @@ Texts = Mapping[tuple[str, int, str], str]
 class Answers:
     """The answers of jobs by job id, what could not be read and why, and the questions' texts."""
 
-    by_job: Mapping[str, Sequence[TaskOutcomes]]
+    by_job: Mapping[str, Sequence[TaskAnswers]]
     problems: tuple[str, ...] = ()
     texts: Texts = field(default_factory=dict)
 
@@ -47,7 +47,7 @@ def load_answers(
     Args:
         texts: also the questions' texts, from where the records had them or where the same content lies now.
     """
-    by_job: dict[str, list[TaskOutcomes]] = {}
+    by_job: dict[str, list[TaskAnswers]] = {}
     problems: list[str] = []
     for record in sorted(records, key=lambda record: record.provenance.created, reverse=True):
         if record.questions is None:
@@ -81,12 +81,12 @@ def packed_answers(job_ids: Sequence[str], answers: Answers | None) -> PackedAns
             continue
         rows.append(row)
         tasks = []
-        for outcome in answers.by_job[job_id]:
-            key = (outcome.protocol, *(question.question for question in outcome.questions))
+        for answered in answers.by_job[job_id]:
+            key = (answered.protocol, *(question.question for question in answered.questions))
             if key not in asked:
                 asked[key] = f"asked-{len(asked)}"
-                blocks[asked[key]] = _pack(_asked(outcome, answers.texts))
-            tasks.append(_answered(outcome, asked[key]))
+                blocks[asked[key]] = _pack(_asked(answered, answers.texts))
+            tasks.append(_answered(answered, asked[key]))
         blocks[f"answers-{row}"] = _pack(tasks)
     return PackedAnswers(blocks, tuple(rows))
 
@@ -95,26 +95,26 @@ def _pack(value: object) -> str:
     return packed(json.dumps(value, separators=(",", ":"), allow_nan=False).encode())
 
 
-def _asked(outcome: TaskOutcomes, texts: Texts) -> dict[str, object]:
-    found = [texts.get((outcome.task, *question.question)) for question in outcome.questions]
+def _asked(answered: TaskAnswers, texts: Texts) -> dict[str, object]:
+    found = [texts.get((answered.task, *question.question)) for question in answered.questions]
     return {
-        "index": [question.index for question in outcome.questions],
-        "content": [question.content for question in outcome.questions],
-        "gold": [question.gold for question in outcome.questions],
+        "index": [question.index for question in answered.questions],
+        "content": [question.content for question in answered.questions],
+        "gold": [question.gold for question in answered.questions],
         "text": found if any(found) else None,
     }
 
 
-def _answered(outcome: TaskOutcomes, asked: str) -> dict[str, object]:
+def _answered(answered: TaskAnswers, asked: str) -> dict[str, object]:
     """Choices and marks as one character a question, margins in hundredths of a nat (`acc_norm`: thousandths)."""
-    questions = outcome.questions
+    questions = answered.questions
     metrics = {"acc": _choices(questions, "", 100)}
     if any(question.correct_norm is not None for question in questions):
         metrics["acc_norm"] = _choices(questions, "_norm", 1000)
-    return {"protocol": outcome.protocol, "task": outcome.task, "asked": asked, "metrics": metrics}
+    return {"protocol": answered.protocol, "task": answered.task, "asked": asked, "metrics": metrics}
 
 
-def _choices(questions: Sequence[Outcome], suffix: str, scale: int) -> dict[str, object]:
+def _choices(questions: Sequence[Answer], suffix: str, scale: int) -> dict[str, object]:
     chosen = [getattr(question, f"predicted{suffix}") for question in questions]
     right = [getattr(question, f"correct{suffix}") for question in questions]
     margins = [getattr(question, f"margin{suffix}") for question in questions]
