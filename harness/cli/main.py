@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from harness.cli import doctor as cli_doctor
 from harness.cli import listing as cli_listing
 from harness.cli import reports as cli_reporting
 from harness.cli import wandb as cli_tracking
@@ -166,4 +167,5 @@ def _parser() -> argparse.ArgumentParser:
     cli_listing.add_commands(command)
     cli_reporting.add_commands(command)
     cli_tracking.add_commands(command)
+    cli_doctor.add_commands(command)
     return parser
