@@ -1,4 +1,4 @@
-"""Recording how a model calls its blocks, replaying those calls, and watching the inputs of linear layers.
+"""Recording how a model calls its blocks, and replaying those calls.
 
 A block is never called with hand-picked arguments: the model's own call is recorded, every argument of it, and
 replayed with another hidden state.  Blocks of one model may be called differently (sliding and full attention), so
@@ -6,18 +6,17 @@ each block's own call is kept, for every batch.
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.blocks.layers import PrunableLinear, Unfolding, decoder_blocks, input_rows, unfolding
-from harness.calibration.statistics import Statistic, Statistics
+from harness.blocks.layers import decoder_blocks
 
 
-class _StopForwardError(Exception):
+class StopForwardError(Exception):
     """Ends a forward pass whose remaining work nobody reads."""
 
 
@@ -56,10 +55,16 @@ class RecordedCalls:
     Attributes:
         hidden: input of the first block, one [B, L, H] tensor a batch.
         calls: calls[block][batch].
+        in_tuple: whether blocks return their hidden state as the first of a tuple.
     """
 
     hidden: list[Tensor]
     calls: list[list[BlockCall]]
+    in_tuple: bool = False
+
+    def as_output(self, hidden: Tensor) -> Any:
+        """A hidden state in the form in which blocks return theirs."""
+        return (hidden, None) if self.in_tuple else hidden
 
 
 @torch.no_grad()
@@ -82,10 +87,11 @@ def record_calls(model: nn.Module, batches: Sequence[Tensor]) -> RecordedCalls:
                 recorded.hidden.append(hidden)
             recorded.calls[index].append(block_call)
             if seen == len(blocks):
-                raise _StopForwardError
-            return (hidden, None) if form is tuple else hidden
+                raise StopForwardError
+            recorded.in_tuple = form is tuple
+            return recorded.as_output(hidden)
 
-        with _stubbed(blocks, stub, interned), _stoppable():
+        with _stubbed(blocks, stub, interned), suppress(StopForwardError):
             model(input_ids=batch, use_cache=False)
     return recorded
 
@@ -116,14 +122,6 @@ def _stubbed(blocks: nn.ModuleList, stub: Any, interned: list[Tensor]) -> Iterat
     finally:
         for block in blocks:
             del block.forward
-
-
-@contextmanager
-def _stoppable() -> Iterator[None]:
-    try:
-        yield
-    except _StopForwardError:
-        return
 
 
 def _intern(value: Any, interned: list[Tensor]) -> Any:
@@ -157,115 +155,3 @@ def _mapped(value: Any, change: Any) -> Any:
     if type(value) is dict:
         return {name: change(item) for name, item in value.items()}
     return value
-
-
-@dataclass(slots=True)
-class InputGroup:
-    """Linears of a block that are given the very same input: one statistic serves them all.
-
-    The very same are the patches of convolutions that cut one input alike.
-
-    Attributes:
-        names: paths in the block, in the order of definition.
-        statistics: of the shared input.
-        sample_TI: the first tokens of the input, to measure output errors on; None until the first batch.
-    """
-
-    names: list[str]
-    statistics: Statistics
-    sample: list[Tensor] = field(default_factory=list)
-
-    @property
-    def sample_TI(self) -> Tensor:
-        return torch.cat(self.sample)
-
-
-class InputObserver:
-    """Collects statistics of every linear's input while the block runs.
-
-    "The same input" is recognised by object identity while a reference is held; freed memory comes back at the same
-    address with the same shape, so addresses prove nothing.
-
-    Args:
-        linears: the block's prunable linears by path.
-        needs: kinds of statistics to collect.
-        sample_tokens: how many tokens of every input to keep.
-        stop_early: end the forward pass at the last linear's input, when nobody reads the block's output.
-    """
-
-    def __init__(
-        self,
-        linears: dict[str, PrunableLinear],
-        needs: Sequence[type[Statistic]],
-        *,
-        sample_tokens: int,
-        stop_early: bool,
-    ) -> None:
-        self._linears = linears
-        self._needs = needs
-        self._sample_tokens = sample_tokens
-        self._stop_early = stop_early
-        self._group_of: dict[str, InputGroup] = {}
-        self._held: list[tuple[Tensor, Unfolding, InputGroup]] = []
-        self._called: set[str] = set()
-        self._num_sequences = 0
-
-    @property
-    def groups(self) -> list[InputGroup]:
-        """Groups in the order of their first linear; a linear that no token reached is in none."""
-        order = list(self._linears)
-        groups = {id(group): group for group in self._group_of.values()}.values()
-        for group in groups:
-            group.names.sort(key=order.index)
-        return sorted(groups, key=lambda group: order.index(group.names[0]))
-
-    def forward(self, block: nn.Module, call: BlockCall, hidden_BLH: Tensor) -> Tensor | None:
-        """Replay one call under observation; None when the forward pass was ended early."""
-        self._num_sequences = hidden_BLH.shape[0]
-        self._called.clear()
-        handles = [linear.register_forward_pre_hook(self._hook(name)) for name, linear in self._linears.items()]
-        try:
-            return call.replay(block, hidden_BLH)
-        except _StopForwardError:
-            return None
-        finally:
-            self._held.clear()
-            for handle in handles:
-                handle.remove()
-
-    def _hook(self, name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            self._observe(name, args[0])
-            self._called.add(name)
-            if self._stop_early and len(self._called) == len(self._linears):
-                raise _StopForwardError
-
-        return hook
-
-    def _observe(self, name: str, x: Tensor) -> None:
-        if not x.numel():  # an expert that no token of this batch was sent to
-            return
-        linear = self._linears[name]
-        cut = unfolding(linear)
-        shared = next((group for held, its_cut, group in self._held if held is x and its_cut == cut), None)
-        known = self._group_of.get(name)
-        if shared is not None:
-            assert known is None or known is shared, (
-                f"{name} now shares its input with {shared.names}, and did not before"
-            )
-            if known is None:
-                self._group_of[name] = shared
-                shared.names.append(name)
-            return
-        x_TI = input_rows(linear, x)
-        if known is None:
-            known = self._group_of[name] = self._new_group(x_TI)
-            known.names.append(name)
-        self._held.append((x, cut, known))
-        known.statistics.update(x_TI, self._num_sequences)
-        missing = self._sample_tokens - sum(len(part) for part in known.sample)
-        if missing > 0:
-            known.sample.append(x_TI[:missing].clone())
-
-    def _new_group(self, x_TI: Tensor) -> InputGroup:
-        return InputGroup([], Statistics(kind.allocate(x_TI.shape[1], x_TI.device) for kind in self._needs))

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from harness.blocks.activations import record_into_buffer
 from harness.blocks.calls import BlockCall
 from harness.blocks.offload import Residency
+from harness.blocks.runner import record_into_buffer
 
 PROBE_TOKENS = 64
 PROBE_IMAGES = 8

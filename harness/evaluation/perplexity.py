@@ -9,16 +9,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from harness.blocks.activations import overwrite, record_into_buffer
-from harness.blocks.layers import decoder_blocks
 from harness.blocks.offload import Residency, outside_on
+from harness.blocks.runner import BlockRunner, in_batches
 from harness.evaluation.head import Head, find_head
 from harness.evaluation.protocols import HEAD_ROWS
 from harness.models.compiled import compiled_blocks
@@ -64,7 +62,7 @@ def perplexity(
     _, head = find_head(model, {"input_ids": probe_BL, "use_cache": False})
     losses = []
     with compiled_blocks(model, device) if compiled else nullcontext():
-        for batch_BL in _batches(windows_NL, batch_tokens):
+        for batch_BL in in_batches(windows_NL, batch_tokens):
             losses.append(_batch_nll(model, head, batch_BL.to(device)))
             reporter.advance(len(batch_BL))
     return _summary(torch.cat(losses))
@@ -88,88 +86,26 @@ def perplexity_by_blocks(
         model: everything but its blocks on the CPU.
         residency: gives out the blocks of `model`.
     """
-    states = WindowStates(model, residency, windows_NL, batch_tokens=batch_tokens, device=device)
-    while states.start < states.num_blocks:
-        states.advance(residency)
-        reporter.advance()
-    return states.perplexity(residency)
+    runner = BlockRunner(model, in_batches(windows_NL, batch_tokens), residency, device)
+    return perplexity_from(runner, reporter)
 
 
-class WindowStates:
-    """Hidden states of all windows in front of one block, and the perplexity of what comes from there on.
+@torch.no_grad()
+def perplexity_from(runner: BlockRunner, reporter: Reporter) -> Perplexity:
+    """The perplexity of the windows that `runner` takes through a model, from the block on where they are.
 
-    Args:
-        model: everything but its blocks on the CPU.
-        residency: gives out the blocks of `model`.
-        windows_NL: token windows.
-        batch_tokens: most tokens in one forward pass; at least one window is run at a time.
-        device: where a block is computed.
-
-    Attributes:
-        start: index of the block that the states are the input of.
+    Advances `reporter` by one for every block.
     """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        residency: Residency,
-        windows_NL: Tensor,
-        *,
-        batch_tokens: int,
-        device: torch.device,
-    ) -> None:
-        self._model = model
-        self._device = device
-        self._batches = _batches(windows_NL, batch_tokens)
-        self._blocks = decoder_blocks(model)[1]
-        self._recorded = record_into_buffer(model, self._batches, residency)
-        self._beside: tuple[Any, ...] | None = None
-        self.start = 0
-
-    @property
-    def num_blocks(self) -> int:
-        """Of the model."""
-        return len(self._blocks)
-
-    @torch.no_grad()
-    def advance(self, residency: Residency) -> None:
-        """Take the states through the next block as `residency` gives it out."""
-        self._apply(self.start, self._recorded.hidden, residency)
-        self._recorded.calls[self.start].clear()
-        self.start += 1
-
-    @torch.no_grad()
-    def perplexity(self, residency: Residency) -> Perplexity:
-        """With the blocks from `start` on as `residency` gives them out; the states stay what they are."""
-        hidden = self._recorded.hidden
-        if self.start < self.num_blocks:
-            hidden = [hidden_BLH.clone() for hidden_BLH in hidden]
-        for index in range(self.start, self.num_blocks):
-            self._apply(index, hidden, residency)
-        with outside_on(self._model, self._device):
-            tail = _Tail(self._model, self._blocks, self._beside)
-            tail.find_head(
-                self._batches[0][:1, :PROBE_TOKENS].to(self._device), hidden[0][:1, :PROBE_TOKENS].to(self._device)
-            )
-            losses = [
-                tail.nll(batch_BL.to(self._device), hidden_BLH.to(self._device))
-                for batch_BL, hidden_BLH in zip(self._batches, hidden, strict=True)
-            ]
-        return _summary(torch.cat(losses))
-
-    def _apply(self, index: int, hidden: list[Tensor], residency: Residency) -> None:
-        """Put the outputs of a block in the place of its inputs."""
-
-        def look(_: nn.Module, args: object, output: Any) -> None:
-            self._beside = output[1:] if isinstance(output, tuple) else None
-
-        with residency.block(index, self._device) as block:
-            handle = block.register_forward_hook(look)
-            try:
-                for place, call in enumerate(self._recorded.calls[index]):
-                    hidden[place] = overwrite(hidden[place], call.replay(block, hidden[place].to(self._device)))
-            finally:
-                handle.remove()
+    for step in runner.rest():
+        step.hand_on()
+        reporter.advance()
+    with outside_on(runner.model, runner.device):
+        tail = _Tail(runner)
+        losses = [
+            tail.nll(batch_BL.to(runner.device), hidden_BLH.to(runner.device))
+            for batch_BL, hidden_BLH in zip(runner.batches, runner.hidden, strict=True)
+        ]
+    return _summary(torch.cat(losses))
 
 
 def _batch_nll(model: PreTrainedModel, head: Head | None, tokens_BL: Tensor) -> Tensor:
@@ -190,20 +126,14 @@ def _batch_nll(model: PreTrainedModel, head: Head | None, tokens_BL: Tensor) -> 
 
 
 class _Tail:
-    """What a model computes after its last block, of hidden states that are given.
+    """What a model computes after its last block, of hidden states that are given; the head is found by a trial."""
 
-    Args:
-        beside: what a block returns beside the hidden state; None if it returns no tuple.
-    """
-
-    def __init__(self, model: PreTrainedModel, blocks: nn.ModuleList, beside: tuple[Any, ...] | None) -> None:
-        self._model = model
-        self._blocks = blocks
-        self._beside = beside
-        self._head: Head | None = None
-
-    def find_head(self, tokens_BL: Tensor, hidden_BLH: Tensor) -> None:
-        """Find the head by trying it on a few positions."""
+    def __init__(self, runner: BlockRunner) -> None:
+        assert isinstance(runner.model, PreTrainedModel), "windows go through a language model"
+        self._model, self._runner = runner.model, runner
+        tokens_BL, hidden_BLH = (
+            each[:1, :PROBE_TOKENS].to(runner.device) for each in (runner.batches[0], runner.hidden[0])
+        )
         with self._returning(hidden_BLH):
             _, self._head = find_head(self._model, {"input_ids": tokens_BL, "use_cache": False})
 
@@ -215,18 +145,14 @@ class _Tail:
     @contextmanager
     def _returning(self, hidden_BLH: Tensor) -> Iterator[None]:
         """Blocks that compute nothing and return `hidden_BLH`, in the form that they return outputs in."""
-        output = hidden_BLH if self._beside is None else (hidden_BLH, *self._beside)
+        output = self._runner.as_output(hidden_BLH)
         try:
-            for block in self._blocks:
+            for block in self._runner.blocks:
                 block.forward = lambda *_, **__: output
             yield
         finally:
-            for block in self._blocks:
+            for block in self._runner.blocks:
                 vars(block).pop("forward", None)
-
-
-def _batches(windows_NL: Tensor, batch_tokens: int) -> list[Tensor]:
-    return list(windows_NL.split(max(1, batch_tokens // windows_NL.shape[1])))
 
 
 def _summary(nll_N: Tensor) -> Perplexity:

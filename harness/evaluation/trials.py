@@ -7,7 +7,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.blocks.offload import Residency
-from harness.evaluation.perplexity import WindowStates
+from harness.blocks.runner import BlockRunner, in_batches
+from harness.evaluation.perplexity import perplexity_from
+from harness.progress import Silent
 
 
 class TrialLoss:
@@ -29,18 +31,16 @@ class TrialLoss:
     ) -> None:
         self._model = model
         self._dense = dense
-        self._windows_NL = windows_NL
-        self._batch_tokens = batch_tokens
+        self._batches = in_batches(windows_NL, batch_tokens)
         self._device = device
-        self._states: WindowStates | None = None
+        self._runner: BlockRunner | None = None
 
     def __call__(self, trial: Residency, first: int) -> float:
         """The loss with the blocks from index `first` on as `trial` gives them out; infinite where it is no number."""
-        if self._states is None or first < self._states.start:
-            self._states = WindowStates(
-                self._model, self._dense, self._windows_NL, batch_tokens=self._batch_tokens, device=self._device
-            )
-        while self._states.start < first:
-            self._states.advance(self._dense)
-        measured = self._states.perplexity(trial)
+        if self._runner is None or first < self._runner.position:
+            self._runner = BlockRunner(self._model, self._batches, self._dense, self._device)
+        while self._runner.position < first:
+            with self._runner.next_block() as step:
+                step.hand_on()
+        measured = perplexity_from(self._runner.fork(trial), Silent())
         return math.inf if measured.value is None else math.log(measured.value)

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from harness.blocks.calls import InputGroup
 from harness.blocks.changes import ModelChange
+from harness.blocks.inputs import InputGroup
 from harness.blocks.layers import PrunableLinear, prunable_linears, weight_view
 from harness.blocks.probe import Probe
 from harness.errors import UserError

@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
-from harness.blocks.activations import overwrite, record_into_buffer
-from harness.blocks.calls import BlockCall, InputGroup, InputObserver
+from harness.blocks.inputs import InputGroup, check_reached
 from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
 from harness.blocks.offload import Residency
+from harness.blocks.runner import BlockRunner, BlockStep, in_batches
 from harness.calibration.statistics import Statistic, Statistics
-from harness.errors import UserError
 from harness.patterns import Pattern
 from harness.progress import Reporter
 
@@ -57,29 +56,22 @@ class BlockTurn:
     """A block whose turn has come in the pruning walk: still dense, and what comes in is what will come in.
 
     Args:
-        prefix: path of the block in the model.
-        block: on the device that computes it.
+        step: the block, on the device that computes it, and how it is called with one sequence at a time.
         patterns: of its linears by path in the model, as `Allocation.spread` gave them.
         statistics: of every linear's input by path in the model: those of the method and of the allocation.
-        calls, hidden: how the model calls the block and with which hidden states [1, L, H], one a sequence.
-        device: where the block is.
         owed: zeros that the patterns of the blocks before have too few, or below 0 too many.
     """
 
-    prefix: str
-    block: nn.Module
+    step: BlockStep
     patterns: Mapping[str, Pattern]
     statistics: Mapping[str, Statistics]
-    calls: Sequence[BlockCall]
-    hidden: list[Tensor]
-    device: torch.device
     owed: float = 0.0
 
     @property
     def weights(self) -> dict[str, Tensor]:
         """`weight_OI` of every linear by its path in the model, views not to be written to."""
-        linears = prunable_linears(self.block)
-        return {f"{self.prefix}.{name}": weight_view(linear) for name, linear in linears.items()}
+        linears = prunable_linears(self.step.block)
+        return {f"{self.step.path}.{name}": weight_view(linear) for name, linear in linears.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,27 +126,15 @@ class Survey:
         Raises:
             UserError: a linear that no calibration token reaches.
         """
-        prefix, blocks = decoder_blocks(self.model)
-        batches = list(self.tokens_BL.split(max(1, self.batch_tokens // self.tokens_BL.shape[1])))
-        recorded = record_into_buffer(self.model, batches, self.residency)
-        self.reporter.start("allocate: blocks", len(blocks))
-        for index in range(len(blocks)):
-            with self.residency.block(index, self.device) as block:
-                linears = prunable_linears(block)
-                is_last = index == len(blocks) - 1
-                observer = InputObserver(linears, needs, sample_tokens=0, stop_early=is_last)
-                with torch.no_grad():
-                    for place, call in enumerate(recorded.calls[index]):
-                        hidden_BLH = recorded.hidden[place]
-                        output_BLH = observer.forward(block, call, hidden_BLH.to(self.device))
-                        if output_BLH is not None:
-                            recorded.hidden[place] = overwrite(hidden_BLH, output_BLH)
-                path = f"{prefix}.{index}"
-                statistics = statistics_by_path(observer.groups, path)
-                weights = {f"{path}.{name}": weight_view(linear) for name, linear in linears.items()}
-                check_reached(weights, statistics)
-                yield DenseBlock(index, weights, statistics)
-            recorded.calls[index].clear()
+        batches = in_batches(self.tokens_BL, self.batch_tokens)
+        runner = BlockRunner(self.model, batches, self.residency, self.device)
+        self.reporter.start("allocate: blocks", len(runner.blocks))
+        for step in runner.rest():
+            groups = step.observe(needs, hand_on=not step.is_last)
+            linears, statistics = prunable_linears(step.block), statistics_by_path(groups, step.path)
+            weights = {f"{step.path}.{name}": weight_view(linear) for name, linear in linears.items()}
+            check_reached(weights, statistics)
+            yield DenseBlock(step.index, weights, statistics)
             self.reporter.advance()
 
     def trials(self, num_sequences: int) -> Callable[[Mapping[str, Tensor]], float]:
@@ -179,13 +159,6 @@ class Survey:
 def statistics_by_path(groups: Sequence[InputGroup], prefix: str) -> dict[str, Statistics]:
     """The statistics of every linear's input by the linear's path in the model."""
     return {f"{prefix}.{name}": group.statistics for group in groups for name in group.names}
-
-
-def check_reached(linears: Mapping[str, object], reached: Mapping[str, object]) -> None:
-    """Raise `UserError` naming the first linear that calibration did not reach."""
-    missed = [name for name in linears if name not in reached]
-    if missed:
-        raise UserError(f"no calibration token reached {missed[0]}; allowed: more or longer calibration sequences")
 
 
 class _Trial:

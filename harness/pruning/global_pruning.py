@@ -4,17 +4,17 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import Any
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.blocks.changes import ModelChange
-from harness.blocks.layers import PrunableLinear, Unfolding, input_rows, prunable_layers, unfolding, weight_view
+from harness.blocks.inputs import InputObserver, check_reached
+from harness.blocks.layers import PrunableLinear, prunable_layers, weight_view
 from harness.models.objective import in_float32
 from harness.patterns import Pattern
-from harness.pruning.dense_analysis import check_reached
 from harness.pruning.layerwise import PruningOutcome, layer_report
 from harness.pruning.methods.base import ModelContext, ModelwiseMethod
 from harness.record import ERROR_TOKENS
@@ -56,40 +56,19 @@ def prune_modelwise(
 def sample_inputs(
     model: nn.Module, linears: Mapping[str, PrunableLinear], batches: list[Tensor], tokens: int = ERROR_TOKENS
 ) -> dict[str, Tensor]:
-    """The first `tokens` inputs [T, I] of every linear, in float32; linears given the very same input share them.
+    """The first `tokens` inputs [T, I] of every linear; linears given the very same input share them.
 
     Raises:
         UserError: a linear that no token of any batch reaches.
     """
-    parts: dict[str, list[Tensor]] = {name: [] for name in linears}
-    last: tuple[Tensor, tuple[int, Unfolding], Tensor] | None = None
-
-    def hook_of(name: str) -> Any:
-        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-            nonlocal last
-            missing = tokens - sum(len(part) for part in parts[name])
-            if missing <= 0:
-                return
-            key = missing, unfolding(linears[name])
-            if last is None or last[0] is not args[0] or last[1] != key:
-                last = args[0], key, input_rows(linears[name], args[0])[:missing].float().clone()
-            if len(last[2]):
-                parts[name].append(last[2])
-
-        return hook
-
-    handles = [linear.register_forward_pre_hook(hook_of(name)) for name, linear in linears.items()]
-    try:
-        for batch in batches:
-            model(input_ids=batch, use_cache=False)
-            if all(sum(map(len, found)) >= tokens for found in parts.values()):
-                break
-    finally:
-        for handle in handles:
-            handle.remove()
-    check_reached(linears, {name: found for name, found in parts.items() if found})
-    whole: dict[tuple[int, ...], Tensor] = {}
-    return {name: whole.setdefault(tuple(map(id, found)), torch.cat(found)) for name, found in parts.items()}
+    observer = InputObserver(linears, (), sample_tokens=tokens, stop_early=True)
+    for batch in batches:
+        observer.watch(partial(model, input_ids=batch, use_cache=False), len(batch))
+        if observer.is_full:
+            break
+    samples = {name: sample_TI for group in observer.groups for sample_TI in [group.sample_TI] for name in group.names}
+    check_reached(linears, samples)
+    return samples
 
 
 class _Stopwatch:

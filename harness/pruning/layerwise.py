@@ -16,19 +16,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from harness.blocks.activations import overwrite, record_into_buffer
-from harness.blocks.calls import BlockCall, InputGroup, InputObserver
 from harness.blocks.changes import ModelChange
+from harness.blocks.inputs import InputGroup, check_reached
 from harness.blocks.layers import PrunableLinear, decoder_blocks, prunable_linears, unreached_weights, weight_view
 from harness.blocks.offload import InMemory, Residency
 from harness.blocks.probe import Probe, Probes
+from harness.blocks.runner import BlockRunner, BlockStep, in_batches
 from harness.calibration.statistics import Statistic
 from harness.job import Propagation
 from harness.patterns import Pattern, SemiStructured
 from harness.progress import Reporter
 from harness.pruning.allocations.base import Allocation
 from harness.pruning.cutting import cut_block
-from harness.pruning.dense_analysis import BlockTurn, check_reached, statistics_by_path
+from harness.pruning.dense_analysis import BlockTurn, statistics_by_path
 from harness.pruning.methods.base import LayerwiseMethod, StructuredMethod
 from harness.pruning.numerics.permutation import absorb
 from harness.record import ERROR_TOKENS, JsonValue, LayerReport
@@ -121,73 +121,53 @@ def prune_model(
     """
     residency = residency or InMemory(model)
     outcome = PruningOutcome()
-    prefix, blocks = decoder_blocks(model)
     # An allocation that refines learns from one sequence at a time.
     batch_tokens = 1 if walk.refines else walk.batch_tokens
     reads_all = walk.needs(method) or walk.refines
-    batches = _batches(tokens_BL if reads_all else _error_sample(tokens_BL), batch_tokens)
+    batches = in_batches(tokens_BL if reads_all else _error_sample(tokens_BL), batch_tokens)
     reporter.start("prune: record the model's calls", 1)
     with _timed(outcome, "calibrate_s"):
-        recorded = record_into_buffer(model, batches, residency)
+        runner = BlockRunner(model, batches, residency, walk.device)
         tries = isinstance(method, StructuredMethod) or method.permutes
-        probes = Probes(model, batches, recorded.hidden[0], residency) if tries else None
-    reporter.start("prune: blocks", len(blocks))
+        probes = Probes(model, batches, runner.hidden[0], residency) if tries else None
+    reporter.start("prune: blocks", len(runner.blocks))
     owed = 0.0  # zeros that patterns of the blocks so far have too few
-    for index in range(len(blocks)):
-        with residency.block(index, walk.device, writes=True) as block:
-            is_last = index == len(blocks) - 1
-            probe = probes.of_block(index, recorded.hidden[0], walk.device) if probes is not None else None
-            called = recorded.calls[index], recorded.hidden
+    for index in range(len(runner.blocks)):
+        with runner.next_block(writes=True) as step:
+            probe = probes.of_block(index, step.hidden[0], walk.device) if probes is not None else None
             with _timed(outcome, "calibrate_s"):
-                observe = partial(_observe, block, *called, method, walk, is_last=is_last)
+                observe = partial(_observe, step, method, walk)
                 # Nothing is pruned before the first block: every job on the same sequences finds the same there.
                 keep = walk.keep if index == 0 and walk.propagation == "pruned" else None
                 key = ("inputs of the first block", walk.needs(method), batch_tokens, walk.device)
                 groups = observe() if keep is None else keep(key, observe)
-            linears = prunable_linears(block)
-            path = f"{prefix}.{index}"
-            statistics = statistics_by_path(groups, path)
-            check_reached({f"{path}.{name}": linear for name, linear in linears.items()}, statistics)
-            _share_findings(groups, path, walk)
-            patterns = {f"{path}.{name}": walk.patterns[f"{path}.{name}"] for name in linears}
-            turn = BlockTurn(path, block, patterns, statistics, *called, walk.device, owed)
-            patterns = _refined(turn, walk, outcome, is_last=is_last)
+            linears = prunable_linears(step.block)
+            statistics = statistics_by_path(groups, step.path)
+            check_reached((f"{step.path}.{name}" for name in linears), statistics)
+            _share_findings(groups, step.path, walk)
+            patterns = {f"{step.path}.{name}": walk.patterns[f"{step.path}.{name}"] for name in linears}
+            turn = BlockTurn(step, patterns, statistics, owed)
+            patterns = _refined(turn, walk, outcome)
             owed += _zeros(turn, turn.patterns) - _zeros(turn, patterns)
             with _timed(outcome, "prune_s"):
-                reports, change = _prune_block(block, groups, method, path, patterns, probe)
+                reports, change = _prune_block(step.block, groups, method, step.path, patterns, probe)
             outcome.layers += [reports[name] for name in linears]
-            outcome.change = outcome.change.then(change.below(path))
-            if walk.propagation == "pruned" and not is_last:
+            outcome.change = outcome.change.then(change.below(step.path))
+            if walk.propagation == "pruned" and not step.is_last:
                 with _timed(outcome, "calibrate_s"):
-                    _pass_on(block, recorded.calls[index], recorded.hidden, walk.device)
-        recorded.calls[index].clear()
+                    step.hand_on()
         reporter.advance()
     return outcome
 
 
-def _observe(
-    block: nn.Module,
-    calls: Sequence[BlockCall],
-    hidden: list[Tensor],
-    method: LayerwiseMethod | StructuredMethod,
-    walk: Walk,
-    *,
-    is_last: bool,
-) -> list[InputGroup]:
+def _observe(step: BlockStep, method: LayerwiseMethod | StructuredMethod, walk: Walk) -> list[InputGroup]:
     """Statistics of the block's inputs.
 
-    With dense propagation `hidden` becomes the block's outputs on the way, unless the allocation still reads it.
+    With dense propagation the hidden states become the block's outputs on the way, unless the allocation still reads
+    them.
     """
-    passes_on = walk.propagation == "dense" and not is_last and not walk.refines
-    observer = InputObserver(
-        prunable_linears(block), walk.needs(method), sample_tokens=ERROR_TOKENS, stop_early=not passes_on
-    )
-    for place, (call, hidden_BLH) in enumerate(zip(calls, hidden, strict=True)):
-        output = observer.forward(block, call, hidden_BLH.to(walk.device))
-        if passes_on:
-            assert output is not None, "a pass that was not told to stop early has an output"
-            hidden[place] = overwrite(hidden_BLH, output)
-    return observer.groups
+    hand_on = walk.propagation == "dense" and not step.is_last and not walk.refines
+    return step.observe(walk.needs(method), sample_tokens=ERROR_TOKENS, hand_on=hand_on)
 
 
 def _share_findings(groups: Sequence[InputGroup], prefix: str, walk: Walk) -> None:
@@ -197,27 +177,21 @@ def _share_findings(groups: Sequence[InputGroup], prefix: str, walk: Walk) -> No
             group.statistics.findings = walk.findings.setdefault(f"{prefix}.{group.names[0]}", {})
 
 
-def _refined(turn: BlockTurn, walk: Walk, outcome: PruningOutcome, *, is_last: bool) -> dict[str, Pattern]:
+def _refined(turn: BlockTurn, walk: Walk, outcome: PruningOutcome) -> dict[str, Pattern]:
     """The block's patterns as the allocation wants them, now that it has seen the block's inputs."""
     if walk.allocation is None or not walk.refines:
         return dict(turn.patterns)
     with _timed(outcome, "allocate_s"):
         patterns = dict(walk.allocation.refine(turn))
-    if walk.propagation == "dense" and not is_last:
+    if walk.propagation == "dense" and not turn.step.is_last:
         with _timed(outcome, "calibrate_s"):
-            _pass_on(turn.block, turn.calls, turn.hidden, turn.device)
+            turn.step.hand_on()
     return patterns
 
 
 def _zeros(turn: BlockTurn, patterns: Mapping[str, Pattern]) -> float:
     """How many zeros patterns make in a block."""
     return sum(patterns[name].sparsity * weight_OI.numel() for name, weight_OI in turn.weights.items())
-
-
-def _pass_on(block: nn.Module, calls: Sequence[BlockCall], hidden: list[Tensor], device: torch.device) -> None:
-    """Put the block's outputs in the place of its inputs."""
-    for place, (call, hidden_BLH) in enumerate(zip(calls, hidden, strict=True)):
-        hidden[place] = overwrite(hidden_BLH, call.replay(block, hidden_BLH.to(device)))
 
 
 def _prune_block(
@@ -304,10 +278,6 @@ def layer_report(
         error_tokens=len(sample_TI),
         details=details,
     )
-
-
-def _batches(tokens_BL: Tensor, batch_tokens: int) -> list[Tensor]:
-    return list(tokens_BL.split(max(1, batch_tokens // tokens_BL.shape[1])))
 
 
 def _error_sample(tokens_BL: Tensor) -> Tensor:

@@ -4,10 +4,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from harness.blocks.activations import record_into_buffer
-from harness.blocks.layers import decoder_blocks
 from harness.blocks.offload import Residency
 from harness.blocks.probe import Probes
+from harness.blocks.runner import BlockRunner
 from harness.errors import UserError
 from harness.patterns import Structured
 from harness.progress import Reporter
@@ -61,23 +60,20 @@ def configuration_fields(
         UserError: there is nothing to cut, or the configuration cannot say that it was cut.
     """
     with torch.no_grad():
-        recorded = record_into_buffer(model, [tokens_BL[:1]], residency)
-        probes = Probes(model, [tokens_BL], recorded.hidden[0], residency)
-        _, blocks = decoder_blocks(model)
-        shapes = [{name: tensor.shape for name, tensor in block.state_dict().items()} for block in blocks]
+        runner = BlockRunner(model, [tokens_BL[:1]], residency, device)
+        probes = Probes(model, [tokens_BL], runner.hidden[0], residency)
+        shapes = [{name: tensor.shape for name, tensor in block.state_dict().items()} for block in runner.blocks]
         alike = all(shape == shapes[0] for shape in shapes)
-        hidden = recorded.hidden[0]
         cuts: list[BlockCuts] = []
-        for index in range(1 if alike else len(blocks)):
-            with residency.block(index, device) as block:
-                probe = probes.of_block(index, hidden, device)
-                couplings = free_couplings(block, probe)
-                cuts.append([(each, num_kept(each.num_channels, pattern)) for each in couplings])
-                if not alike:
-                    hidden = recorded.calls[index][0].replay(block, hidden.to(device))
+        for step in runner.rest():
+            couplings = free_couplings(step.block, probes.of_block(step.index, step.hidden[0], device))
+            cuts.append([(each, num_kept(each.num_channels, pattern)) for each in couplings])
+            if alike:
+                break
+            step.hand_on()
     if not any(cuts):
         raise UserError(
             f"{type(model).__name__} has no {pattern.unit}s to cut out: in no block do linear layers alone make the "
             "inputs of another; allowed: models with feed-forward layers of plain linears"
         )
-    return fields_after(model, cuts * len(blocks) if alike else cuts)
+    return fields_after(model, cuts * len(runner.blocks) if alike else cuts)

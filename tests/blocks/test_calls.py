@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.blocks.calls import BlockCall, InputObserver, record_calls
+from harness.blocks.calls import BlockCall, record_calls
+from harness.blocks.inputs import InputObserver
 from harness.blocks.layers import decoder_blocks, prunable_linears
 from harness.calibration.statistics import FeatureNorm, InputHessian
 from tests.families import tiny_model

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.blocks.calls import BlockCall, InputObserver
+from harness.blocks.calls import BlockCall
+from harness.blocks.inputs import InputObserver
 from harness.blocks.layers import input_rows, prunable_linears, unreached_weights, weight_view
 from harness.calibration.statistics import FeatureNorm
 

@@ -304,7 +304,7 @@ def add_first_block_dense() -> None:
         refines = True
 
         def refine(self, turn: BlockTurn) -> dict[str, Pattern]:
-            factor = 0.0 if turn.prefix.endswith(".0") else 2.0
+            factor = 0.0 if turn.step.path.endswith(".0") else 2.0
             return {name: Unstructured(pattern.sparsity * factor) for name, pattern in turn.patterns.items()}
 
 

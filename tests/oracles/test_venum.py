@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.blocks.calls import BlockCall, InputObserver
+from harness.blocks.calls import BlockCall
+from harness.blocks.inputs import InputObserver
 from harness.blocks.layers import prunable_linears, weight_view
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.methods.venum import Venum

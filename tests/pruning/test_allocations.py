@@ -331,13 +331,13 @@ def test_besa_leaves_the_block_and_its_gradients_alone(family: str, random_token
         __slots__ = ()
 
         def refine(self, turn: BlockTurn) -> dict[str, Pattern]:
-            hidden = [part.clone() for part in turn.hidden]
+            hidden = [part.clone() for part in turn.step.hidden]
             patterns = dict(Besa.refine(self, turn))
             assert list(patterns) == list(turn.patterns)
-            assert all(torch.equal(part, old) for part, old in zip(turn.hidden, hidden, strict=True))
-            for name, weight in turn.block.state_dict().items():
-                assert torch.equal(weight, before[f"{turn.prefix}.{name}"])
-            assert all(weight.grad is None for weight in turn.block.parameters())
+            assert all(torch.equal(part, old) for part, old in zip(turn.step.hidden, hidden, strict=True))
+            for name, weight in turn.step.block.state_dict().items():
+                assert torch.equal(weight, before[f"{turn.step.path}.{name}"])
+            assert all(weight.grad is None for weight in turn.step.block.parameters())
             assert not torch.is_grad_enabled()
             turns.append(turn)
             return dict.fromkeys(patterns, Unstructured(0.5))
@@ -347,7 +347,7 @@ def test_besa_leaves_the_block_and_its_gradients_alone(family: str, random_token
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.pruning.numerics.budget.TOLERANCE", 1.0)
         prune_model(model, Wanda(), random_tokens(2), walk, Silent())
-    assert [turn.prefix for turn in turns] == [
+    assert [turn.step.path for turn in turns] == [
         f"{decoder_blocks(model)[0]}.{index}" for index in range(len(decoder_blocks(model)[1]))
     ]
 
@@ -362,7 +362,7 @@ def test_besa_sees_one_sequence_at_a_time(random_tokens: Callable[..., Tensor]) 
         __slots__ = ()
 
         def refine(self, turn: BlockTurn) -> dict[str, Pattern]:
-            sizes.extend(len(part) for part in turn.hidden)
+            sizes.extend(len(part) for part in turn.step.hidden)
             return dict(turn.patterns)
 
     model = tiny_model("llama")

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from harness.blocks.activations import record_into_buffer
 from harness.blocks.layers import decoder_blocks
 from harness.blocks.offload import InMemory
 from harness.blocks.probe import Probe, Probes
+from harness.blocks.runner import record_into_buffer
 from harness.surgery.channels import reorders_cleanly
 from harness.surgery.dependencies import Coupling, find_couplings
 from tests.families import HIDDEN, INNER, tiny_model

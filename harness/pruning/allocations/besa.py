@@ -59,7 +59,8 @@ class Besa(Allocation):
     def refine(self, turn: BlockTurn) -> Mapping[str, Pattern]:
         from harness.pruning.numerics.learned_rates import LearningPlan, RatedWeight, learn_rates
 
-        wanda, start = Wanda(), len(turn.prefix) + 1
+        wanda, step = Wanda(), turn.step
+        start = len(step.path) + 1
         weights = turn.weights
         shapes = {name: (weight_OI.shape[0], weight_OI.shape[1]) for name, weight_OI in weights.items()}
         sizes = [math.prod(shape) for shape in shapes.values()]
@@ -69,7 +70,7 @@ class Besa(Allocation):
             for name, weight_OI in weights.items()
         }
         plan = LearningPlan(target, self.penalty, self.smoothing, self.epochs, d_coef=self.d_coef)
-        for _ in learn_rates(turn.block, rated, list(zip(turn.calls, turn.hidden, strict=True)), plan):
+        for _ in learn_rates(step.block, rated, list(zip(step.calls, step.hidden, strict=True)), plan):
             pass
         rates = {name: rated[name[start:]].learned_rate(self.smoothing) for name in weights}
         total = target + turn.owed / sum(sizes)  # what narrow rows of the blocks before rounded off, or on

@@ -254,8 +254,9 @@ class ModelContext:
 
     def batches(self, rows_BL: Tensor) -> list[Tensor]:
         """The calibration rows in parts of at most `batch_tokens`, on the device."""
-        parts = rows_BL.split(max(1, self.batch_tokens // rows_BL.shape[1]))
-        return [part_BL.to(self.device) for part_BL in parts]
+        from harness.blocks.runner import in_batches
+
+        return [part_BL.to(self.device) for part_BL in in_batches(rows_BL, self.batch_tokens)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,8 +110,8 @@ class LLMSurgeon(ModelwiseMethod):
         shot: int,
     ) -> CurvatureObserver:
         """The curvature of the model as it is; a layer's factors are scaled when its turn comes, one at a time."""
+        from harness.blocks.inputs import check_reached
         from harness.models.objective import objective_of
-        from harness.pruning.dense_analysis import check_reached
         from harness.pruning.numerics.kfac import CurvatureObserver, observe
 
         batches = context.batches(rows_BL)
@@ -119,7 +119,7 @@ class LLMSurgeon(ModelwiseMethod):
         linears = {name: layer.linear for name, layer in layers.items()}
         with CurvatureObserver(linears, with_bias=self.prune_bias) as observer:
             observe(model, observer, objective_of(model), batches, context.reporter)
-        check_reached(linears, dict.fromkeys(observer.reached))
+        check_reached(linears, observer.reached)
         return observer
 
     def _choose(
