@@ -212,6 +212,7 @@ class RunOptions:
         batch_tokens: most tokens in one forward pass of calibration and perplexity, >= 1.
         zero_shot_token_budget: padded tokens in one forward pass of the zero-shot tasks, >= 1.
         sweep: name of the sweep that the job belongs to.
+        in_sweep: the job is one of a sweep: it saves its model below `save_model`, and its failure ends no other job.
         offload: where the model's blocks are while they are not computed: ``none`` = they are pruned one by one, and
             the whole model is on the device when it is measured; ``cpu`` = in main memory, one at a time on the device;
             ``disk`` = in the checkpoint's shards, one at a time in memory.
@@ -226,6 +227,7 @@ class RunOptions:
     zero_shot_token_budget: int
     tracking: TrackingOptions
     sweep: str
+    in_sweep: bool = False
     offload: Offload = "none"
     compile: bool = False
 

@@ -17,6 +17,7 @@ from harness.cli.console import Run, print_rich, table_of
 from harness.errors import UserError
 
 if TYPE_CHECKING:
+    from harness.config.request import Refusal
     from harness.jobs.plan import PlannedJob
     from harness.jobs.preflight import Forewarning
 
@@ -66,7 +67,7 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from harness.config.hydra import hydra_session, plan, register
-    from harness.jobs.plan import distinct_jobs, estimated_seconds
+    from harness.jobs.plan import PlannedJob, distinct_jobs, estimated_seconds
     from harness.jobs.preflight import Forewarning
     from harness.tracking.store import RecordStore
 
@@ -74,12 +75,12 @@ def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     with hydra_session():
         jobs = distinct_jobs(plan(overrides, multirun=options.multirun))
     warn = Forewarning()
-    folders = {job.request.options.results_dir for job in jobs if job.state != "refused"}
+    folders = {job.request.options.results_dir for job in jobs if isinstance(job, PlannedJob)}
     records = [record for folder in folders for record in RecordStore(folder).all()]
-    rows = []
-    for job in jobs:
-        seconds = None if job.state == "refused" else estimated_seconds(job, records)
-        rows.append(_plan_row(job, seconds, warn))
+    rows = [
+        _plan_row(job, estimated_seconds(job, records), warn) if isinstance(job, PlannedJob) else _refused_row(job)
+        for job in jobs
+    ]
     if options.json:
         print(json.dumps(rows, indent=2))
     else:
@@ -87,9 +88,11 @@ def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
+def _refused_row(refusal: "Refusal") -> dict[str, Any]:
+    return {"job_id": None, "state": "refused", "reason": refusal.reason, "overrides": refusal.overrides}
+
+
 def _plan_row(job: "PlannedJob", seconds: float | None, warn: "Forewarning") -> dict[str, Any]:
-    if job.state == "refused":
-        return {"job_id": None, "state": job.state, "reason": job.planned.refusal, "overrides": job.planned.overrides}
     from harness.jobs.peak_memory import estimated_peak
 
     spec = job.request.spec

@@ -5,14 +5,13 @@ OmegaConf is imported here, Hydra in `compose.py`, `launch.py` and the sweeper p
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 from omegaconf import DictConfig, OmegaConf
 
 from harness.config import values
-from harness.config.request import JobRequest
+from harness.config.request import JobRequest, Refusal
 from harness.data.catalogue import DataRef
 from harness.data.corpora import read_array
 from harness.data.digits import DIGITS, ROW, TRAINING_ROWS
@@ -73,17 +72,8 @@ MOST_SEED = 2**63 - 1
 """What torch's generators take."""
 
 
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """One composition of a sweep: the job it asks for, or why there is none."""
-
-    overrides: tuple[str, ...]
-    request: JobRequest | None
-    refusal: str | None
-
-
-def build(cfg: DictConfig, overrides: tuple[str, ...]) -> Planned:
-    """Check a composed configuration and build its job.
+def build(cfg: DictConfig, overrides: tuple[str, ...], *, in_sweep: bool) -> JobRequest | Refusal:
+    """Check a composed configuration and build its job, or say why its parts do not go together.
 
     Raises:
         UserError: a value is missing, unknown or out of range, or data cannot be found.
@@ -104,7 +94,7 @@ def build(cfg: DictConfig, overrides: tuple[str, ...]) -> Planned:
     if pattern is None:
         allocation = Choice(UNIFORM)  # nothing is spread: the dense model is one job
     elif (refusal := _refusal(method.name, built, allocation.name, allocated, pattern)) is not None:
-        return Planned(overrides, None, refusal)
+        return Refusal(overrides, refusal)
     checkpoint = _checkpoint(cfg.model)
     _check_kind(checkpoint, cfg, calibrates=pattern is not None)
     recovery = _recovery(cfg) if pattern is not None else Choice(NO_RECOVERY)
@@ -121,9 +111,8 @@ def build(cfg: DictConfig, overrides: tuple[str, ...]) -> Planned:
         evaluation=evaluation,
     )
     command = tuple(text.replace("\\:", ":") for text in overrides)  # Hydra escapes what it hands on
-    options, paper_name = _options(cfg, overrides), cfg.model.paper_name
-    request = JobRequest(spec, options, checkpoint, calibration_data, evaluation_data, command, paper_name)
-    return Planned(overrides, request, None)
+    options, paper_name = _options(cfg, overrides, in_sweep), cfg.model.paper_name
+    return JobRequest(spec, options, checkpoint, calibration_data, evaluation_data, command, paper_name)
 
 
 def _refusal(
@@ -265,7 +254,7 @@ def _data_path(cfg: DictConfig, name: str) -> Path | None:
     return values.path(f"data.{name}", cfg.data.get(name))
 
 
-def _options(cfg: DictConfig, overrides: Sequence[str]) -> RunOptions:
+def _options(cfg: DictConfig, overrides: Sequence[str], in_sweep: bool) -> RunOptions:
     tracking = cfg.tracking
     experiment = next((text.partition("=")[2] for text in overrides if text.startswith("+experiment=")), None)
     return RunOptions(
@@ -283,6 +272,7 @@ def _options(cfg: DictConfig, overrides: Sequence[str]) -> RunOptions:
             _log_model(cfg),
         ),
         sweep=experiment or "runs",
+        in_sweep=in_sweep,
         offload=_offload(cfg),
         compile=_compile(cfg),
     )

@@ -19,7 +19,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import harness
-from harness.config.build import Planned, build
+from harness.config.build import build
+from harness.config.request import JobRequest, Refusal
 from harness.errors import UserError, unknown
 from harness.patterns import parse_n_of_m
 from harness.pruning.allocations.base import ALLOCATIONS
@@ -155,22 +156,24 @@ def groups() -> set[str]:
     return {path.name for path in conf_dir().iterdir() if path.is_dir()} | {"method", "allocation"}
 
 
-def plan(arguments: Sequence[str], *, multirun: bool) -> list[Planned]:
-    """Every job that these overrides ask for, in order; call it inside `hydra_session`.
+def plan(arguments: Sequence[str], *, multirun: bool) -> list[JobRequest | Refusal]:
+    """What every composition of these overrides asks for, in order; call it inside `hydra_session`.
 
     Raises:
         UserError: an override that cannot be composed or a value that is not allowed.
     """
-    plain = [text for text in arguments if not OverridesParser.create().parse_override(text).is_sweep_override()]
-    base = hydra.compose(CONFIG_NAME, overrides=plain, return_hydra_config=True)
-    sweeper = cast("dict[str, Any]", OmegaConf.to_container(base.hydra.sweeper))
-    return plan_jobs(expand(arguments, Sweep(sweeper["params"], sweeper["products"]), multirun=multirun))
-
-
-def plan_jobs(jobs: Iterable[Sequence[str]]) -> list[Planned]:
-    """Compose and build the job of every list of overrides."""
+    sweeper = cast("dict[str, Any]", OmegaConf.to_container(compose_whole(arguments).hydra.sweeper))
     composer = _Composer()
-    return [build(composer.compose(overrides), tuple(overrides)) for overrides in jobs]
+    return [
+        build(composer.compose(overrides), overrides, in_sweep=multirun)
+        for overrides in expand(arguments, Sweep(sweeper["params"], sweeper["products"]), multirun=multirun)
+    ]
+
+
+def compose_whole(arguments: Sequence[str]) -> DictConfig:
+    """The configuration of a sweep with Hydra's own part, without the values that are swept over."""
+    plain = [text for text in arguments if not OverridesParser.create().parse_override(text).is_sweep_override()]
+    return hydra.compose(CONFIG_NAME, overrides=plain, return_hydra_config=True)
 
 
 class _Composer:

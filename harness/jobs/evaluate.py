@@ -120,11 +120,22 @@ def evaluate(
             results.append(
                 _measure_perplexity(request, protocol, loaded, token_windows[protocol.key], device, reporter)
             )
-    if tasks:
-        measured = _measure_zero_shot(request, loaded, tasks, reporter)
+    for queue in _queues(tasks):
+        measured = _measure_zero_shot(request, loaded, queue, reporter)
         results += measured.results
         answers += measured.answers
     return results, answers
+
+
+def _queues(tasks: Sequence[tuple[ZeroShotProtocol, DataRef]]) -> list[list[tuple[ZeroShotProtocol, DataRef]]]:
+    """The tasks, so that none is twice in a queue: one that is asked for under several protocols is in several."""
+    queues: list[dict[str, tuple[ZeroShotProtocol, DataRef]]] = []
+    for protocol, data in tasks:
+        free = next((queue for queue in queues if protocol.task not in queue), None)
+        if free is None:
+            queues.append(free := {})
+        free[protocol.task] = protocol, data
+    return [list(queue.values()) for queue in queues]
 
 
 def _measure_perplexity(

@@ -1,24 +1,19 @@
-"""Launching jobs through Hydra: one after the other, or with any launcher that Hydra has (joblib, Slurm, Ray)."""
+"""Launching jobs: each is handed to a worker as data, by whichever of Hydra's launchers was chosen."""
 
-import os
-import sys
+import json
 import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
-from unittest.mock import patch
 
-import hydra
-from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus
-from omegaconf import DictConfig
 from rich.console import Console
 
-from harness.config.build import build
-from harness.config.hydra import CONFIG_NAME, Sweep, conf_dir, expand, plan_jobs, register, user_errors
-from harness.config.request import JobRequest
+from harness.config.hydra import hydra_session, plan, register
+from harness.config.launcher import Launcher, hydra_launcher
+from harness.config.request import JobRequest, Refusal, from_data, to_data
 from harness.errors import UserError
-from harness.jobs.plan import PlannedJob, distinct_jobs, estimated_seconds, in_running_order
+from harness.jobs.plan import PlannedJob, distinct_jobs, estimated_seconds, in_running_order, with_state
 from harness.progress import JobReporter
 from harness.record import RunRecord
 from harness.tracking.answers import with_questions
@@ -53,62 +48,49 @@ def launch(arguments: Sequence[str], *, multirun: bool) -> None:
     """
     checkout_state()  # read now: an edit made while jobs run is not what they ran with
     register(arguments)
-    environment = {
-        "HYDRA_FULL_ERROR": "1",  # Hydra would print errors and exit by itself otherwise
-        _MULTIRUN: "1" if multirun else "0",
-    }
-    with patch.dict(os.environ, environment), patch.object(sys, "argv", [sys.argv[0], "--multirun", *arguments]):
-        task = hydra.main(config_path=str(conf_dir()), config_name=CONFIG_NAME, version_base="1.3")(run_composed)
-        with user_errors():
-            task()
-
-
-_MULTIRUN = "PRUNEBENCH_MULTIRUN"
-"""Hands the command line's -m to the sweeper, which Hydra makes; a single job is a sweep of one."""
+    with hydra_session():
+        planned = distinct_jobs(plan(arguments, multirun=multirun))
+        refusals = [job.reason for job in planned if isinstance(job, Refusal)]
+        if len(refusals) == len(planned):
+            raise UserError("; ".join(refusals))
+        to_run = _to_run([job for job in planned if isinstance(job, PlannedJob)])
+        _say_plan(planned, to_run)
+        if to_run:
+            folder = to_run[0].request.options.results_dir / "scratch" / "hydra"
+            _run_all(to_run, hydra_launcher(arguments, folder, run_data))
 
 
 def _to_run(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
     return in_running_order(job for job in jobs if job.needs_run)
 
 
-def _in_multirun() -> bool:
-    return os.environ.get(_MULTIRUN) != "0"
-
-
-def run_sweep(
-    arguments: Sequence[str],
-    sweep: Sweep,
-    launcher: Callable[[Sequence[Sequence[str]]], Sequence[JobReturn]],
-) -> None:
-    """Plan a sweep, run what has to run, and end with a list of failures.
+def _run_all(to_run: Sequence[PlannedJob], launcher: Launcher) -> None:
+    """Launch the jobs, and end with a list of failures.
 
     Raises:
-        UserError: a composition is wrong, or none of them fits together; nothing was run.
+        UserError: the only job's input is wrong.
         JobsFailedError: some jobs failed.
     """
-    jobs = distinct_jobs(plan_jobs(expand(arguments, sweep, multirun=_in_multirun())))
-    to_run = _to_run(jobs)
-    refusals = [str(job.planned.refusal) for job in jobs if job.state == "refused"]
-    if len(refusals) == len(jobs):
-        raise UserError("; ".join(refusals))
-    _say_plan(jobs, to_run)
-    if not to_run:
-        return
+    in_sweep = to_run[0].request.options.in_sweep
     with _announced(to_run):
-        returns = launcher([_overrides(job, alone=len(to_run) == 1) for job in to_run])
-    errors = [outcome._return_value for outcome in returns if outcome.status != JobStatus.COMPLETED]
-    if not _in_multirun() and errors and isinstance(errors[0], UserError):
-        raise errors[0]
-    failures, user = [], True
-    for job, outcome in zip(to_run, returns, strict=True):
-        if outcome.status != JobStatus.COMPLETED:
-            error = outcome._return_value  # the public property would raise it
-            user = user and isinstance(error, UserError)
-            failures.append((job.request.spec.job_id, (str(error) or type(error).__name__).splitlines()[0]))
-    if _in_multirun():
-        console.print(f"{len(to_run) - len(failures)} of {len(to_run)} jobs done, {len(failures)} failed")
-    if failures:
-        raise JobsFailedError(failures, user=user)
+        errors = launcher([as_data(job.request, alone=len(to_run) == 1) for job in to_run])
+    failed = [(job.request.spec.job_id, error) for job, error in zip(to_run, errors, strict=True) if error is not None]
+    user = all(isinstance(error, UserError) for _, error in failed)
+    if in_sweep:
+        console.print(f"{len(to_run) - len(failed)} of {len(to_run)} jobs done, {len(failed)} failed")
+    elif failed and user:
+        raise failed[0][1]
+    if failed:
+        reasons = [(job_id, (str(error) or type(error).__name__).splitlines()[0]) for job_id, error in failed]
+        raise JobsFailedError(reasons, user=user)
+
+
+def as_data(request: JobRequest, *, alone: bool) -> str:
+    """The request as JSON for a worker; of several jobs each saves its model below the folder that was given."""
+    folder = request.options.save_model
+    if folder is not None and not alone:
+        request = replace(request, options=replace(request.options, save_model=folder / request.spec.job_id))
+    return json.dumps(to_data(request))
 
 
 @contextmanager
@@ -135,25 +117,23 @@ def _announced(to_run: Sequence[PlannedJob]) -> Iterator[None]:
         yield
 
 
-def run_composed(cfg: DictConfig) -> str:
-    """Hydra's task function: run one composed job, leave its record, mirror it; the job id.
+def run_data(job: str) -> str:
+    """Run one job, handed over as JSON, in whatever process this is; leave its record, mirror it; the job id.
 
     Raises:
         UserError: the input is wrong; no record is left.
         Exception: whatever made the job fail; a failed record is left.
     """
-    planned = build(cfg, tuple(HydraConfig.get().overrides.task))
-    assert planned.request is not None, f"launched although refused: {planned.refusal}"
-    request = planned.request
+    request = from_data(json.loads(job))
     job_id = request.spec.job_id
     store = RecordStore(request.options.results_dir)
     with store.claim(job_id) as ours:
         if not ours:
             console.print(f"{job_id}: skipped, another process is running it right now")
             return job_id
-        (job,) = distinct_jobs([planned])
-        if not job.needs_run or _saved(job):  # another process finished it after this sweep was planned
-            console.print(f"skipped: {job.why_skipped}")
+        found = with_state(request)
+        if not found.needs_run or _saved(found):  # another process finished it after this sweep was planned
+            console.print(f"skipped: {found.why_skipped}")
             return job_id
         record = _run_and_save(request, store)
     _mirror(record, request)
@@ -163,7 +143,7 @@ def run_composed(cfg: DictConfig) -> str:
 def _saved(job: PlannedJob) -> bool:
     """Whether a sweep that was stopped, or another process, has done the job and saved its model, too."""
     options = job.request.options
-    if not _in_multirun() or job.state != "done" or options.force or options.save_model is None:
+    if not options.in_sweep or job.state != "done" or options.force or options.save_model is None:
         return False
     return (options.save_model / "config.json").is_file()
 
@@ -178,12 +158,12 @@ def _run_and_save(request: JobRequest, store: RecordStore) -> RunRecord:
         with JobReporter(job_id) as bar, running(store.root, job_id, bar) as reporter:
             finished = run_job(request, found[0] if found else None, reporter, PROCESS_SHELF)
     except UserError as error:
-        if _in_multirun():  # a single job's mistake is told once, by the command line
+        if request.options.in_sweep:  # a single job's mistake is told once, by the command line
             console.print(f"{job_id}: refused: {error}")
         raise
     except Exception as error:
         path = store.save(failed_record(request, traceback.format_exc()))
-        if not _in_multirun():
+        if not request.options.in_sweep:
             console.print(traceback.format_exc().rstrip())
         console.print(f"{job_id}: FAILED: {type(error).__name__}: {error}; traceback in {path}")
         raise
@@ -209,25 +189,17 @@ def _mirror(record: RunRecord, request: JobRequest) -> None:
         mirror(record, tracking.mode, destination)
 
 
-def _overrides(job: PlannedJob, *, alone: bool) -> list[str]:
-    """The job's overrides; in a sweep every job saves its model below the folder that was given."""
-    overrides = list(job.planned.overrides)
-    folder = job.request.options.save_model
-    if folder is not None and not alone:
-        overrides = [text for text in overrides if not text.startswith("save_model=")]
-        quoted = str(folder / job.request.spec.job_id).replace("'", "\\'")
-        overrides.append(f"save_model='{quoted}'")
-    return overrides
-
-
-def _say_plan(jobs: Sequence[PlannedJob], to_run: Sequence[PlannedJob]) -> None:
-    for job in jobs:
-        if job.state == "refused":
-            console.print(f"refused: {job.planned.refusal}")
+def _say_plan(planned: Sequence[PlannedJob | Refusal], to_run: Sequence[PlannedJob]) -> None:
+    for job in planned:
+        if isinstance(job, Refusal):
+            console.print(f"refused: {job.reason}")
         elif not job.needs_run:
             console.print(f"skipped: {job.why_skipped}")
-    twice = sum(job.named - 1 for job in jobs if job.state != "refused")
+    twice = sum(job.named - 1 for job in planned if isinstance(job, PlannedJob))
     if twice:
-        console.print(f"{twice} compositions name a job of this sweep again (N:M fixes the sparsity; dense has none)")
-    if len(jobs) > 1:
-        console.print(f"{len(to_run)} of {len(jobs)} jobs to run")
+        console.print(
+            f"{twice} compositions name a job of this sweep again (N:M fixes the sparsity, dense has none, and one job "
+            "measures all that is asked of it)"
+        )
+    if len(planned) > 1:
+        console.print(f"{len(to_run)} of {len(planned)} jobs to run")

@@ -1,16 +1,16 @@
 """Which jobs of a sweep there are and what is to be done with each; no torch."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from harness.config.build import Planned
-from harness.config.request import JobRequest
+from harness.config.request import JobRequest, Refusal
+from harness.errors import UserError
 from harness.record import RunRecord
 from harness.tracking.store import RecordStore
 
-State = Literal["new", "missing evaluations", "done", "refused"]
+State = Literal["new", "missing evaluations", "done"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,28 +18,21 @@ class PlannedJob:
     """One distinct job of a sweep.
 
     Args:
-        planned: its first composition.
+        request: what all of its compositions ask for together.
         state: what has to be done.
         missing: keys of the evaluations that its record lacks.
         record: its record and where that lies, None when there is none.
         named: how many compositions of the sweep are this very job.
     """
 
-    planned: Planned
+    request: JobRequest
     state: State
     missing: tuple[str, ...]
     record: tuple[RunRecord, Path] | None
     named: int
 
     @property
-    def request(self) -> JobRequest:
-        assert self.planned.request is not None, "a refused composition is no job"
-        return self.planned.request
-
-    @property
     def needs_run(self) -> bool:
-        if self.state == "refused":
-            return False
         options = self.request.options
         return self.state != "done" or options.force or options.save_model is not None
 
@@ -52,18 +45,96 @@ class PlannedJob:
         return f"{record.job_id}: done on {record.provenance.created}{dirty}, record {path} (force=true runs it again)"
 
 
-def distinct_jobs(planned: Iterable[Planned]) -> list[PlannedJob]:
-    """The jobs of a sweep in order, each once, with their states; refused compositions keep their own entries.
+def distinct_jobs(planned: Iterable[JobRequest | Refusal]) -> list[PlannedJob | Refusal]:
+    """The jobs of a sweep in order, each once, with their states; of refusals each reason once.
+
+    Raises:
+        UserError: compositions of one job contradict each other, or a record cannot be read.
+    """
+    jobs: dict[str, list[JobRequest]] = {}
+    refusals: dict[str, Refusal] = {}
+    for composition in planned:  # places of the first compositions: dictionaries keep their order
+        if isinstance(composition, Refusal):
+            refusals.setdefault(composition.reason, composition)
+            jobs.setdefault(composition.reason, [])
+        else:
+            jobs.setdefault(composition.spec.job_id, []).append(composition)
+    return [with_state(_joined(same), len(same)) if same else refusals[key] for key, same in jobs.items()]
+
+
+def with_state(request: JobRequest, named: int = 1) -> PlannedJob:
+    """The job and what has to be done with it.
 
     Raises:
         UserError: a record cannot be read.
     """
-    jobs: dict[str, list[Planned]] = {}
-    for composition in planned:
-        request = composition.request
-        key = request.spec.job_id if request else f"refused {composition.refusal}"
-        jobs.setdefault(key, []).append(composition)
-    return [_with_state(compositions) for compositions in jobs.values()]
+    wanted = {protocol.key for protocol in request.spec.evaluation}
+    found = RecordStore(request.options.results_dir).find(request.spec.job_id, wanted)
+    measured = {result.protocol for result in found[0].results} if found else set()
+    missing = tuple(protocol.key for protocol in request.missing(measured))
+    state: State = "new" if found is None else "missing evaluations" if missing else "done"
+    return PlannedJob(request, state, missing, found, named)
+
+
+def _joined(compositions: Sequence[JobRequest]) -> JobRequest:
+    """The one request of all compositions of a job: it measures what any of them asks for.
+
+    Raises:
+        UserError: they ask for the job to be run in different ways.
+    """
+    first = compositions[0]
+    protocols, data, commands = list(first.spec.evaluation), dict(first.evaluation), [first.command]
+    for other in compositions[1:]:
+        _check_alike(first.spec.job_id, replace(first, evaluation=data), other)
+        if added := other.missing(set(data)):
+            protocols += added
+            data |= {protocol.key: other.evaluation[protocol.key] for protocol in added}
+            commands.append(other.command)
+    spec = replace(first.spec, evaluation=tuple(protocols))
+    return replace(first, spec=spec, evaluation=data, command=_joined_command(commands))
+
+
+def _check_alike(job_id: str, first: JobRequest, other: JobRequest) -> None:
+    """A job runs once, on one device, from one copy of its data, into one folder.
+
+    Raises:
+        UserError: the two requests differ in more than what they measure.
+    """
+    pairs: dict[str, tuple[object, object]] = {
+        "model": (first.checkpoint, other.checkpoint),
+        "model.paper_name": (first.paper_name, other.paper_name),
+        "calibration": (first.calibration, other.calibration),
+    }
+    for name in (field.name for field in fields(first.options)):
+        pairs[_FIELDS.get(name, name)] = getattr(first.options, name), getattr(other.options, name)
+    for key in first.evaluation.keys() & other.evaluation.keys():
+        pairs[f"the data of {key}"] = first.evaluation[key], other.evaluation[key]
+    for name, (one, two) in pairs.items():
+        if one != two:
+            raise UserError(
+                f"{job_id} is asked for twice, with {_said(name, one, two)}; a job is run in one way: "
+                f"allowed: one value of {name}"
+            )
+
+
+_FIELDS = {"zero_shot_token_budget": "evaluation.token_budget"}
+"""Run options by the fields of the configuration, where these have other names."""
+
+
+def _said(name: str, one: object, two: object) -> str:
+    """Two values that differ; of two dataclasses the fields that do."""
+    if is_dataclass(one) and type(one) is type(two):
+        differing = [field.name for field in fields(one) if getattr(one, field.name) != getattr(two, field.name)]
+        return ", ".join(_said(f"{name}.{part}", getattr(one, part), getattr(two, part)) for part in differing)
+    return f"{name}={one} and {name}={two}"
+
+
+def _joined_command(commands: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """The overrides of all, values that differ beside each other as a sweep writes them."""
+    values: dict[str, dict[str, None]] = {}
+    for key, _, value in (text.partition("=") for command in commands for text in command):
+        values.setdefault(key, {})[value] = None
+    return tuple(f"{key}={','.join(given)}" for key, given in values.items())
 
 
 def in_running_order(jobs: Iterable[PlannedJob]) -> list[PlannedJob]:
@@ -99,17 +170,3 @@ def estimated_seconds(job: PlannedJob, records: Iterable[RunRecord]) -> float | 
         and wanted == {result.protocol for result in record.results}
     )
     return alike[len(alike) // 2] if alike else None
-
-
-def _with_state(compositions: list[Planned]) -> PlannedJob:
-    first = compositions[0]
-    if first.request is None:
-        return PlannedJob(first, "refused", (), None, len(compositions))
-    wanted = {protocol.key for protocol in first.request.spec.evaluation}
-    found = RecordStore(first.request.options.results_dir).find(first.request.spec.job_id, wanted)
-    if found is None:
-        missing = tuple(protocol.key for protocol in first.request.spec.evaluation)
-        return PlannedJob(first, "new", missing, None, len(compositions))
-    measured = {result.protocol for result in found[0].results}
-    missing = tuple(protocol.key for protocol in first.request.missing(measured))
-    return PlannedJob(first, "missing evaluations" if missing else "done", missing, found, len(compositions))

@@ -1,0 +1,139 @@
+"""Jobs as data: what a launcher hands to its workers."""
+
+import json
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import hydra
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from harness.config.hydra import CONFIG_NAME, hydra_session, plan, register
+from harness.config.launcher import Launcher, _quoted
+from harness.config.request import JobRequest, from_data, to_data
+from harness.data.catalogue import DataRef
+from harness.job import (
+    AccuracyProtocol,
+    CalibrationSpec,
+    Choice,
+    JobSpec,
+    ModelSpec,
+    PerplexityProtocol,
+    RunOptions,
+    TrackingOptions,
+    ZeroShotProtocol,
+)
+from harness.jobs import launch
+from harness.jobs.launch import as_data
+from harness.models.checkpoint import Checkpoint
+from harness.patterns import SemiStructured, Structured, Unstructured
+
+SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
+COUNTS = st.integers(1, 2**40)
+SPARSITIES = st.floats(0.01, 0.99)
+CHOICES = st.builds(Choice, st.text(), st.dictionaries(st.text(), SCALARS))
+PATHS = st.text(st.characters(exclude_characters="\0"), min_size=1).map(Path)
+PATTERNS = (
+    st.builds(Unstructured, SPARSITIES)
+    | st.builds(lambda keep, more: SemiStructured(keep, keep + more), COUNTS, COUNTS)
+    | st.builds(Structured, SPARSITIES, st.just("channel"))
+)
+PROTOCOLS = (
+    st.builds(PerplexityProtocol, st.text(), st.none() | st.text(), COUNTS, st.none() | COUNTS, st.booleans())
+    | st.builds(ZeroShotProtocol, st.text(), st.text(), st.none() | st.text(), st.none() | COUNTS)
+    | st.builds(AccuracyProtocol, st.text())
+)
+DATA = st.builds(DataRef, st.text(), st.just("evaluation"), st.just("path"), st.text(), st.text(), st.booleans())
+SPECS = st.builds(
+    JobSpec,
+    model=st.builds(ModelSpec, st.text(), st.text(), st.sampled_from(["auto", "float16"])),
+    method=CHOICES,
+    pattern=st.none() | PATTERNS,
+    allocation=CHOICES,
+    calibration=st.none()
+    | st.builds(CalibrationSpec, st.text(), st.text(), COUNTS, COUNTS, st.just("stream"), st.just("dense")),
+    recovery=CHOICES,
+    seed=COUNTS,
+    evaluation=st.lists(PROTOCOLS).map(tuple),
+)
+OPTIONS = st.builds(
+    RunOptions,
+    device=st.text(),
+    results_dir=PATHS,
+    save_model=st.none() | PATHS,
+    force=st.booleans(),
+    batch_tokens=COUNTS,
+    zero_shot_token_budget=COUNTS,
+    tracking=st.builds(TrackingOptions, st.text(), st.text(), st.text(), st.none() | st.text()),
+    sweep=st.text(),
+    in_sweep=st.booleans(),
+)
+REQUESTS = st.builds(
+    JobRequest,
+    spec=SPECS,
+    options=OPTIONS,
+    checkpoint=st.builds(Checkpoint, st.just("hub"), st.text(), st.none() | st.text(), st.none() | st.text()),
+    calibration=st.none() | DATA,
+    evaluation=st.dictionaries(st.text(), DATA),
+    command=st.lists(st.text()).map(tuple),
+    paper_name=st.none() | st.text(),
+)
+
+
+@given(REQUESTS)
+def test_a_request_survives_as_json(request_: JobRequest) -> None:
+    """Every field of every kind of job is what it was, and so is the job's id."""
+    read = from_data(json.loads(json.dumps(to_data(request_))))
+    assert read == request_
+    assert read.spec.job_id == request_.spec.job_id
+
+
+@settings(max_examples=10)
+@given(st.text(alphabet="a'\\${}=, \n\"", max_size=8))
+def test_any_text_is_an_override(text: str) -> None:
+    """Hydra's grammar knows quotes, backslashes and interpolations; a job's JSON may hold them all."""
+    register([])
+    with hydra_session():
+        assert hydra.compose(CONFIG_NAME, overrides=[f"+job={_quoted(text)}"]).job == text
+
+
+def one_job(arguments: Sequence[str]) -> JobRequest:
+    """What these overrides ask for."""
+    register(arguments)
+    with hydra_session():
+        (planned,) = plan(arguments, multirun=False)
+    assert isinstance(planned, JobRequest)
+    return planned
+
+
+def test_of_several_jobs_each_saves_its_model_in_a_folder_of_its_own() -> None:
+    """Below the folder that was given; a single job saves just there."""
+    request = one_job(["model=tiny-llama", "method=dense", "evaluation=none", "save_model=here"])
+    assert from_data(json.loads(as_data(request, alone=True))) == request
+    several = from_data(json.loads(as_data(request, alone=False)))
+    assert several == replace(request, options=replace(request.options, save_model=Path("here", request.spec.job_id)))
+
+
+@pytest.mark.e2e
+@pytest.mark.slow
+def test_any_process_can_run_a_job_from_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A launcher of ours, with processes that know nothing but the JSON: no environment variable, no command line."""
+
+    def pool_launcher(arguments: Sequence[str], folder: Path, task: object) -> Launcher:
+        def run(jobs: Sequence[str]) -> list[Exception | None]:
+            with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+                return [done.exception() for done in [pool.submit(launch.run_data, job) for job in jobs]]  # type: ignore[misc]
+
+        return run
+
+    monkeypatch.setattr(launch, "hydra_launcher", pool_launcher)
+    np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(0, 64, (4, 16)))
+    calibration = ("calibration=tokens", f"calibration.path={tmp_path / 'tokens.npy'}")
+    job = ("model=tiny-llama", "evaluation=none", *calibration, f"results_dir={tmp_path}")
+    launch.launch([*job, "seed=0,1", "method=magnitude,dense"], multirun=True)
+    assert len(list(tmp_path.rglob("tiny-llama__*.json"))) == 3
