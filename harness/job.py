@@ -30,7 +30,7 @@ class ModelSpec:
 
     Args:
         name: short name for people, part of the job id.
-        checkpoint: what pins the weights: ``embedded:PACKAGE==VERSION/MEMBER``, ``hub:ORG/NAME@REVISION``,
+        checkpoint: what pins the weights: ``embedded:PACKAGE==VERSION/MEMBER``, ``hub:ORG/NAME@COMMIT``,
             ``local:FINGERPRINT``, ``trained:NAME@RECIPE`` or ``random:NAME@DIGEST``.  A folder that moves stays the
             same model, one whose weights change does not.
         dtype: the type asked for; `auto` is resolved on the machine and the record says to what.

@@ -4,6 +4,8 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when the hub's client is imported; tests ask `tests.hub` or nobody
+
 import pytest
 import torch
 from hypothesis import settings

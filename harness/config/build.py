@@ -149,7 +149,8 @@ def _checkpoint(model: DictConfig) -> Checkpoint:
     name = model.name or Path(str(location)).absolute().name
     revision = None if model.revision is None else str(model.revision)
     remote_code = values.boolean("model.trust_remote_code", model.trust_remote_code)
-    return Checkpoint(source, _slug(str(name)), None if location is None else str(location), revision, remote_code)
+    location = None if location is None else str(location)
+    return Checkpoint(source, _slug(str(name)), location, revision, remote_code).resolved()
 
 
 def _check_kind(checkpoint: Checkpoint, cfg: DictConfig, *, calibrates: bool) -> None:

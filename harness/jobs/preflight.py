@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from harness.config.request import JobRequest
+from harness.errors import UserError
 from harness.job import JobSpec
 from harness.models.dimensions import anatomy_of
 from harness.pruning.allocations.base import ALLOCATIONS, Allocation
@@ -31,7 +32,11 @@ class Forewarning:
         self._said: dict[str, list[str]] = {}
 
     def __call__(self, request: JobRequest) -> list[str]:
-        """The warnings of a job; none while its checkpoint is not on this machine."""
+        """The warnings of a job; of a checkpoint that is not on this machine, that its commit is not known."""
+        try:
+            request.checkpoint.check_resolved()
+        except UserError as error:
+            return [f"this job gets another id when it is run, and cannot run yet: {error}"]
         spec = request.spec
         if spec.pattern is None:
             return []

@@ -2,11 +2,13 @@
 
 import hashlib
 import json
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from harness.data.assets import SMOLLM2_GGUF
+from harness.data.hub import commit_of
 from harness.errors import UserError, unknown
 from harness.models.recipe import RECIPES
 from harness.models.scratch import SCRATCH, scratch_digest
@@ -32,8 +34,10 @@ class Checkpoint:
         name: of the model; for an embedded one also the key to its file, for a trained one to its recipe, for a random
             one to its configuration.
         location: folder or hub repository.
-        revision: hub revision, None = the default branch.
+        revision: hub revision as it was asked for, None = the default branch.
         trust_remote_code: run the code that the repository ships.
+        commit: what the revision is at, see `resolved`; everything is loaded by it.  None = not from the hub, or it
+            could not be resolved.
     """
 
     source: ModelSource
@@ -41,6 +45,21 @@ class Checkpoint:
     location: str | None
     revision: str | None
     trust_remote_code: bool
+    commit: str | None = None
+
+    def resolved(self) -> "Checkpoint":
+        """The same with the commit of its revision, where there is one and it can be had."""
+        if self.source != "hub":
+            return self
+        with suppress(UserError):  # planning says what it can; `check_resolved` tells the rest
+            return replace(self, commit=commit_of(str(self.location), "model", self.revision))
+        return self
+
+    def check_resolved(self) -> None:
+        """Raise `UserError` with the reason when this is a hub model whose commit is not known."""
+        if self.source == "hub" and self.commit is None:
+            commit_of(str(self.location), "model", self.revision)
+            raise UserError(f"model {self.name} was planned without its commit; allowed: to plan again")
 
     @property
     def identity(self) -> str:
@@ -58,7 +77,7 @@ class Checkpoint:
             case "local":
                 return f"local:{folder_fingerprint(Path(str(self.location)))}"
             case "hub":
-                return f"hub:{self.location}@{self.revision or 'default'}"
+                return f"hub:{self.location}@{self.commit or self.revision or 'default'}"
             case "trained":
                 if self.name not in RECIPES:
                     raise unknown("trained model", self.name, RECIPES)

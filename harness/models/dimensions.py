@@ -82,7 +82,7 @@ def _folder(checkpoint: Checkpoint) -> Path | None:
         case "hub":
             from huggingface_hub import try_to_load_from_cache
 
-            found = try_to_load_from_cache(str(checkpoint.location), "config.json", revision=checkpoint.revision)
+            found = try_to_load_from_cache(str(checkpoint.location), "config.json", revision=checkpoint.commit)
             return Path(found).parent if isinstance(found, str) else None
         case _:  # other kinds of checkpoint hold no language model
             return None

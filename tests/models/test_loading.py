@@ -27,7 +27,7 @@ def local(folder: Path) -> Checkpoint:
 def saved(tmp_path: Path) -> Path:
     """A tiny LLaMA on disk, without a tokenizer."""
     folder = tmp_path / "saved"
-    save_model(LoadedModel(tiny_model("llama-gqa"), None, None), folder)
+    save_model(LoadedModel(tiny_model("llama-gqa"), None), folder)
     return folder
 
 
@@ -41,7 +41,7 @@ def test_a_saved_model_reloads_with_its_zeros_and_its_logits(
     for block in blocks:
         for linear in prunable_linears(block).values():
             weight_view(linear)[:, ::2] = 0.0
-    save_model(LoadedModel(model, None, None), tmp_path / "out")
+    save_model(LoadedModel(model, None), tmp_path / "out")
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "out", dtype="auto").eval()
     tokens = random_tokens(2)
     with torch.no_grad():
@@ -58,7 +58,6 @@ def test_a_loaded_model_is_ready_to_measure(saved: Path) -> None:
     assert not loaded.model.training
     assert loaded.model.dtype == torch.float32
     assert loaded.tokenizer is None
-    assert loaded.revision is None
     assert (loaded.vocab_size, loaded.max_length) == (VOCAB, 32)
 
 
@@ -70,7 +69,7 @@ def test_the_type_asked_for_is_the_type_loaded(saved: Path) -> None:
 
 def test_a_model_without_a_limit_on_positions_says_so() -> None:
     """BLOOM's ALiBi takes any length."""
-    assert LoadedModel(tiny_model("bloom"), None, None).max_length is None
+    assert LoadedModel(tiny_model("bloom"), None).max_length is None
 
 
 def test_pickled_weights_are_never_loaded(saved: Path) -> None:
@@ -125,7 +124,7 @@ def test_weights_that_the_checkpoint_lacks_are_not_made_up(saved: Path) -> None:
 
 def test_saving_never_writes_into_a_used_folder(tmp_path: Path) -> None:
     """A folder that holds anything is left as it is; an empty one is taken."""
-    loaded = LoadedModel(tiny_model("llama"), None, None)
+    loaded = LoadedModel(tiny_model("llama"), None)
     used, empty = tmp_path / "used", tmp_path / "empty"
     used.mkdir()
     empty.mkdir()
@@ -141,7 +140,7 @@ def test_saving_never_writes_into_a_used_folder(tmp_path: Path) -> None:
 
 def test_a_save_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """When writing fails half-way, neither the folder nor a partial one stays."""
-    loaded = LoadedModel(tiny_model("llama"), None, None)
+    loaded = LoadedModel(tiny_model("llama"), None)
 
     def fail(folder: Path) -> None:
         (Path(folder) / "half.safetensors").write_bytes(b"half")

@@ -1,0 +1,57 @@
+"""Commits of repositories on the Hugging Face hub: a branch is resolved once a process, and loaded by its commit."""
+
+from functools import cache
+from typing import Literal
+
+from harness.errors import UserError
+
+RepositoryKind = Literal["model", "dataset"]
+
+
+def commit_of(repository: str, kind: RepositoryKind, revision: str | None = None) -> str:
+    """The commit that a revision is at, the same for the whole process.
+
+    Where the hub cannot be reached, what it said last: the hub's client keeps that in its cache.
+
+    Args:
+        repository: ``ORGANISATION/NAME``.
+        revision: branch, tag, commit or ``refs/pr/N``; None = the default branch.
+
+    Raises:
+        UserError: the hub knows no such repository or revision, or it cannot be reached and nothing is cached.
+    """
+    commit, reason = _answer(repository, kind, revision)
+    if commit is None:
+        raise UserError(
+            f"the commit of {repository} at {revision or 'its default branch'} cannot be resolved ({reason}); "
+            "allowed: a revision that the hub has, or a full commit"
+        )
+    return commit
+
+
+@cache
+def _answer(repository: str, kind: RepositoryKind, revision: str | None) -> tuple[str | None, str]:
+    """The commit, or None and why there is none."""
+    from huggingface_hub import HfApi  # here: it takes a third of a second, and most jobs have nothing from the hub
+    from huggingface_hub.errors import RevisionResolutionError
+
+    try:
+        found = HfApi().resolve_revision(
+            repository, repo_type=kind, revision=revision, local_files_only=bool(_unreachable)
+        )
+    except RevisionResolutionError:
+        _unreachable.add(repository)
+        return None, "the hub cannot be reached, and the cache has no answer of before"
+    except Exception as error:  # whatever a hub can answer
+        return None, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return str(found.resolved), ""
+
+
+_unreachable: set[str] = set()
+"""Repositories that the hub could not be asked for: further ones of this process wait for no time-out."""
+
+
+def forget() -> None:
+    """Ask the hub again, as another process would."""
+    _answer.cache_clear()
+    _unreachable.clear()

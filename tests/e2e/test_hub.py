@@ -1,0 +1,156 @@
+"""Models of the hub through the command line: what a job is, and what it loads, is a commit."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from harness.data.hub import forget
+from harness.models.loading import LoadedModel, save_model
+from harness.models.scratch import byte_tokenizer, scratch_model
+from tests.e2e.conftest import Outcome
+from tests.hub import StandInHub
+
+pytestmark = pytest.mark.e2e
+Cli = Callable[..., Outcome]
+MODEL = ("model=hub", "model.name=org/tiny")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of two models that differ in every weight."""
+    root = tmp_path_factory.mktemp("checkpoints")
+    for name, scale in (("old", 1.0), ("new", -2.0)):
+        model = scratch_model("tiny-llama")
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(scale)
+        save_model(LoadedModel(model, byte_tokenizer()), root / name)
+    return root / "old", root / "new"
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[StandInHub]:
+    """A hub that this process asks."""
+    with StandInHub().serving() as hub, hub.within(tmp_path / "cache"):
+        forget()
+        yield hub
+        forget()
+
+
+@pytest.fixture
+def job(tokens: Path, tmp_path: Path) -> tuple[str, ...]:
+    """Overrides of a job on a model of the hub."""
+    calibration = ("calibration=tokens", f"calibration.path={tokens}")
+    evaluation = ("evaluation.corpora=[tokens]", f"evaluation.tokens_path={tokens}", "evaluation.seq_len=16")
+    return (*MODEL, *calibration, *evaluation, "sparsity=0.5", "dtype=float32", f"results_dir={tmp_path / 'results'}")
+
+
+def planned(cli: Cli, *job: str) -> dict[str, Any]:
+    """What `plan` says of one job."""
+    outcome = cli("plan", *job, "--json")
+    assert outcome.code == 0, outcome.err
+    row: dict[str, Any] = json.loads(outcome.out)[0]
+    return row
+
+
+def record_of(folder: Path, job_id: str = "*__*") -> dict[str, Any]:
+    """The record of a job, the only one where none is named."""
+    (file,) = folder.rglob(f"{job_id}.json")
+    record: dict[str, Any] = json.loads(file.read_text())
+    return record
+
+
+def test_a_branch_that_moved_is_another_job(
+    cli: Cli, hub: StandInHub, checkpoints: tuple[Path, Path], job: tuple[str, ...], tmp_path: Path
+) -> None:
+    """The record names the commit; once the branch is elsewhere the job is new, and by the commit it is still done."""
+    old = hub.commit("org/tiny", checkpoints[0])
+    first = planned(cli, *job)
+    assert cli("run", *job).code == 0
+    assert planned(cli, *job)["state"] == "done"
+    new = hub.commit("org/tiny", checkpoints[1])
+    forget()
+    second = planned(cli, *job)
+    assert (second["state"], second["job_id"] != first["job_id"]) == ("new", True)
+    assert cli("run", *job).code == 0
+    records = [record_of(tmp_path / "results", row["job_id"]) for row in (first, second)]
+    assert [record["job"]["model"]["checkpoint"] for record in records] == [
+        f"hub:org/tiny@{commit}" for commit in (old, new)
+    ]
+    assert len({record["weights_fingerprint"] for record in records}) == 2
+    by_commit = planned(cli, *job, f"model.revision={old}")
+    assert (by_commit["job_id"], by_commit["state"]) == (first["job_id"], "done")
+
+
+@pytest.mark.parametrize("offload", ["none", "disk"])
+def test_a_branch_that_moves_between_jobs_of_a_process_is_not_followed(
+    cli: Cli, hub: StandInHub, checkpoints: tuple[Path, Path], job: tuple[str, ...], tmp_path: Path, offload: str
+) -> None:
+    """Every job of a process has the weights of one commit: those that planning found, all of them."""
+    job = (*job, f"offload={offload}")
+    old = hub.commit("org/tiny", checkpoints[0])
+    assert cli("run", *job, "method=magnitude").code == 0
+    hub.commit("org/tiny", checkpoints[1])
+    assert cli("run", *job, "method=wanda").code == 0
+    moved = record_of(tmp_path / "results", planned(cli, *job, "method=wanda")["job_id"])
+    assert moved["job"]["model"]["checkpoint"] == f"hub:org/tiny@{old}"
+    forget()
+    alone = cli("run", *job, "method=wanda", f"model.revision={old}", f"results_dir={tmp_path / 'alone'}")
+    assert alone.code == 0
+    expected = record_of(tmp_path / "alone")
+    assert moved["weights_fingerprint"] == expected["weights_fingerprint"]
+    assert [result["value"] for result in moved["results"]] == [result["value"] for result in expected["results"]]
+
+
+def test_without_a_network_a_warm_cache_will_do(
+    cli: Cli,
+    hub: StandInHub,
+    checkpoints: tuple[Path, Path],
+    job: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A branch stays what it was when the hub was asked last, and its files are read from the cache."""
+    hub.commit("org/tiny", checkpoints[0])
+    assert cli("run", *job).code == 0
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    forget()
+    assert planned(cli, *job)["state"] == "done"
+    assert cli("run", *job, "force=true").code == 0
+
+
+def test_an_unknown_commit_is_planned_and_not_run(
+    cli: Cli, hub: StandInHub, job: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without network and cache `plan` lists the job and says what it does not know; `run` refuses with one line."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    row = planned(cli, *job)
+    assert row["state"] == "new"
+    assert "the commit of org/tiny at its default branch cannot be resolved" in str(row["warnings"])
+    outcome = cli("run", *job)
+    assert outcome.code == 2
+    assert outcome.err.count("the commit of org/tiny at its default branch cannot be resolved") == 1
+    assert not list((tmp_path / "results").rglob("*.json"))
+
+
+@pytest.mark.slow
+def test_a_sweep_asks_the_hub_once_for_a_model(
+    checkpoints: tuple[Path, Path], job: tuple[str, ...], tmp_path: Path
+) -> None:
+    """In a process of its own, told of the hub by its environment: one question for the commit, whatever runs."""
+    with StandInHub().serving() as hub:
+        hub.commit("org/tiny", checkpoints[0])
+        environment = os.environ | hub.environment(tmp_path / "cache")
+        sweep = ("-m", *job, "model.revision=main", "method=dense,magnitude", "sparsity=0.5,0.6")
+        command = [sys.executable, "-m", "harness", "run", *sweep]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        assert done.returncode == 0, done.stderr
+        assert hub.requests.count("GET /api/models/org/tiny/revision/main") == 1
+        assert not [request for request in hub.requests if "/resolve/main/" in request]
+    assert len(list((tmp_path / "results").rglob("*__*.json"))) == 3
