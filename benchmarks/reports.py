@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.synthetic import records
+from harness.reporting.formats.base import write
 from harness.reporting.papers import paper_table
 from harness.reporting.plots.gallery import Drawn, draw_all
 from harness.reporting.published import load
-from harness.reporting.render import write
 from harness.reporting.tables import comparison
 from harness.tracking.store import RecordStore
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from harness.reporting.layout import Table
     from harness.tracking.store import RecordStore
 
-FORMATS = ("terminal", "md", "csv", "latex", "html", "json")
 COMPARE_FORMATS = ("terminal", "md", "json")
 MOST_PORT = 65_535
 
@@ -48,7 +47,10 @@ def add_commands(command: AddCommand) -> None:
         "--knees", action="store_true", help="up to which sparsity each method goes before a step costs 1 %%"
     )
     sub.add_argument("--plots", type=Path, metavar="DIR", help="draw every figure that the records allow instead")
-    sub.add_argument("--format", choices=FORMATS, default="terminal")
+    sub.add_argument(
+        "--format", metavar="NAME", default="terminal", help="terminal, md, csv, latex, html, json or one of a plug-in"
+    )
+    sub.add_argument("--plugins", type=Path, metavar="DIR", help="folder of Python files that add formats")
     sub.add_argument("--output", type=Path, metavar="FILE", help="write to a file")
     sub.add_argument("--html", type=Path, metavar="FILE", help="write all jobs as one interactive page")
     sub.add_argument("--with-questions", action="store_true", help="with --html: the texts of questions, too")
@@ -130,10 +132,13 @@ def _unknown_job(store: "RecordStore", job_id: str) -> UserError:
 
 def report(options: argparse.Namespace, _: object) -> int:
     """Print or write a table, figures, or the page of all jobs."""
+    from harness.registry import load_folder
     from harness.reporting.papers import paper_table
     from harness.reporting.published import load
     from harness.tracking.store import RecordStore
 
+    if options.plugins is not None:
+        load_folder(options.plugins)
     _check_report(options)
     store = RecordStore(options.results_dir)
     records = _records(options.source, store)
@@ -163,8 +168,11 @@ def _check_report(options: argparse.Namespace) -> None:
     """Say which options do not go together.
 
     Raises:
-        UserError: they do not.
+        UserError: they do not, or there is no such format.
     """
+    from harness.reporting.formats.base import FORMATS
+
+    FORMATS.get(options.format)
     if options.with_questions and not options.html:
         raise UserError("--with-questions goes with --html")
     if options.html and (options.table or options.output or options.plots):
@@ -198,7 +206,7 @@ def _measured_table(records: "Sequence[RunRecord]", options: argparse.Namespace)
 
 def _put(table: "Table", options: argparse.Namespace) -> int:
     """Print a table, or write it to a file."""
-    from harness.reporting.render import write
+    from harness.reporting.formats.base import write
 
     if options.output:
         try:

@@ -4,18 +4,16 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from textwrap import indent, wrap
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from harness.data.formats import Row
 from harness.record import JsonValue
 from harness.reporting.compare import Comparison, Flip, TaskComparison
-from harness.reporting.layout import Cell, Column, Table, number, signed
+from harness.reporting.formats.base import write
+from harness.reporting.layout import DASH, Cell, Column, Table, clean, number, signed
 from harness.reporting.questions import options_of, question_of
-from harness.reporting.render import write
 from harness.reporting.statistics import CONFIDENCE, QUANTILES, Distribution
-from harness.reporting.text import DASH, clean
 
-Format = Literal["terminal", "md", "json"]
 FORMATS = ("terminal", "md", "json")
 
 Questions = Callable[[TaskComparison], Sequence[Row]]
@@ -23,11 +21,12 @@ Questions = Callable[[TaskComparison], Sequence[Row]]
 
 
 def write_comparison(
-    comparison: Comparison, format: Format, width: int, questions: int = 0, rows: Questions | None = None
+    comparison: Comparison, format: str, width: int, questions: int = 0, rows: Questions | None = None
 ) -> str:
     """The comparison as text, ending in a newline.
 
     Args:
+        format: one of `FORMATS`.
         width: characters a line of ``terminal``.
         questions: how many flipped questions to show a task and metric, those that moved most.
         rows: loads the questions, needed when `questions` > 0.

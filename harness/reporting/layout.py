@@ -1,12 +1,15 @@
 """A table before it is rendered: cells keep the numbers and where the published ones come from."""
 
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from harness.reporting.published import PublishedRow
-from harness.reporting.text import DASH
+
+DASH = "–"
+"""What a table shows where there is no value."""
 
 Order = Literal["measured first", "published first"]
 
@@ -162,3 +165,17 @@ def metric_header(task: str, metric: str, unit: str, seq_len: int | None) -> str
 def unique(items: Sequence[str]) -> list[str]:
     """Each item once, in the order of first appearance."""
     return list(dict.fromkeys(items))
+
+
+def clean(text: str) -> str:
+    """One line without control, format (bidirectional), surrogate or unassigned characters; each becomes a blank."""
+    if text.isascii() and text.isprintable():  # nearly always: a table of thousands of jobs is cleaned cell by cell
+        return text
+    return "".join(" " if unicodedata.category(character)[0] in "CZ" else character for character in text)
+
+
+def json_number(value: float | None) -> float | str | None:
+    """JSON has no infinity: it is the string that records use."""
+    if value is None or math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"

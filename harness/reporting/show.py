@@ -8,15 +8,14 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from harness.record import EvalResult, JsonValue, LayerReport, RunRecord
-from harness.reporting.layout import UNITS, number, percent
-from harness.reporting.text import DASH, clean
+from harness.reporting.layout import DASH, UNITS, clean, number, percent
 
 WORST_LAYERS = 5
 """How many layers are listed, those with the largest output error first."""
 
 
 def render_record(record: RunRecord) -> RenderableType:
-    """The record for a rich console; `harness.reporting.terminal.plain` makes text of it."""
+    """The record for a rich console of any width."""
     sections = [("job", _pairs(_job(record))), ("results", _results(record.results))]
     if record.layers:
         sections.append((f"layers ({len(record.layers)})", _layers(record.layers)))

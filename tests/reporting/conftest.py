@@ -1,9 +1,11 @@
 """Records as the runner would write them, made without a model."""
 
+import io
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
+from rich.console import Console, RenderableType
 
 from harness import record_v1
 from harness.job import (
@@ -107,6 +109,13 @@ def make_record(
         notes=(),
         error=error,
     )
+
+
+def printed(content: RenderableType, width: int) -> str:
+    """What a console of this width without colours would print, without trailing blanks."""
+    stream = io.StringIO()
+    Console(file=stream, width=width, color_system=None, force_terminal=False, legacy_windows=False).print(content)
+    return "\n".join(line.rstrip() for line in stream.getvalue().split("\n"))
 
 
 PROVENANCE = Provenance(

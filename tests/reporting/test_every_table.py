@@ -10,9 +10,9 @@ from functools import cache
 
 import pytest
 
+from harness.reporting.formats.base import write
 from harness.reporting.papers import paper_table
 from harness.reporting.published import experiments_folder, load
-from harness.reporting.render import write
 
 TABLE_IDS = load().table_ids()
 

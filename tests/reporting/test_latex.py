@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.cli.properties import method_properties
-from harness.reporting.latex import latex, tex
+from harness.reporting.formats.latex import latex, tex
 from harness.reporting.layout import Cell, Column, Table
 from harness.reporting.papers import paper_table
 from harness.reporting.properties import property_table

@@ -7,8 +7,8 @@ import pytest
 from harness.cli.properties import method_properties
 from harness.errors import UserError
 from harness.pruning.methods.base import METHODS
+from harness.reporting.formats.base import write
 from harness.reporting.properties import load_survey, property_table
-from harness.reporting.render import write
 
 
 @pytest.fixture(scope="module")

@@ -114,7 +114,7 @@ def test_a_broken_row_is_named_by_file_and_line(tmp_path: Path) -> None:
 def test_reporting_never_imports_torch() -> None:
     """Tables are made on a laptop in a second: no torch, transformers, datasets or lm_eval, and no pandas at import."""
     code = (
-        "import sys, harness.reporting.render, harness.reporting.tables, harness.reporting.papers, "
+        "import sys, harness.reporting.formats.base, harness.reporting.tables, harness.reporting.papers, "
         "harness.reporting.frame, harness.reporting.show, harness.reporting.published as p; p.load(); "
         "print({'torch', 'transformers', 'datasets', 'lm_eval', 'pandas', 'matplotlib'} & set(sys.modules))"
     )

@@ -3,8 +3,8 @@
 import pytest
 
 from harness.patterns import Unstructured
+from harness.reporting.formats.base import write
 from harness.reporting.papers import paper_table
-from harness.reporting.render import write
 from harness.reporting.tables import comparison
 
 

@@ -9,18 +9,15 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
-from rich.text import Text
 
 from harness.errors import UserError
 from harness.record import LayerReport
-from harness.reporting.layout import Cell, Column, Table, number, percent, signed
+from harness.reporting.formats.base import write
+from harness.reporting.layout import Cell, Column, Table, clean, number, percent, signed
 from harness.reporting.papers import paper_table
-from harness.reporting.render import write
 from harness.reporting.show import render_record
 from harness.reporting.tables import comparison
-from harness.reporting.terminal import plain, renderable
-from harness.reporting.text import clean
+from tests.reporting.conftest import printed
 
 HOSTILE = st.one_of(st.text(max_size=30), st.text(alphabet="|\\_*`[]<>&%$#{}~^\"'\n\r\t=+-@\x1b\u202e", max_size=20))
 
@@ -138,7 +135,7 @@ def test_infinity_is_a_string_in_json(record, perplexity, published) -> None:
 
 def test_an_unknown_format_names_the_known_ones(published) -> None:
     """A wrong format is the user's mistake."""
-    with pytest.raises(UserError, match="unknown format 'xls'; choose from: terminal, md, csv, latex, html, json"):
+    with pytest.raises(UserError, match="unknown format 'xls'; choose from: csv, html, json, latex, md, terminal"):
         write(table_of("t", "h", "l", "n"), "xls")  # type: ignore[arg-type]
 
 
@@ -168,23 +165,13 @@ def test_the_demo_s_table_fits_80_columns_in_one_piece(record, perplexity, accur
     assert "model smollm2-135m" in text
 
 
-def test_a_console_gets_styles_and_a_pipe_does_not(published) -> None:
-    """Bold headers on a terminal, plain text otherwise."""
-    table = paper_table("SGPT-T1", [], published)
-    stream = io.StringIO()
-    Console(file=stream, force_terminal=True, width=80, color_system="standard").print(renderable(table, 80))
-    assert "\x1b[1m" in stream.getvalue()
-    assert "\x1b" not in write(table, "terminal")
-    assert Text.from_ansi(stream.getvalue()).plain.split() == write(table, "terminal").split()
-
-
 def test_a_record_is_shown_whole(record, perplexity, accuracy) -> None:
     """Job, results, layers, times, provenance and the error stand in plain text of 80 columns."""
     layers = tuple(LayerReport(f"blocks.{i}.q", (8, 8), 0.5, 0.5, None if i == 0 else i / 10, 9) for i in range(8))
     shown = record(
         results=(perplexity(7.5), accuracy(0.25)), layers=layers, error="Traceback\nValueError: [red]no\x1b[2J"
     )
-    text = plain(render_record(shown), 80)
+    text = printed(render_record(shown), 80)
     for part in (
         shown.job_id,
         "failed",

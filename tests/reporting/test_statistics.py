@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.patterns import Unstructured
+from harness.reporting.formats.base import write
 from harness.reporting.layout import Table
 from harness.reporting.papers import paper_table
-from harness.reporting.render import write
 from harness.reporting.statistics import mean_interval, mean_over_seeds
 from harness.reporting.tables import comparison
 

@@ -10,11 +10,12 @@ from rich.cells import cell_len
 
 from harness.patterns import SemiStructured, Unstructured
 from harness.record import LayerReport
+from harness.reporting.formats.base import write
+from harness.reporting.formats.terminal import wrapped
 from harness.reporting.layout import number
-from harness.reporting.render import write
 from harness.reporting.show import render_record
 from harness.reporting.tables import comparison
-from harness.reporting.terminal import plain, wrapped
+from tests.reporting.conftest import printed
 
 TASKS = ("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa")
 WIDTHS = pytest.mark.parametrize("width", [80, 160])
@@ -57,7 +58,7 @@ def test_record_fits_and_cuts_no_number(record, perplexity, accuracy, width: int
         for i in range(4)
     )
     results = (perplexity(1.2345e9, "wikipedia-sample", 2048, data="x", max_windows=64), accuracy(0.123456, limit=100))
-    text = plain(render_record(record(results=results, layers=layers)), width)
+    text = printed(render_record(record(results=results, layers=layers)), width)
     assert max(map(cell_len, text.split("\n"))) <= width
     for value in ("1.23e9", "12.35%", "1.00%", "4096×11008", "0.3000", "51.23%"):
         assert value in text

@@ -6,9 +6,9 @@ import pytest
 
 from harness.errors import UserError
 from harness.patterns import Unstructured
+from harness.reporting.formats.base import write
 from harness.reporting.papers import paper_table
 from harness.reporting.published import Published
-from harness.reporting.render import write
 from harness.reporting.tables import comparison
 from harness.reporting.tolerances import inside, load_tolerances, read_tolerances, tolerance_for
 

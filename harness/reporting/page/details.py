@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from harness.record import JsonValue, LayerReport, RunRecord, to_json
-from harness.reporting.page.table import json_number
+from harness.reporting.layout import json_number
 
 JOBS_PER_BLOCK = 50
 LAYER_BUDGET = 200_000

@@ -1,13 +1,12 @@
 """What the page's table, facets and plots are made from: every job as one row, stored column by column."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 from harness.record import EvalResult, RunRecord
 from harness.reporting.axes import AXES, Axis, job_order
 from harness.reporting.footnotes import DIRTY_NOTE
 from harness.reporting.frame import JobRow, Measured, describe
-from harness.reporting.layout import Column
+from harness.reporting.layout import Column, json_number
 from harness.reporting.published import Published
 from harness.reporting.tables import (
     column_key,
@@ -124,13 +123,6 @@ def _published(
             source = f"{first.table_id}: {first.paper}" + (f", arXiv {first.arxiv}" if first.arxiv else "")
             mark = "?" if first.status == "unverified" else ""
             yield index, {"text": first.text + mark, "value": first.value, "source": source}
-
-
-def json_number(value: float | None) -> float | str | None:
-    """JSON has no infinity: it is the string that records use."""
-    if value is None or math.isfinite(value):
-        return value
-    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def _rounded(value: float | None, digits: int) -> float | str | None:

@@ -9,8 +9,8 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
+from harness.reporting.layout import clean
 from harness.reporting.published import natural_key
-from harness.reporting.text import clean
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -2,13 +2,14 @@
 
 from html import escape
 
-from harness.reporting.layout import Cell, Table
-from harness.reporting.text import clean
+from harness.reporting.formats.base import FORMATS
+from harness.reporting.layout import Cell, Table, clean
 
 RANK_TAGS = {1: "b", 2: "u"}
 
 
-def html(table: Table) -> str:
+@FORMATS.register("html")
+def html(table: Table, _: int = 0) -> str:
     """A ``figure`` with the table, its title as caption and its footnotes as a list."""
     head = "".join(
         f'<th scope="col"{_side(is_label=column.is_label)}>{_text(column.title)}</th>' for column in table.columns

@@ -1,16 +1,13 @@
 """Tables for people at a terminal: readable at 80 columns, plain when piped."""
 
-import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 from rich.cells import cell_len
-from rich.console import Console, RenderableType
-from rich.text import Text
 
-from harness.reporting.layout import Cell, Column, Table
-from harness.reporting.text import clean
+from harness.reporting.formats.base import FORMATS
+from harness.reporting.layout import Column, Table, clean
 
 SHORT = {
     "arc_easy": "ARC-e",
@@ -30,41 +27,15 @@ NARROWEST_LABEL = 6
 WIDEST_TEXT = 36
 """Columns of a text that only describes its row; longer ones fold."""
 
-RANK_STYLES = {0: "", 1: "bold", 2: "underline"}
 
-Line = list[tuple[str, str]]
-"""Pieces of one line with their styles."""
-
-
+@FORMATS.register("terminal")
 def terminal(table: Table, width: int) -> str:
-    """Plain text of at most `width` columns; see `renderable`."""
-    lines = ("".join(text for text, _ in line).rstrip() for line in _Sheet(table, width).lines())
-    return "\n".join(lines) + "\n"
-
-
-def plain(content: RenderableType, width: int) -> str:
-    """What a console of this width without colours would print, without trailing blanks."""
-    stream = io.StringIO()
-    Console(file=stream, width=width, color_system=None, force_terminal=False, legacy_windows=False).print(content)
-    return "\n".join(line.rstrip() for line in stream.getvalue().split("\n"))
-
-
-def renderable(table: Table, width: int) -> RenderableType:
-    """The table for a rich console: headers and the best numbers bold, the second best underlined.
+    """Plain text of at most `width` columns.
 
     A table that is too wide becomes several, one below the other, each with the label columns; a label column
     that says the same in every row is said once above.  Numbers are never cut: labels fold instead.
-
-    Args:
-        table: what to show.
-        width: columns of the terminal.
     """
-    whole = Text(no_wrap=True, end="")
-    for line in _Sheet(table, width).lines():
-        for text, style in line:
-            whole.append(text, style=style or None)
-        whole.append("\n")
-    return whole
+    return "\n".join(line.rstrip() for line in _Sheet(table, width).lines()) + "\n"
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -118,21 +89,21 @@ class _Sheet:
         limits = [WIDEST_TEXT if column.is_label and not column.tells else self.width for column in told]
         return [max(word, min(cell, limit)) for word, cell, limit in zip(words, cells, limits, strict=True)]
 
-    def lines(self) -> Iterator[Line]:
+    def lines(self) -> Iterator[str]:
         said, labels = self._labels()
         gap, parts = 2, self._parts(labels, 2)
         if len(parts) > 1 and len(self._parts(labels, 1)) == 1:
             gap, parts = 1, self._parts(labels, 1)
         widths = self._widths(labels, gap)
-        yield from ([(line, "bold")] for line in wrapped(clean(self.table.title), self.width))
-        yield from ([(line, "")] for line in wrapped(clean(said), self.width) if said)
+        yield from wrapped(clean(self.table.title), self.width)
+        yield from wrapped(clean(said), self.width) if said else ()
         for part in parts:
-            yield []
+            yield ""
             yield from self._grid([*labels, *part], widths, gap)
         if self.table.footnotes:
-            yield []
+            yield ""
         for note in self.table.footnotes:
-            yield from ([(line, "dim")] for line in wrapped(clean(note), self.width))
+            yield from wrapped(clean(note), self.width)
 
     def _labels(self) -> tuple[str, list[int]]:
         """What is the same in every row, and the label columns that remain."""
@@ -176,45 +147,27 @@ class _Sheet:
             widths[widest] -= 1
         return widths
 
-    def _grid(self, columns: Sequence[int], widths: Sequence[int], gap: int) -> Iterator[Line]:
+    def _grid(self, columns: Sequence[int], widths: Sequence[int], gap: int) -> Iterator[str]:
         """Header and rows of some columns, labels to the left and numbers to the right."""
-        between = (" " * gap, "")
         heads = {index: wrapped(self.headers[index], widths[index]) for index in columns}
-        height = max((len(lines) for lines in heads.values()), default=0)
-        for number in range(height):
-            line: Line = []
-            for index in columns:
-                lines = heads[index]
-                above = height - len(lines)
-                text = lines[number - above] if number >= above else ""
-                line += [(self._padded(text, index, widths[index]), "bold"), between]
-            yield line[:-1]
-        for texts, cells in zip(self.texts, self.table.rows, strict=True):
-            if any(_length(texts[index]) > widths[index] for index in columns):
-                yield from self._folded(texts, columns, widths, between)
-                continue
-            line = []
-            for index in columns:
-                line += [*self._cell(texts[index], cells[index], index, widths[index]), between]
-            yield line[:-1]
+        height = max(map(len, heads.values()), default=0)
+        above = {index: [""] * (height - len(lines)) + lines for index, lines in heads.items()}
+        yield from self._lines(above, widths, gap)
+        for texts in self.texts:
+            folds = any(_length(texts[index]) > widths[index] for index in columns)
+            yield from self._lines(
+                {index: wrapped(texts[index], widths[index]) if folds else [texts[index]] for index in columns},
+                widths,
+                gap,
+            )
 
-    def _cell(self, text: str, cell: Cell, index: int, width: int) -> Line:
-        if not cell.rank and not cell.published_rank:
-            return [(self._padded(text, index, width), "")]
-        pieces = [(clean(part), RANK_STYLES[rank]) for part, rank in cell.parts(self.table.order)]
-        return [(" " * (width - _length(text)), ""), *pieces]
-
-    def _folded(
-        self, texts: Sequence[str], columns: Sequence[int], widths: Sequence[int], between: tuple[str, str]
-    ) -> Iterator[Line]:
-        """A row whose labels take several lines."""
-        cells = {index: wrapped(texts[index], widths[index]) for index in columns}
-        for number in range(max(map(len, cells.values()))):
-            line: Line = []
-            for index in columns:
-                text = cells[index][number] if number < len(cells[index]) else ""
-                line += [(self._padded(text, index, widths[index]), ""), between]
-            yield line[:-1]
+    def _lines(self, cells: Mapping[int, Sequence[str]], widths: Sequence[int], gap: int) -> Iterator[str]:
+        """A row, whose cells may take several lines."""
+        for number in range(max(map(len, cells.values()), default=0)):
+            yield (" " * gap).join(
+                self._padded(lines[number] if number < len(lines) else "", index, widths[index])
+                for index, lines in cells.items()
+            )
 
     def _padded(self, text: str, index: int, width: int) -> str:
         blanks = " " * (width - _length(text))

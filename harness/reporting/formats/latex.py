@@ -4,8 +4,8 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from harness.reporting.layout import Cell, Table
-from harness.reporting.text import DASH, clean
+from harness.reporting.formats.base import FORMATS
+from harness.reporting.layout import DASH, Cell, Table, clean
 
 PACKAGES = ("array", "booktabs", "longtable", "pdflscape")
 """What the written tables use; besides, UTF-8 input and T1 fonts (``\\usepackage[T1]{fontenc}``)."""
@@ -81,7 +81,8 @@ ARROWS = ("↑", "↓")
 RANK_COMMANDS = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
 
 
-def latex(table: Table) -> str:
+@FORMATS.register("latex")
+def latex(table: Table, _: int = 0) -> str:
     """The table as a fragment: a floating ``table``, or a ``longtable`` where it is long or needs a turned page.
 
     A table too wide for a turned page becomes several, each with the label columns.

@@ -1,0 +1,32 @@
+"""Tables as Markdown."""
+
+import re
+
+from harness.reporting.formats.base import FORMATS
+from harness.reporting.layout import Cell, Table, clean
+
+
+@FORMATS.register("md")
+def markdown(table: Table, _: int = 0) -> str:
+    """A title, a table and a list of footnotes; the best number is bold, the second underlined."""
+
+    def line(cells: list[str]) -> str:
+        return f"| {' | '.join(cells)} |"
+
+    header = line([_md(column.title) for column in table.columns])
+    rule = line(["---" if column.is_label else "---:" for column in table.columns])
+    rows = [line([_md_cell(cell, table) for cell in row]) for row in table.rows]
+    notes = [f"- {_md(note)}" for note in table.footnotes]
+    return "\n".join([f"**{_md(table.title)}**", "", header, rule, *rows, *([""] if notes else []), *notes]) + "\n"
+
+
+def _md_cell(cell: Cell, table: Table) -> str:
+    marks = {0: "{}", 1: "**{}**", 2: "<ins>{}</ins>"}  # Markdown has no underlining
+    return "".join(marks[rank].format(_md(text)) for text, rank in cell.parts(table.order))
+
+
+def _md(text: str) -> str:
+    """Escape what Markdown or HTML would read; underscores inside words need nothing."""
+    text = re.sub(r"([\\`*\[\]|~$])", r"\\\1", clean(text))
+    text = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", text)
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
