@@ -70,6 +70,18 @@ class Shards:
                     f"offload=disk cannot map {name}: the checkpoint lacks it; allowed: a complete checkpoint"
                 )
 
+    def equal(self, tensors: Mapping[str, Tensor]) -> set[str]:
+        """Names of the tensors that the checkpoint stores with these very values, be it in another type."""
+        found = set()
+        for name in (name for name in tensors if name in self):
+            # Opened for each: the pages that were read are let go with the file, and would count as our memory.
+            with safe_open(self._file_of[name], framework="pt") as shard:
+                stored, tensor = shard.get_tensor(self.key_of[name]), tensors[name]
+                if stored.shape == tensor.shape and torch.equal(stored.to(tensor.dtype), tensor):
+                    found.add(name)
+                del stored
+        return found
+
     def read(self, slots: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         """Copies on `device` of the tensors named by `slots`, in the type of the slot.
 

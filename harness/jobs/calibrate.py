@@ -30,7 +30,7 @@ def drawn_with(request: JobRequest) -> Hashable:
 
 def kept_calibration(request: JobRequest, loaded: LoadedModel) -> Tensor:
     """The job's calibration sequences, made once for all jobs of the model that share them."""
-    return loaded.kept.keep(drawn_with(request), lambda: calibration_tokens(request, loaded)[0])
+    return loaded.cache.of(drawn_with(request), lambda: calibration_tokens(request, loaded)[0])
 
 
 def calibration_tokens(request: JobRequest, loaded: LoadedModel, *, more: int = 0) -> tuple[Tensor, Tensor]:

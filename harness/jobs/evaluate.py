@@ -50,7 +50,7 @@ def prepare_windows(
 ) -> dict[str, Windows]:
     """Token windows of every perplexity protocol by its key: before pruning, so that bad input costs nothing."""
     return {
-        protocol.key: loaded.kept.keep(
+        protocol.key: loaded.cache.of(
             (protocol, request.evaluation[protocol.key]), partial(_windows_of, protocol, request, loaded)
         )
         for protocol in protocols
@@ -67,7 +67,7 @@ def check_questions(request: JobRequest, loaded: LoadedModel, protocols: Sequenc
     for protocol in protocols:
         if isinstance(protocol, ZeroShotProtocol):
             data = request.evaluation[protocol.key]
-            loaded.kept.keep(("questions", data), partial(_has_rows, data))
+            loaded.cache.of(("questions", data), partial(_has_rows, data))
 
 
 def _has_rows(data: DataRef) -> bool:
@@ -231,7 +231,7 @@ def _measure_zero_shot(
         loaded.tokenizer,
         tasks,
         token_budget=request.options.zero_shot_token_budget,
-        kept=loaded.kept,
+        kept=loaded.cache,
         on_progress=on_progress,
     )
     seconds = round(time.perf_counter() - start, 4)

@@ -149,14 +149,14 @@ def _saved(job: PlannedJob) -> bool:
 
 
 def _run_and_save(request: JobRequest, store: RecordStore) -> RunRecord:
-    from harness.jobs.run import PROCESS_SHELF, failed_record, run_job
+    from harness.jobs.run import PROCESS_CACHE, failed_record, run_job
 
     job_id = request.spec.job_id
     wanted = {protocol.key for protocol in request.spec.evaluation}
     found = None if request.options.force else store.find(job_id, wanted)
     try:
         with JobReporter(job_id) as bar, running(store.root, job_id, bar) as reporter:
-            finished = run_job(request, found[0] if found else None, reporter, PROCESS_SHELF)
+            finished = run_job(request, found[0] if found else None, reporter, PROCESS_CACHE)
     except UserError as error:
         if request.options.in_sweep:  # a single job's mistake is told once, by the command line
             console.print(f"{job_id}: refused: {error}")

@@ -91,7 +91,7 @@ def _layerwise_walk(
             loaded.residency,
             reporter,
             lambda num_sequences: held_out_loss(request, loaded, device, num_sequences),
-            lambda key, find: loaded.kept.keep_within(drawn, (device, options.batch_tokens, key), find),
+            lambda key, find: loaded.cache.of((device, options.batch_tokens, key), find, scope=drawn),
         )
         start = time.perf_counter()
         patterns = allocation.spread(survey)
@@ -99,7 +99,7 @@ def _layerwise_walk(
             clock.add("allocate", time.perf_counter() - start)
     check_patterns(patterns, shapes)
     # Blocks that are not all in memory leave no room for statistics of other jobs.
-    keep = None if options.offload != "none" else lambda key, observe: loaded.kept.keep_within(drawn, key, observe)
+    keep = None if options.offload != "none" else lambda key, observe: loaded.cache.of(key, observe, scope=drawn)
     findings = _findings(request, loaded, device)
     return Walk(patterns, spec.calibration.propagation, device, options.batch_tokens, allocation, keep, findings)
 
@@ -116,4 +116,4 @@ def _findings(
     # sees one sequence at a time.
     batch_tokens = 1 if ALLOCATIONS.build(request.spec.allocation).refines else options.batch_tokens
     empty: MutableMapping[str, dict[Hashable, Any]] = {}
-    return loaded.kept.keep_within(drawn_with(request), ("findings", batch_tokens, device), lambda: empty)
+    return loaded.cache.of(("findings", batch_tokens, device), lambda: empty, scope=drawn_with(request))

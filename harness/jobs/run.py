@@ -25,7 +25,7 @@ from harness.models.loading import (
     resolve_dtype,
     save_model,
 )
-from harness.models.model_cache import ModelShelf
+from harness.models.model_cache import ModelCache
 from harness.progress import Clock, Reporter
 from harness.pruning.allocations.base import ALLOCATIONS
 from harness.pruning.layerwise import (
@@ -39,7 +39,7 @@ from harness.recovery.base import RECOVERIES, RecoveryContext
 from harness.recovery.sparsity import recounted
 from harness.tracking.provenance import collect, peak_memory, reset_peak_memory
 
-PROCESS_SHELF = ModelShelf()
+PROCESS_CACHE = ModelCache()
 """Of the jobs that one process runs after another."""
 
 
@@ -52,18 +52,18 @@ class FinishedJob:
 
 
 def run_job(
-    request: JobRequest, previous: RunRecord | None, reporter: Reporter, shelf: ModelShelf | None = None
+    request: JobRequest, previous: RunRecord | None, reporter: Reporter, cache: ModelCache | None = None
 ) -> FinishedJob:
     """Run a job and return its record and its answers; of a `previous` record only what is missing is measured.
 
     Args:
-        shelf: where the model is kept for the next job of the process; None = it is loaded and dropped.
+        cache: where the model is kept for the next job of the process; None = it is loaded and dropped.
 
     Raises:
         UserError: the request cannot be met; nothing was written.
     """
     spec, options = request.spec, request.options
-    clock, shelf = Clock(), shelf or ModelShelf()
+    clock, cache = Clock(), cache or ModelCache()
     torch.manual_seed(spec.seed)
     device = resolve_device(options.device)
     _reset_peaks(device)
@@ -72,24 +72,19 @@ def run_job(
         check_save_folder(options.save_model)
     with ExitStack() as stack:
         with clock("load"):
-            loaded = stack.enter_context(_loaded(request, device, shelf))
+            loaded = stack.enter_context(_loaded(request, device, cache))
         finished, change = _run_loaded(request, previous, reporter, loaded, clock)
-    if change.tensors or not change.keeps_shapes:
-        shelf.clear()  # it puts back the weights of prunable linears only
+    cache.give_back(change)
     return finished
 
 
 @contextmanager
-def _loaded(request: JobRequest, device: torch.device, shelf: ModelShelf) -> Iterator[LoadedModel]:
+def _loaded(request: JobRequest, device: torch.device, cache: ModelCache) -> Iterator[LoadedModel]:
     dtype, options = resolve_dtype(request.spec.model.dtype, device), request.options
     if options.offload != "disk":
-        try:
-            yield shelf.take(request.checkpoint, request.spec.model.checkpoint, dtype)
-        except BaseException:
-            shelf.clear()  # nobody knows what had changed by then
-            raise
+        yield cache.take(request.checkpoint, request.spec.model.checkpoint, dtype)
         return
-    shelf.clear()
+    cache.clear()
     # Blocks that will be saved are written beside the folder that they will be moved to.
     scratch = options.results_dir / "scratch" if options.save_model is None else options.save_model.absolute().parent
     with load_from_disk(request.checkpoint, dtype, scratch) as loaded:

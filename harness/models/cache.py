@@ -1,32 +1,29 @@
-"""What jobs made for a loaded model and later jobs can use again."""
+"""What was computed for a loaded model and can be used again: token windows, encoders, statistics of a calibration."""
 
 from collections.abc import Callable, Hashable
 from typing import Any, TypeVar, cast
 
-KeptT = TypeVar("KeptT")
+ValueT = TypeVar("ValueT")
 
 
-class Kept(dict[Hashable, Any]):
-    """Things by what they were made from; beside them the large ones of one scope, such as one calibration."""
+class Cache(dict[Hashable, Any]):
+    """Values by what they were made from; beside them those of one scope, such as one calibration."""
 
     def __init__(self) -> None:
         super().__init__()
         self._scope: Hashable = None
-        self._within: dict[Hashable, Any] = {}
+        self._in_scope: dict[Hashable, Any] = {}
 
-    def keep(self, key: Hashable, make: Callable[[], KeptT]) -> KeptT:
-        """What was kept under `key`, made now if nothing was."""
-        if key not in self:
-            self[key] = make()
-        return cast("KeptT", self[key])
+    def of(self, key: Hashable, make: Callable[[], ValueT], *, scope: Hashable = None) -> ValueT:
+        """The value under `key`, made now if there is none.
 
-    def keep_within(self, scope: Hashable, key: Hashable, make: Callable[[], KeptT]) -> KeptT:
-        """What was kept under `key` in this scope, made now if nothing was; another scope's things are let go.
-
-        For what is large: statistics of one calibration are of no use to jobs that have another.
+        Args:
+            scope: for what is large: its values go when those of another scope are asked for.  Statistics of one
+                calibration are of no use to jobs that have another.
         """
-        if self._scope != scope:
-            self._scope, self._within = scope, {}
-        if key not in self._within:
-            self._within[key] = make()
-        return cast("KeptT", self._within[key])
+        if scope is not None and self._scope != scope:
+            self._scope, self._in_scope = scope, {}
+        values = self if scope is None else self._in_scope
+        if key not in values:
+            values[key] = make()
+        return cast("ValueT", values[key])

@@ -32,7 +32,7 @@ from harness.blocks.offload import InMemory, OnDisk, Residency, materialise_outs
 from harness.blocks.shards import Shards, shard_files, stored_dtype
 from harness.data.assets import cache_dir, extract_member
 from harness.errors import UserError, unknown
-from harness.models.cache import Kept
+from harness.models.cache import Cache
 from harness.models.checkpoint import EMBEDDED, Checkpoint, folder_fingerprint
 from harness.models.digits import DigitsConfig, train, trained_note
 from harness.models.processor import multiplies_bfloat16
@@ -50,14 +50,14 @@ class LoadedModel:
     Args:
         on_disk: gives out the blocks, where they are not in memory with the rest of the model.
         note: what a record must say of the weights.
-        kept: what jobs made for this model and its tokenizer and later jobs can use again.
+        cache: what was computed for this model and its tokenizer and later jobs can use again.
     """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase | None
     on_disk: OnDisk | None = None
     note: str | None = None
-    kept: Kept = field(default_factory=Kept)
+    cache: Cache = field(default_factory=Cache)
 
     @property
     def residency(self) -> Residency:

@@ -1,27 +1,36 @@
 """The model that one job leaves to the next job of the same process, dense again.
 
-A sweep prunes the same model many times.  Loading it again costs more than copying the weights that pruning changed
-back from the memory-mapped checkpoint, and what was tokenised for it stays good.
+A sweep prunes the same model many times.  Loading it again costs more than copying the weights that a job changed back
+from the memory-mapped checkpoint, and what was computed for it stays good.
 """
+
+from collections.abc import Set
 
 import torch
 
-from harness.blocks.layers import decoder_blocks, prunable_linears
+from harness.blocks.changes import ModelChange
 from harness.blocks.shards import Shards
-from harness.errors import UserError
 from harness.models.checkpoint import Checkpoint
 from harness.models.loading import LoadedModel, checkpoint_shards, load_model
 
 
-class ModelShelf:
-    """Holds one model at most: the last one that was asked for."""
+class ModelCache:
+    """Holds one model at most: the last one that a job gave back.
+
+    One rule: exactly what the job says it changed is put back, and only from tensors that the checkpoint was seen to
+    store as they were loaded.  Where it stores them otherwise (quantised, transposed, in parts), or where modules or
+    shapes changed, the model is loaded again.
+    """
 
     def __init__(self) -> None:
         self._key: tuple[Checkpoint, str, torch.dtype | None] | None = None
         self._loaded: LoadedModel | None = None
+        self._shards: Shards | None = None
+        self._equal: Set[str] = frozenset()
+        self._change: ModelChange | None = None
 
     def take(self, checkpoint: Checkpoint, identity: str, dtype: torch.dtype | None) -> LoadedModel:
-        """The model with its own weights, on the CPU.
+        """The model with its own weights, on the CPU; it is the caller's until `give_back`.
 
         Args:
             identity: what pins the checkpoint's weights; a folder whose content changed is loaded again.
@@ -30,33 +39,33 @@ class ModelShelf:
             UserError: see `load_model`.
         """
         key = (checkpoint, identity, dtype)
-        kept, self._loaded = self._loaded, None
-        if kept is None or self._key != key or not _restore(checkpoint, kept):
-            del kept  # two models at once may be more than the memory holds
-            kept = load_model(checkpoint, dtype)
-        self._key, self._loaded = key, kept
-        return kept
+        if self._key != key or not self._restored():
+            self.clear()  # two models at once may be more than the memory holds
+            loaded = load_model(checkpoint, dtype)
+            self._shards = checkpoint_shards(checkpoint, loaded.model)
+            self._equal = self._shards.equal(loaded.model.state_dict())
+            self._key, self._loaded = key, loaded
+        self._change = None
+        assert self._loaded is not None, "restored or loaded"
+        return self._loaded
+
+    def give_back(self, change: ModelChange) -> None:
+        """The caller is done with the model, of which it changed just this."""
+        self._change = change
 
     def clear(self) -> None:
         """Forget the model."""
-        self._key = self._loaded = None
+        self._key = self._loaded = self._shards = self._change = None
 
-
-def _restore(checkpoint: Checkpoint, loaded: LoadedModel) -> bool:
-    """Copy the weights of every prunable linear back; False when the checkpoint stores one in another form."""
-    model = loaded.model
-    model.to("cpu")  # type: ignore[arg-type]  # transformers annotates `to` with another signature
-    prefix, blocks = decoder_blocks(model)
-    shards: Shards = checkpoint_shards(checkpoint, model)
-    for index, block in enumerate(blocks):
-        weights = {
-            f"{prefix}.{index}.{name}.weight": linear.weight.data for name, linear in prunable_linears(block).items()
-        }
-        try:
-            shards.check(weights)
-        except UserError:
+    def _restored(self) -> bool:
+        """Put back what the last job changed; False when that cannot be, or nobody says what changed."""
+        loaded, shards, change = self._loaded, self._shards, self._change
+        if loaded is None or shards is None or change is None:
             return False
-        stored = shards.read(weights, torch.device("cpu"))
-        for name, weight in weights.items():
-            weight.copy_(stored[name])
-    return True
+        if not change.keeps_shapes or not change.names <= self._equal:
+            return False
+        loaded.model.to("cpu")  # type: ignore[arg-type]  # transformers annotates `to` with another signature
+        state = loaded.model.state_dict()
+        for name in sorted(change.names):  # one at a time: together they may be most of the model
+            state[name].copy_(shards.read({name: state[name]}, torch.device("cpu"))[name])
+        return True

@@ -10,7 +10,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.cli.main import main
-from harness.jobs.run import PROCESS_SHELF
+from harness.jobs.run import PROCESS_CACHE
 
 VOCAB = 64
 
@@ -25,11 +25,11 @@ class Outcome:
 
 
 @pytest.fixture(autouse=True)
-def empty_shelf() -> Iterator[None]:
+def empty_cache() -> Iterator[None]:
     """No test gets the model that the one before it left in the process; the jobs of one test share theirs."""
-    PROCESS_SHELF.clear()
+    PROCESS_CACHE.clear()
     yield
-    PROCESS_SHELF.clear()
+    PROCESS_CACHE.clear()
 
 
 @pytest.fixture(scope="session")

@@ -13,9 +13,10 @@ from torch import Tensor
 from harness.calibration.statistics import InputHessian, Statistics
 from harness.cli.main import main
 from harness.config.hydra import hydra_session, plan, register
+from harness.config.request import JobRequest
 from harness.errors import UserError
 from harness.jobs.run import run_job
-from harness.models.model_cache import ModelShelf
+from harness.models.model_cache import ModelCache
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Reporter, Silent
 from harness.pruning.methods import obc
@@ -227,47 +228,47 @@ def job(tmp_path: Path) -> tuple[str, ...]:
     )  # fmt: skip
 
 
-def record_of(shelf: ModelShelf, reporter: Reporter, *overrides: str) -> RunRecord:
+def record_of(cache: ModelCache, reporter: Reporter, *overrides: str) -> RunRecord:
     """Run one job in this process."""
     register(overrides)
     with hydra_session():
-        (planned,) = plan(overrides, multirun=False)
-    assert planned.request is not None
-    return run_job(planned.request, None, reporter, shelf).record
+        (request,) = plan(overrides, multirun=False)
+    assert isinstance(request, JobRequest)
+    return run_job(request, None, reporter, cache).record
 
 
-def fingerprint(shelf: ModelShelf, *overrides: str) -> str | None:
+def fingerprint(cache: ModelCache, *overrides: str) -> str | None:
     """The hash of a job's weights."""
-    record = record_of(shelf, Silent(), *overrides)
+    record = record_of(cache, Silent(), *overrides)
     assert record.achieved_sparsity == pytest.approx(record.job["sparsity"], abs=1e-3)
     return record.weights_fingerprint
 
 
 def test_a_second_sparsity_makes_no_trace_and_comes_out_as_if_alone(counting: Counting, job: tuple[str, ...]) -> None:
     """To the bit; another pattern, seed, damping or number of sequences makes traces of its own."""
-    shelf = ModelShelf()
-    fingerprint(shelf, *job, "sparsity=0.5")
+    cache = ModelCache()
+    fingerprint(cache, *job, "sparsity=0.5")
     assert len(counting.traces) == 14
-    shared = fingerprint(shelf, *job, "sparsity=0.7")
+    shared = fingerprint(cache, *job, "sparsity=0.7")
     assert len(counting.traces) == 14
-    assert fingerprint(ModelShelf(), *job, "sparsity=0.7") == shared
+    assert fingerprint(ModelCache(), *job, "sparsity=0.7") == shared
     assert len(counting.traces) == 28
     for different in ("pattern=2:4", "method.rel_damp=0.1", "calibration.num_sequences=11", "batch_tokens=16"):
         before = len(counting.traces)
-        fingerprint(shelf, *job, different)
+        fingerprint(cache, *job, different)
         assert len(counting.traces) == before + 14, different
 
 
 def test_allocations_in_turn_share_the_traces(counting: Counting, job: tuple[str, ...]) -> None:
     """Between two sparsities another allocation may come; only another calibration lets them go."""
-    shelf = ModelShelf()
+    cache = ModelCache()
     more = (*job, "calibration.num_sequences=10")
     for sparsity in ("sparsity=0.5", "sparsity=0.7"):
         for allocation in ("allocation=uniform", "allocation=sensitivity", "allocation=owl"):
-            record_of(shelf, Silent(), *more, sparsity, allocation)
+            record_of(cache, Silent(), *more, sparsity, allocation)
     assert len(counting.traces) == 28  # the scan has statistics of its own
-    record_of(shelf, Silent(), *more, "seed=1")
-    record_of(shelf, Silent(), *more)
+    record_of(cache, Silent(), *more, "seed=1")
+    record_of(cache, Silent(), *more)
     assert len(counting.traces) == 56
 
 
@@ -290,16 +291,16 @@ def test_the_warning_is_said_before_pruning_and_in_the_record(
     """Before any layer is traced, which may take hours."""
     monkeypatch.setattr(obc, "COMFORTABLE_WIDTH", 40)
     reporter = Listening()
-    (note,) = record_of(ModelShelf(), reporter, *job).notes
+    (note,) = record_of(ModelCache(), reporter, *job).notes
     assert "up to 48: about 0.0 hours on cpu" in note
     assert reporter.heard.index(note) < reporter.heard.index("prune: blocks")
 
 
 def test_traces_hold_for_dense_inputs_only(counting: Counting, job: tuple[str, ...]) -> None:
     """From the pruned prefix the inputs depend on the sparsity: every job makes its own."""
-    shelf = ModelShelf()
+    cache = ModelCache()
     for sparsity in ("sparsity=0.5", "sparsity=0.7"):
-        fingerprint(shelf, *job, sparsity, "calibration.propagation=pruned")
+        fingerprint(cache, *job, sparsity, "calibration.propagation=pruned")
     assert len(counting.traces) == 28
 
 
@@ -309,9 +310,9 @@ def test_obc_sees_the_dense_model_unless_told_otherwise(job: tuple[str, ...]) ->
     with hydra_session():
         ids = {}
         for propagation in ("auto", "dense", "pruned"):
-            (planned,) = plan([*job, f"calibration.propagation={propagation}"], multirun=False)
-            assert planned.request is not None
-            ids[propagation] = planned.request.spec.job_id
+            (request,) = plan([*job, f"calibration.propagation={propagation}"], multirun=False)
+            assert isinstance(request, JobRequest)
+            ids[propagation] = request.spec.job_id
         (wanda,) = plan([*job[1:], "method=wanda"], multirun=False)
     assert ids["auto"] == ids["dense"] != ids["pruned"]
     assert wanda.request is not None
@@ -336,7 +337,7 @@ def test_no_layer_is_rebuilt_worse_than_by_sparsegpt(job: tuple[str, ...], patte
     Seen: 0.29 to 0.93 times SparseGPT's error.
     """
     errors = [
-        [layer.relative_output_error for layer in record_of(ModelShelf(), Silent(), *job, *pattern, *other).layers]
+        [layer.relative_output_error for layer in record_of(ModelCache(), Silent(), *job, *pattern, *other).layers]
         for other in ((), ("method=sparsegpt", "calibration.propagation=dense"))
     ]
     assert len(errors[0]) == len(errors[1]) == 14
@@ -346,14 +347,14 @@ def test_no_layer_is_rebuilt_worse_than_by_sparsegpt(job: tuple[str, ...], patte
 
 def test_a_scan_over_sparsities_traces_every_layer_once(counting: Counting, job: tuple[str, ...]) -> None:
     """18 sparsities a layer are cut from one trace; the pruning itself makes the other."""
-    record_of(ModelShelf(), Silent(), *job, "allocation=sensitivity", "calibration.num_sequences=6", "sparsity=0.5")
+    record_of(ModelCache(), Silent(), *job, "allocation=sensitivity", "calibration.num_sequences=6", "sparsity=0.5")
     assert len(counting.traces) == 28
 
 
 def test_traces_of_other_batches_are_not_taken(counting: Counting, job: tuple[str, ...]) -> None:
     """An allocation that refines sees one sequence at a time, which rounds otherwise."""
-    shelf = ModelShelf()
-    fingerprint(shelf, *job, "allocation=besa", "sparsity=0.5021")
+    cache = ModelCache()
+    fingerprint(cache, *job, "allocation=besa", "sparsity=0.5021")
     before = len(counting.traces)
-    fingerprint(shelf, *job, "allocation=uniform")
+    fingerprint(cache, *job, "allocation=uniform")
     assert len(counting.traces) == before + 14
