@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError, unknown
 from harness.record import RunRecord
-from harness.tracking.wandb import client
-from harness.tracking.wandb import content
+from harness.tracking.wandb import client, content
 from harness.tracking.wandb.client import environment, first_line, id_in
 from harness.tracking.wandb.stamp import STAMP, Stamp
 from harness.tracking.wandb.upload import UPLOAD_TIMEOUT_S, is_uploaded, upload
