@@ -10,9 +10,9 @@ from dataclasses import replace
 from harness.errors import UserError
 from harness.record import EvalResult, RunRecord
 from harness.reporting.axes import Axis, differing, job_order
-from harness.reporting.footnotes import Footnotes
 from harness.reporting.frame import JobRow, Measured, measured
 from harness.reporting.layout import Cell, Column, Table, percent
+from harness.reporting.marks import Footnotes
 from harness.reporting.tables import column_key, columns_of, protocol_notes, value_columns
 
 LEAST = 4

@@ -5,11 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.record import EvalResult, RunRecord
-from harness.reporting.footnotes import Footnotes
 from harness.reporting.frame import DENSE, JobRow, Measured, measured
 from harness.reporting.layout import LOWER_IS_BETTER, Cell, Column, Table, metric_header, percent, unique
+from harness.reporting.marks import Footnotes, ranked
 from harness.reporting.published import PLAIN_VARIANTS, Published, PublishedRow, normal_name
-from harness.reporting.ranking import ranked
 from harness.reporting.statistics import MEAN_NOTE, Spreads, mean_over_seeds
 from harness.reporting.tables import compared
 

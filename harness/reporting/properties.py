@@ -6,8 +6,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.reporting.footnotes import Footnotes
 from harness.reporting.layout import Cell, Column, Table
+from harness.reporting.marks import Footnotes
 from harness.reporting.published import experiments_folder
 
 TABLE_ID = "METHODS"

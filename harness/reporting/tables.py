@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 from harness.record import EvalResult, RunRecord
 from harness.reporting.axes import SETTINGS, Axis, job_order, telling_apart
-from harness.reporting.footnotes import Footnotes
 from harness.reporting.frame import DENSE, NO_RECOVERY, UNIFORM, JobRow, Measured, measured
 from harness.reporting.layout import (
     UNITS,
@@ -16,10 +15,9 @@ from harness.reporting.layout import (
     percent,
     unique,
 )
+from harness.reporting.marks import Footnotes, inside, ranked
 from harness.reporting.published import Published, PublishedRow, natural_key
-from harness.reporting.ranking import ranked
 from harness.reporting.statistics import MEAN_NOTE, Spread, Spreads, mean_over_seeds
-from harness.reporting.tolerances import inside
 
 COUNTED_NOTE = "sparsity in brackets: zeros counted, where they differ from the fraction asked for"
 COUNTED_TOLERANCE = 5e-4

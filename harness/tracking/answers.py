@@ -71,7 +71,7 @@ def read(record: RunRecord, path: Path) -> list[TaskAnswers]:
 
 
 def encode(answers: Sequence[TaskAnswers]) -> bytes:
-    """Parquet, a row a question, in the given order; equal answers give equal bytes.
+    """Parquet, a row per question, in the given order; equal answers give equal bytes.
 
     Raises:
         AssertionError: a protocol comes twice.

@@ -3,7 +3,7 @@
 The folder says what a record is worth::
 
     results/<model>/<job_id>.json                  done, from a clean checkout
-    results/<model>/<job_id>.questions.parquet     its answers a question, which the record lists by digest
+    results/<model>/<job_id>.questions.parquet     its answers per question, which the record lists by digest
     results/scratch/dirty/<model>/<job_id>.json    done, with uncommitted changes to code or configuration
     results/scratch/failed/<job_id>.json           failed, with its traceback
     results/scratch/claims/<job_id>.lock           a process runs this job right now
@@ -154,7 +154,7 @@ class RecordStore:
 
 
 def questions_beside(record: Path) -> Path:
-    """Where the answers a question of the record at this path lie, if it has any."""
+    """Where the answers per question of the record at this path lie, if it has any."""
     return record.with_name(f"{record.stem}.questions.parquet")
 
 

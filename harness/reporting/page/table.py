@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from harness.record import EvalResult, RunRecord
 from harness.reporting.axes import AXES, Axis, job_order
-from harness.reporting.footnotes import DIRTY_NOTE
 from harness.reporting.frame import JobRow, Measured, describe
 from harness.reporting.layout import Column, json_number
+from harness.reporting.marks import DIRTY_NOTE
 from harness.reporting.published import Published
 from harness.reporting.tables import (
     column_key,

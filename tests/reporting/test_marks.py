@@ -7,10 +7,10 @@ import pytest
 from harness.errors import UserError
 from harness.patterns import Unstructured
 from harness.reporting.formats.base import write
+from harness.reporting.marks import inside, load_tolerances, read_tolerances, tolerance_for
 from harness.reporting.papers import paper_table
 from harness.reporting.published import Published
 from harness.reporting.tables import comparison
-from harness.reporting.tolerances import inside, load_tolerances, read_tolerances, tolerance_for
 
 
 def _row(published: Published, method: str, pattern: str = "unstructured", table: str = "SGPT-T1"):

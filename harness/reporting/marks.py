@@ -1,0 +1,197 @@
+"""What is marked in a table: what lies inside a tolerance, the best numbers, and footnotes."""
+
+import csv
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.reporting.frame import Measured
+from harness.reporting.layout import Cell, Column, Table
+from harness.reporting.published import DENSE_PATTERN, PLAIN_VARIANTS, PublishedRow, experiments_folder
+
+TOLERANCES = "tolerances.csv"
+
+DIRTY_NOTE = "† recorded with uncommitted changes to code or configuration"
+UNVERIFIED_NOTE = "? published value not checked against its paper"
+
+GROUPED_BY = ("model", "checkpoint", "variant", "pattern", "sparsity", "recovery")
+"""Labels that rows must share to be ranked against each other: methods compete at one sparsity of one model."""
+
+FORMS = frozenset({"layer-wise", "row-wise"})
+"""Variants that are forms of a method, which compete with the others; the rest are other settings."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """The spread that was seen between careful measurements of one thing under one protocol.
+
+    Args:
+        protocol: key without its version.
+        max_sparsity: the largest sparsity it was seen at; above, results differ by tens of percent.
+        relative: most distance, as a fraction of the published number.
+        seen: on what; source: where that is written.
+    """
+
+    protocol: str
+    metric: str
+    max_sparsity: float
+    relative: float
+    seen: str
+    source: str
+
+    @property
+    def note(self) -> str:
+        return (
+            f"≈ / ≠: inside / outside {100 * self.relative:.2g}% of the published number, the spread seen under "
+            f"{self.protocol}, {self.seen} ({self.source})"
+        )
+
+
+def tolerance_for(row: PublishedRow) -> Tolerance | None:
+    """The tolerance that applies to a published number; None when nobody has seen one.
+
+    A dense model has none: nothing in it depends on a seed.
+    """
+    if row.pattern == DENSE_PATTERN:
+        return None
+    for known in load_tolerances():
+        if (row.protocol, row.metric) == (known.protocol, known.metric) and row.sparsity <= known.max_sparsity:
+            return known
+    return None
+
+
+def inside(measured: float, row: PublishedRow) -> bool | None:
+    """Whether `measured`, in the row's unit, lies inside the tolerance; None when none is known."""
+    known = tolerance_for(row)
+    # A number is as good as its printed digits: 5.56 may have been anything from 5.555 to 5.565.
+    return None if known is None else abs(measured - row.value) <= known.relative * row.value + _rounding(row.text)
+
+
+@cache
+def load_tolerances() -> Sequence[Tolerance]:
+    """The tolerances that come with the published numbers.
+
+    Raises:
+        UserError: a row cannot be read.
+    """
+    return read_tolerances(experiments_folder() / TOLERANCES)
+
+
+def read_tolerances(file: Path) -> Sequence[Tolerance]:
+    """Every row of such a file.
+
+    Raises:
+        UserError: a row cannot be read; the message names file and line.
+    """
+    found = []
+    with file.open(newline="", encoding="utf-8") as stream:
+        for line, fields in enumerate(csv.DictReader(stream), start=2):
+            try:
+                numbers = {name: float(fields.pop(name)) for name in ("max_sparsity", "relative")}
+                found.append(Tolerance(**fields, **numbers))  # type: ignore[arg-type]  # the rest is text
+            except (KeyError, TypeError, ValueError) as error:
+                raise UserError(f"{file}, line {line} is not a tolerance: {error}") from error
+    return tuple(found)
+
+
+def _rounding(text: str) -> float:
+    """Half a unit of the last printed digit: 0.005 for `36.85`, 500 for `1.7e4`."""
+    mantissa, _, exponent = text.lower().partition("e")
+    decimals = len(mantissa.partition(".")[2])
+    return float(0.5 * 10.0 ** (int(exponent or 0) - decimals))
+
+
+class Footnotes:
+    """Collects the footnotes of one table."""
+
+    def __init__(self) -> None:
+        self._lines: dict[str, None] = {}
+
+    def add(self, line: str) -> None:
+        self._lines.setdefault(line)
+
+    def lines(self) -> list[str]:
+        """Every footnote, the papers last."""
+        return sorted(self._lines, key=lambda line: line.startswith("published, "))
+
+    def job(self, entry: Measured) -> str:
+        """Marks of a job: † for a dirty checkout, ‡ for a failure, whose last line becomes a footnote."""
+        marks = self.dirty(entry)
+        if entry.job.status == "failed":
+            lines = (entry.error or "").strip().splitlines() or ["no traceback recorded"]
+            self.add(f"‡ {entry.job.job_id} failed: {lines[-1]}")
+            marks += "‡"
+        return marks
+
+    def dirty(self, entry: Measured) -> str:
+        if not entry.job.dirty:
+            return ""
+        self.add(DIRTY_NOTE)
+        return "†"
+
+    def verdict(self, cell: Cell) -> None:
+        """Say which tolerance a cell's verdict rests on."""
+        known = tolerance_for(cell.published) if cell.published and cell.inside is not None else None
+        if known:
+            self.add(known.note)
+
+    def published(self, row: PublishedRow) -> None:
+        """Name the table that a published value comes from, and say it when nobody has checked the value."""
+        arxiv = f", arXiv {row.arxiv}" if row.arxiv else ""
+        self.add(f"published, {row.table_id}: {row.paper}{arxiv}")
+        if row.status == "unverified":
+            self.add(UNVERIFIED_NOTE)
+
+
+def ranked(table: Table) -> Table:
+    """The table with the ranks of its numbers, measured and published apart; dense rows do not compete.
+
+    A group needs two different numbers; equal numbers share a rank.
+    """
+    groups: dict[tuple[str, ...], list[int]] = {}
+    for index, row in enumerate(table.rows):
+        if (group := _group(table.columns, row)) is not None:
+            groups.setdefault(group, []).append(index)
+    rows = [list(row) for row in table.rows]
+    for position, column in enumerate(table.columns):
+        if column.is_label or column.higher_is_better is None:
+            continue
+        for members in groups.values():
+            cells = [rows[index][position] for index in members]
+            measured = _ranks(cells, lambda cell: cell.measured, higher_is_better=column.higher_is_better)
+            published = _ranks(cells, _published, higher_is_better=column.higher_is_better)
+            for index, cell, rank, printed in zip(members, cells, measured, published, strict=True):
+                if rank or printed:
+                    rows[index][position] = replace(cell, rank=rank, published_rank=printed)
+    return replace(table, rows=tuple(map(tuple, rows)))
+
+
+def _group(columns: Sequence[Column], row: Sequence[Cell]) -> tuple[str, ...] | None:
+    """What the row shares with its rivals; None for a dense one."""
+    labels = {column.header: cell.text for column, cell in zip(columns, row, strict=True) if column.is_label}
+    if not labels.get("pattern"):
+        return None
+    labels["variant"] = _setting(labels.get("variant", ""))
+    return tuple(labels.get(header, "").split(" (")[0] for header in GROUPED_BY)
+
+
+def _setting(variant: str) -> str:
+    """What of a variant keeps rows apart: tuned ones compete with tuned ones."""
+    if variant in PLAIN_VARIANTS | FORMS:
+        return ""
+    return "tuned" if variant == "trained" or variant.startswith("w/ ") else variant
+
+
+def _published(cell: Cell) -> float | None:
+    return cell.published.value if cell.published else None
+
+
+def _ranks(cells: Sequence[Cell], value: Callable[[Cell], float | None], *, higher_is_better: bool) -> list[int]:
+    values = [value(cell) for cell in cells]
+    known = {number for number in values if number is not None and number == number}
+    best = sorted(known, reverse=higher_is_better)[:2]
+    if len(best) < 2:
+        return [0] * len(cells)
+    return [best.index(number) + 1 if number in best else 0 for number in values]
