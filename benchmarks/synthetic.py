@@ -3,7 +3,9 @@
 from itertools import cycle, islice, product
 
 from harness import record_v1
-from harness.job import CalibrationSpec, Choice, JobSpec, ModelSpec, PerplexityProtocol, ZeroShotProtocol
+from harness.evaluation.kinds.perplexity import PerplexityProtocol
+from harness.evaluation.kinds.zero_shot import ZeroShotProtocol
+from harness.job import CalibrationSpec, Choice, JobSpec, ModelSpec
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.record import SCHEMA_VERSION, Defaults, EvalResult, LayerReport, Provenance, RunRecord
 

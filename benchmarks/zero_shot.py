@@ -21,8 +21,8 @@ import torch
 
 from harness.data.questions import load_rows
 from harness.data.sources import resolve
-from harness.evaluation import zero_shot
-from harness.evaluation.protocols import zero_shot_protocol
+from harness.evaluation.kinds import zero_shot
+from harness.evaluation.protocols import TASKS as TASK_ENTRIES
 from harness.evaluation.scoring import PackedLM
 from harness.models.checkpoint import Checkpoint
 from harness.models.loading import DTYPES, LoadedModel, load_model
@@ -126,7 +126,7 @@ def _choices(requests: list[Any], answers: Answers) -> list[int]:
 def _requests(task: str, questions: int) -> list[Any]:
     ref = resolve(task, "evaluation")
     with zero_shot.quiet():
-        loaded = zero_shot.load_task(zero_shot_protocol(task, ref, questions), load_rows(ref)[:questions])
+        loaded = zero_shot.load_task(task, TASK_ENTRIES[task].version, load_rows(ref)[:questions])
         loaded.build_all_requests()
     return list(loaded.instances)
 

@@ -7,10 +7,11 @@ tracking and verbosity are `RunOptions`: they never make a new job.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from harness.patterns import Pattern
 
@@ -71,80 +72,30 @@ class CalibrationSpec:
     propagation: Propagation
 
 
-@dataclass(frozen=True, slots=True)
-class PerplexityProtocol:
-    """Token-window perplexity: non-overlapping windows, exp of the mean negative log-likelihood.
+class EvaluationProtocol(ABC):
+    """What is measured and how; two protocols with different keys are never compared.
 
-    Args:
-        corpus: ``wikitext2``, ``ptb``, ``ptb_unk``, ``c4``, ``wikipedia-sample`` or ``tokens``.
-        data: identity of the text when it is not the published evaluation text, else None.
-        seq_len: tokens a window; each window predicts its last seq_len - 1.
-        max_windows: only the first so many windows, None = all.
-        bos_every_window: the first token of every window is BOS (Gemma needs it).
-        version: raised when the computation changes.
+    Attributes:
+        kind: the kind of evaluation, see `harness.evaluation`.
     """
 
-    corpus: str
-    data: str | None
-    seq_len: int
-    max_windows: int | None = None
-    bos_every_window: bool = False
-    version: int = 1
+    __slots__ = ()
+    kind: ClassVar[str]
 
     @property
-    def key(self) -> str:
-        parts = ["perplexity", self.corpus, f"seq{self.seq_len}"]
-        if self.max_windows is not None:
-            parts.append(f"first{self.max_windows}")
-        if self.bos_every_window:
-            parts.append("bos")
-        parts.append(f"v{self.version}")
-        return ":".join(parts + ([f"data-{_digest(self.data)}"] if self.data else []))
-
-
-@dataclass(frozen=True, slots=True)
-class ZeroShotProtocol:
-    """One lm-eval multiple-choice task, zero-shot, upstream prompt.
-
-    Args:
-        task: lm-eval's task name.
-        version: lm-eval's version of the task.
-        data: identity of the rows when they are not the published ones, else None.
-        limit: only the first so many questions, None = all.
-    """
-
-    task: str
-    version: str
-    data: str | None
-    limit: int | None = None
+    @abstractmethod
+    def name(self) -> str:
+        """Of the corpus, task or set that is measured on."""
 
     @property
+    @abstractmethod
     def key(self) -> str:
-        parts = ["zero_shot", self.task]
-        if self.limit is not None:
-            parts.append(f"first{self.limit}")
-        parts.append(f"v{self.version}")
-        return ":".join(parts + ([f"data-{_digest(self.data)}"] if self.data else []))
+        """Everything that decides the number, as text; begins with ``KIND:NAME:``."""
 
 
-@dataclass(frozen=True, slots=True)
-class AccuracyProtocol:
-    """Accuracy of an image classifier on one labelled set.
-
-    Args:
-        task: name of the set.
-        version: raised when the computation changes.
-    """
-
-    task: str
-    version: int = 1
-
-    @property
-    def key(self) -> str:
-        return f"accuracy:{self.task}:v{self.version}"
-
-
-EvaluationProtocol = PerplexityProtocol | ZeroShotProtocol | AccuracyProtocol
+def protocol_key(parts: Sequence[str], data: str | None) -> str:
+    """The key of a protocol; `data` is the identity of data that are not the published ones."""
+    return ":".join([*parts, *([f"data-{_digest(data)}"] if data else [])])
 
 
 @dataclass(frozen=True, slots=True)

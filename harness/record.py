@@ -23,12 +23,12 @@ class EvalResult:
     """One measured number."""
 
     protocol: Annotated[str, "key of the protocol, e.g. perplexity:wikitext2:seq2048:v1; two keys are never compared"]
-    kind: Annotated[Literal["perplexity", "zero_shot", "accuracy"], "which evaluation made it"]
+    kind: Annotated[str, "which kind of evaluation made it, e.g. perplexity, zero_shot or accuracy"]
     task: Annotated[str, "corpus or task name"]
-    metric: Annotated[str, "perplexity, acc or acc_norm"]
+    metric: Annotated[str, "name of the number, e.g. perplexity, acc or acc_norm"]
     value: Annotated[float | None, "the number; None when it could not be measured, infinity when it overflowed"]
     stderr: Annotated[float | None, "standard error of the value, None where the metric has none"]
-    num_samples: Annotated[int, "windows (perplexity), questions (zero-shot) or images (accuracy) it was measured on"]
+    num_samples: Annotated[int, "how many windows, questions or images it was measured on"]
     higher_is_better: Annotated[bool, "direction of the metric"]
     subset: Annotated[str | None, "which part of the data was used, e.g. 'first 64 of 334 windows'; None = all of it"]
     data_source: Annotated[str, "where the data came from: PRUNEBENCH_DATA/FILE, another path, a wheel, the hub"]

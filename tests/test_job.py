@@ -10,15 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from harness.evaluation.kinds.perplexity import PerplexityProtocol
+from harness.evaluation.kinds.zero_shot import ZeroShotProtocol
 from harness.job import (
     JOB_ID_VERSION,
     CalibrationSpec,
     Choice,
     JobSpec,
     ModelSpec,
-    PerplexityProtocol,
     RunOptions,
-    ZeroShotProtocol,
     canonical_json,
 )
 from harness.patterns import SemiStructured, Unstructured

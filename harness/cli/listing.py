@@ -75,11 +75,10 @@ def _rows(kind: str) -> list[dict[str, str]]:
         }
         found |= {"N:M": "any other N kept of every M"}
     elif kind == "evaluations":
-        from harness.evaluation.protocols import CORPORA, IMAGES, TASKS
+        from harness.evaluation.base import EVALUATIONS
 
-        found |= {name: f"perplexity corpus: {text}" for name, text in CORPORA.items()}
-        found |= {name: f"lm-eval task: {task.description}" for name, task in TASKS.items()}
-        found |= {name: f"image set: {text}" for name, text in IMAGES.items()}
+        for entry in EVALUATIONS.all().values():
+            found |= entry.choices()
     return [{"name": name, "description": text} for name, text in found.items()]
 
 

@@ -4,7 +4,7 @@ OmegaConf is imported here, Hydra in `compose.py`, `launch.py` and the sweeper p
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -17,14 +17,7 @@ from harness.data.corpora import read_array
 from harness.data.digits import DIGITS, ROW, TRAINING_ROWS
 from harness.data.sources import TOKENS, default_sampling, resolve
 from harness.errors import UserError, unknown
-from harness.evaluation.protocols import (
-    CORPORA,
-    IMAGES,
-    TASKS,
-    accuracy_protocol,
-    perplexity_protocol,
-    zero_shot_protocol,
-)
+from harness.evaluation.base import EVALUATIONS, Evaluation, fields_of
 from harness.job import (
     CalibrationSpec,
     Choice,
@@ -96,10 +89,11 @@ def build(cfg: DictConfig, overrides: tuple[str, ...], *, in_sweep: bool) -> Job
     elif (refusal := _refusal(method.name, built, allocation.name, allocated, pattern)) is not None:
         return Refusal(overrides, refusal)
     checkpoint = _checkpoint(cfg.model)
-    _check_kind(checkpoint, cfg, calibrates=pattern is not None)
+    asked = _evaluations(cfg)
+    _check_kind(checkpoint, cfg, asked, calibrates=pattern is not None)
     recovery = _recovery(cfg) if pattern is not None else Choice(NO_RECOVERY)
     calibration, calibration_data = _calibration(cfg, built, allocated) if pattern is not None else (None, None)
-    evaluation, evaluation_data = _evaluation(cfg)
+    evaluation, evaluation_data = _evaluation(cfg, asked)
     spec = JobSpec(
         model=ModelSpec(checkpoint.name, checkpoint.identity, values.one_of("dtype", cfg.dtype, get_args(DType))),
         method=method,
@@ -111,7 +105,7 @@ def build(cfg: DictConfig, overrides: tuple[str, ...], *, in_sweep: bool) -> Job
         evaluation=evaluation,
     )
     command = tuple(text.replace("\\:", ":") for text in overrides)  # Hydra escapes what it hands on
-    options, paper_name = _options(cfg, overrides, in_sweep), cfg.model.paper_name
+    options, paper_name = _options(cfg, asked, overrides, in_sweep), cfg.model.paper_name
     return JobRequest(spec, options, checkpoint, calibration_data, evaluation_data, command, paper_name)
 
 
@@ -153,24 +147,20 @@ def _checkpoint(model: DictConfig) -> Checkpoint:
     return Checkpoint(source, _slug(str(name)), location, revision, remote_code).resolved()
 
 
-def _check_kind(checkpoint: Checkpoint, cfg: DictConfig, *, calibrates: bool) -> None:
+def _check_kind(checkpoint: Checkpoint, cfg: DictConfig, asked: Sequence[Evaluation[Any]], *, calibrates: bool) -> None:
     """Images go to image classifiers and text to language models: said before any data are looked for."""
     takes_images = checkpoint.kind == "image classifier"
-    corpus, asked = cfg.calibration.corpus, cfg.evaluation
-    texts = [
-        *values.names("evaluation.corpora", asked.corpora, CORPORA),
-        *values.names("evaluation.tasks", asked.tasks, TASKS),
-    ]
-    for axis, names, are_images in (
-        ("calibration", [corpus] if calibrates else [], corpus == DIGITS),
-        ("evaluation", texts, False),
-        ("evaluation", values.names("evaluation.images", asked.images, IMAGES), True),
-    ):
-        if names and are_images != takes_images:
+    corpus = cfg.calibration.corpus
+    found = [("calibration", corpus, corpus == DIGITS)] if calibrates else []
+    for evaluation in asked:
+        names = [name for names in evaluation.names.values() for name in names]
+        found += [("evaluation", name, evaluation.takes == "images") for name in names]
+    for axis, name, are_images in found:
+        if are_images != takes_images:
             article = "an" if takes_images else "a"
             allowed = f"{axis}={DIGITS}" if takes_images else f"text ({axis} other than {DIGITS})"
             raise UserError(
-                f"{axis} on {names[0]}, but model {checkpoint.name} is {article} {checkpoint.kind}; allowed: {allowed}"
+                f"{axis} on {name}, but model {checkpoint.name} is {article} {checkpoint.kind}; allowed: {allowed}"
             )
 
 
@@ -217,45 +207,55 @@ def _calibration(cfg: DictConfig, method: PruningMethod, allocation: Allocation)
     return spec, data
 
 
-def _evaluation(cfg: DictConfig) -> tuple[tuple[EvaluationProtocol, ...], dict[str, DataRef]]:
-    wanted = cfg.evaluation
+def _evaluation(
+    cfg: DictConfig, asked: Sequence[Evaluation[Any]]
+) -> tuple[tuple[EvaluationProtocol, ...], dict[str, DataRef]]:
     if not OmegaConf.is_dict(cfg.data):
         raise UserError(f"data={cfg.data} is not allowed; allowed: data.NAME=FILE, or PRUNEBENCH_DATA for a folder")
-    protocols: list[EvaluationProtocol] = []
-    data: dict[str, DataRef] = {}
-    max_windows = values.optional("evaluation.max_windows", wanted.max_windows, 1)
-    for corpus in values.names("evaluation.corpora", wanted.corpora, CORPORA):
-        path = _data_path(cfg, corpus)
-        found = resolve(corpus, "evaluation", path=path, source=wanted.source if path is None else "auto")
-        seq_len = values.integer("evaluation.seq_len", wanted.seq_len, least=2)
-        protocol: EvaluationProtocol = perplexity_protocol(
-            corpus, found, seq_len, max_windows, values.boolean("evaluation.bos_every_window", wanted.bos_every_window)
+
+    def find(name: str, path: Path | None = None) -> DataRef:
+        path = values.path(f"data.{name}", cfg.data.get(name)) if path is None else path
+        return resolve(name, "evaluation", path=path, source=cfg.evaluation.source if path is None else "auto")
+
+    found = [each for evaluation in asked for each in evaluation.ask(find)]
+    data = {protocol.key: ref for protocol, ref in found if ref is not None}
+    return tuple(protocol for protocol, _ in found), data
+
+
+def _evaluations(cfg: DictConfig) -> list[Evaluation[Any]]:
+    """Every kind of evaluation with its own fields of ``evaluation``; those that are not given keep their defaults.
+
+    Raises:
+        UserError: a value of the wrong type or out of range, or a name that the kind does not know.
+    """
+    asked = []
+    for entry in EVALUATIONS.all().values():
+        evaluation = entry(
+            **{
+                name: _READERS[of_type](f"evaluation.{name}", cfg.evaluation[name], least)
+                for name, (of_type, least) in fields_of(entry).items()
+                if name in cfg.evaluation
+            }
         )
-        protocols.append(protocol)
-        data[protocol.key] = found
-    limit = values.optional("evaluation.limit", wanted.limit, 1)
-    for task in values.names("evaluation.tasks", wanted.tasks, TASKS):
-        path = _data_path(cfg, task)
-        found = resolve(task, "evaluation", path=path, source=wanted.source if path is None else "auto")
-        protocol = zero_shot_protocol(task, found, limit)
-        protocols.append(protocol)
-        data[protocol.key] = found
-    for task in values.names("evaluation.images", wanted.images, IMAGES):
-        found = resolve(task, "evaluation", source=wanted.source)
-        protocol = accuracy_protocol(task, found)
-        protocols.append(protocol)
-        data[protocol.key] = found
-    return tuple(protocols), data
+        for field, names in evaluation.names.items():
+            for name in names:
+                values.one_of(field, name, entry.choices())
+        asked.append(evaluation)
+    return asked
 
 
-def _data_path(cfg: DictConfig, name: str) -> Path | None:
-    """Where the user says that the data of a corpus or task are."""
-    if name == TOKENS:
-        return values.path("evaluation.tokens_path", cfg.evaluation.tokens_path)
-    return values.path(f"data.{name}", cfg.data.get(name))
+_READERS: dict[Any, Callable[[str, Any, int], Any]] = {
+    tuple[str, ...]: lambda field, value, _: values.names(field, value),
+    int: lambda field, value, least: values.integer(field, value, least=least),
+    int | None: values.optional,
+    bool: lambda field, value, _: values.boolean(field, value),
+    str: lambda _, value, __: str(value),
+    Path | None: lambda field, value, _: values.path(field, value),
+}
+"""How a field of an evaluation is read, by its type."""
 
 
-def _options(cfg: DictConfig, overrides: Sequence[str], in_sweep: bool) -> RunOptions:
+def _options(cfg: DictConfig, asked: Sequence[Evaluation[Any]], overrides: Sequence[str], in_sweep: bool) -> RunOptions:
     tracking = cfg.tracking
     experiment = next((text.partition("=")[2] for text in overrides if text.startswith("+experiment=")), None)
     return RunOptions(
@@ -274,7 +274,7 @@ def _options(cfg: DictConfig, overrides: Sequence[str], in_sweep: bool) -> RunOp
         ),
         sweep=experiment or "runs",
         in_sweep=in_sweep,
-        offload=_offload(cfg),
+        offload=_offload(cfg, asked),
         compile=_compile(cfg),
     )
 
@@ -294,12 +294,13 @@ def _compile(cfg: DictConfig) -> bool:
     return compiles
 
 
-def _offload(cfg: DictConfig) -> Offload:
-    """Zero-shot tasks need the whole model: said now, and not after hours of pruning."""
+def _offload(cfg: DictConfig, asked: Sequence[Evaluation[Any]]) -> Offload:
+    """Some evaluations need the whole model: said now, and not after hours of pruning."""
     offload: Offload = values.one_of("offload", cfg.offload, get_args(Offload))
-    if offload != "none" and cfg.evaluation.tasks:
-        tasks = ",".join(cfg.evaluation.tasks)
-        raise UserError(f"offload={offload} cannot run zero-shot tasks ({tasks}); allowed: offload=none")
+    for evaluation in asked:
+        names = ",".join(name for names in evaluation.names.values() for name in names)
+        if offload != "none" and evaluation.needs_whole_model and names:
+            raise UserError(f"offload={offload} cannot run {evaluation.called} ({names}); allowed: offload=none")
     return offload
 
 
@@ -312,11 +313,12 @@ def _device(value: object) -> str:
 def _check_fields(cfg: DictConfig) -> None:
     """`+` and the files of experiments can add any field; one that nobody reads would be believed."""
     tree = cast("dict[str, Any]", OmegaConf.to_container(cfg))
+    of_evaluations = {f"evaluation.{name}" for entry in EVALUATIONS.all().values() for name in fields_of(entry)}
     for name, node in tree.items():
         for path in [f"{name}.{field}" for field in node] if isinstance(node, dict) else [name]:
-            if name not in FIELD_ROLES and path not in FIELD_ROLES:
-                fields = [known for known in FIELD_ROLES if known.startswith(f"{name}.")]
-                raise unknown("field", path, fields or FIELD_ROLES)
+            if name not in FIELD_ROLES and path not in FIELD_ROLES and path not in of_evaluations:
+                siblings = [known for known in FIELD_ROLES if known.startswith(f"{name}.")]
+                raise unknown("field", path, siblings or FIELD_ROLES)
 
 
 def _choice(node: DictConfig) -> Choice:

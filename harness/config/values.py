@@ -23,12 +23,11 @@ def folder(field: str, value: object) -> Path:
     return Path(str(value))
 
 
-def names(field: str, value: object, allowed: Iterable[str]) -> list[str]:
-    """A list of distinct known names."""
+def names(field: str, value: object) -> tuple[str, ...]:
+    """A list of names, each once."""
     if not OmegaConf.is_list(value):
         raise UserError(f"{field}={value!r} is not a list; write {field}=[{value}]")
-    names = dict.fromkeys(str(name) for name in cast("Iterable[object]", value))
-    return [one_of(field, name, allowed) for name in names]
+    return tuple(dict.fromkeys(str(name) for name in cast("Iterable[object]", value)))
 
 
 def one_of(field: str, value: Any, allowed: Iterable[Any]) -> Any:

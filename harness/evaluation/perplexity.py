@@ -17,8 +17,8 @@ from transformers import PreTrainedModel
 
 from harness.blocks.offload import Residency, outside_on
 from harness.blocks.runner import BlockRunner, in_batches
+from harness.evaluation.base import HEAD_ROWS
 from harness.evaluation.head import Head, find_head
-from harness.evaluation.protocols import HEAD_ROWS
 from harness.models.compiled import compiled_blocks
 from harness.progress import Reporter
 

@@ -1,10 +1,6 @@
-"""Which evaluations there are, by name and version.  Two protocols with different keys are never compared."""
+"""Which corpora and zero-shot tasks there are, by name and version."""
 
 from dataclasses import dataclass
-
-from harness.data.catalogue import DataRef
-from harness.errors import UserError, unknown
-from harness.job import AccuracyProtocol, PerplexityProtocol, ZeroShotProtocol
 
 CORPORA: dict[str, str] = {
     "wikitext2": "WikiText-2 raw, test split: the perplexity of the pruning papers",
@@ -15,8 +11,6 @@ CORPORA: dict[str, str] = {
     "tokens": "the token array at evaluation.tokens_path",
 }
 """Perplexity corpora, with a line each; lower is better."""
-HEAD_ROWS = 256
-"""Hidden states that go through the head at a time where perplexity is measured: bounds the logits in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,55 +49,3 @@ TASKS: dict[str, ZeroShotTask] = {
     "lambada_openai": ZeroShotTask("1.0", _ACC, "test", "lambada", "the last word of a passage, greedy"),
 }
 """Zero-shot tasks by lm-eval's name."""
-
-
-IMAGES: dict[str, str] = {
-    "digits": "scikit-learn's digits of 8 x 8 pixels, the last 360 of 1,797: the share that is classified right",
-}
-"""Labelled image sets, with a line each; higher is better."""
-
-
-def accuracy_protocol(task: str, ref: DataRef) -> AccuracyProtocol:
-    """The protocol of a classifier's accuracy on an image set.
-
-    Raises:
-        UserError: unknown set.
-    """
-    if task not in IMAGES:
-        raise unknown("image set", task, IMAGES)
-    assert ref.name == task, f"protocol of {task} on data of {ref.name}"
-    assert ref.official, "image sets come from one place"
-    return AccuracyProtocol(task)
-
-
-def perplexity_protocol(
-    corpus: str, ref: DataRef, seq_len: int, max_windows: int | None, bos_every_window: bool
-) -> PerplexityProtocol:
-    """The protocol of a token-window perplexity on the data that `ref` found.
-
-    Raises:
-        UserError: unknown corpus, seq_len < 2 or max_windows < 1.
-    """
-    if corpus not in CORPORA:
-        raise unknown("evaluation corpus", corpus, CORPORA)
-    if seq_len < 2:
-        raise UserError(f"evaluation.seq_len={seq_len} leaves no token to predict; allowed: seq_len >= 2")
-    if max_windows is not None and max_windows < 1:
-        raise UserError(f"evaluation.max_windows={max_windows} measures nothing; allowed: >= 1, or null for all")
-    assert ref.name == corpus, f"protocol of {corpus} on data of {ref.name}"
-    data = None if ref.official else ref.identity
-    return PerplexityProtocol(corpus, data, seq_len, max_windows, bos_every_window)
-
-
-def zero_shot_protocol(task: str, ref: DataRef, limit: int | None) -> ZeroShotProtocol:
-    """The protocol of a zero-shot task on the rows that `ref` found; `limit` = first questions only, None = all.
-
-    Raises:
-        UserError: unknown task, or limit < 1.
-    """
-    if task not in TASKS:
-        raise unknown("zero-shot task", task, TASKS)
-    if limit is not None and limit < 1:
-        raise UserError(f"evaluation.limit={limit} measures nothing; allowed: limit >= 1, or null for all questions")
-    assert ref.name == task, f"protocol of {task} on data of {ref.name}"
-    return ZeroShotProtocol(task, TASKS[task].version, None if ref.official else ref.identity, limit)

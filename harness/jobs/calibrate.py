@@ -15,8 +15,8 @@ from harness.data.sequences import RandomWindows
 from harness.data.texts import load_documents
 from harness.errors import UserError
 from harness.evaluation.accuracy import accuracy
+from harness.evaluation.base import check_length
 from harness.evaluation.trials import TrialLoss
-from harness.jobs.evaluate import check_length
 from harness.models.loading import LoadedModel
 from harness.pruning.dense_analysis import HeldOutLoss
 

@@ -7,11 +7,10 @@ estimates next to measured peaks.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from harness.config.request import JobRequest
-from harness.data.corpora import read_array
-from harness.evaluation.protocols import HEAD_ROWS
-from harness.job import PerplexityProtocol, ZeroShotProtocol
+from harness.evaluation.base import EVALUATIONS, HEAD_ROWS, MemoryNeed
 from harness.models.dimensions import Anatomy, anatomy_of
 from harness.models.processor import multiplies_bfloat16
 from harness.pruning.methods.base import METHODS
@@ -20,12 +19,8 @@ from harness.record import ERROR_TOKENS
 MIB = 2**20
 LIBRARIES = 450 * MIB
 """Resident with torch (CPU build), transformers, a tokenizer, a text and this package."""
-TASK_LIBRARIES = 85 * MIB
-"""What lm-eval, its task definitions and the questions add."""
 TYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 STORED_TYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
-MANY_WINDOWS = 300
-"""Windows of a text whose length is not known: about what WikiText-2 has at 1,024 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +71,7 @@ class _Terms:
 
     @property
     def host(self) -> int:
-        tasks = any(isinstance(protocol, ZeroShotProtocol) for protocol in self._request.spec.evaluation)
-        return LIBRARIES + (TASK_LIBRARIES if tasks else 0)
+        return LIBRARIES + max((need.libraries for need in self._evaluations), default=0)
 
     @property
     def load(self) -> int:
@@ -109,7 +103,7 @@ class _Terms:
         """Hidden states of all sequences between two blocks."""
         tokens = self._calibration_tokens
         if self._offload != "none":
-            tokens = max(tokens, self._window_tokens(limit=None))
+            tokens = max([tokens, *(need.tokens_together for need in self._evaluations)])
         return tokens * self._anatomy.hidden_size * self._bytes
 
     @property
@@ -120,14 +114,18 @@ class _Terms:
 
     @property
     def _measuring(self) -> int:
-        options, sizes = self._request.options, []
         logits = HEAD_ROWS * self._anatomy.vocab_size * (self._bytes + 8)
-        for protocol in self._request.spec.evaluation:
-            tokens = self._window_tokens(options.batch_tokens)
-            if isinstance(protocol, ZeroShotProtocol):
-                tokens = options.zero_shot_token_budget
-            sizes.append(max(self._forward(tokens), logits + tokens * self._anatomy.hidden_size * self._bytes))
-        return max(sizes, default=0)
+        tokens = [need.tokens_at_once for need in self._evaluations]
+        states = self._anatomy.hidden_size * self._bytes
+        return max((max(self._forward(count), logits + count * states) for count in tokens), default=0)
+
+    @cached_property
+    def _evaluations(self) -> list[MemoryNeed]:
+        data, options = self._request.evaluation, self._request.options
+        return [
+            EVALUATIONS.get(protocol.kind).needs(protocol, data.get(protocol.key), options)
+            for protocol in self._request.spec.evaluation
+        ]
 
     def _forward(self, tokens: int) -> int:
         """A block's activations: tensors as wide as the residual stream and as the widest layer.
@@ -169,19 +167,3 @@ class _Terms:
         if calibration is None:
             return 0
         return min(tokens, max(self._request.options.batch_tokens, calibration.seq_len))
-
-    def _window_tokens(self, limit: int | None) -> int:
-        """Tokens of the longest perplexity run, at most `limit` (or one window) at a time."""
-        counts = [0]
-        for protocol in self._request.spec.evaluation:
-            if isinstance(protocol, PerplexityProtocol):
-                tokens = self._windows(protocol) * protocol.seq_len
-                counts.append(tokens if limit is None else min(tokens, max(limit, protocol.seq_len)))
-        return max(counts)
-
-    def _windows(self, protocol: PerplexityProtocol) -> int:
-        """Windows that will be measured; how many a text has is known once it is tokenised, and many until then."""
-        there = MANY_WINDOWS
-        if protocol.corpus == "tokens":
-            there = read_array(self._request.evaluation[protocol.key].path).size // protocol.seq_len
-        return there if protocol.max_windows is None else min(there, protocol.max_windows)

@@ -14,7 +14,7 @@ from harness.config.request import JobRequest
 from harness.errors import UserError
 from harness.job import EvaluationProtocol
 from harness.jobs.calibrate import kept_calibration
-from harness.jobs.evaluate import check_questions, check_tokenizer, evaluate, prepare_windows
+from harness.jobs.evaluate import check_tokenizer, evaluate, prepare
 from harness.jobs.preflight import warnings
 from harness.jobs.prune import prune
 from harness.models.loading import (
@@ -101,8 +101,7 @@ def _run_loaded(
         measured = () if previous is None else previous.results
         missing = request.missing({result.protocol for result in measured})
         check_tokenizer(request, loaded)
-        token_windows = prepare_windows(request, loaded, spec.evaluation if previous is None else missing)
-        check_questions(request, loaded, missing)
+        prepared = prepare(request, loaded, missing)
     layers: tuple[LayerReport, ...] = ()
     change = ModelChange()
     if spec.pattern is not None:
@@ -130,8 +129,8 @@ def _run_loaded(
             notes.append("the weights came out otherwise than before on this machine: everything was measured again")
             reporter.note(notes[-1])
             measured, missing = (), list(spec.evaluation)
-            token_windows = prepare_windows(request, loaded, spec.evaluation)
-        results, answers = evaluate(request, loaded, missing, token_windows, device, reporter)
+            prepared = prepare(request, loaded, spec.evaluation)
+        results, answers = evaluate(request, loaded, missing, prepared, device, reporter)
     if options.save_model is not None:
         with clock("save"):
             save_model(loaded, options.save_model)

@@ -11,8 +11,8 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness.data.sources import resolve
-from harness.evaluation.protocols import TASKS, zero_shot_protocol
-from harness.evaluation.zero_shot import load_task, quiet
+from harness.evaluation.protocols import TASKS
+from harness.evaluation.upstream import load_task, quiet
 from harness.record import from_json
 from harness.reporting.questions import load_questions, options_of, question_of
 from harness.tracking.answers import read
@@ -161,10 +161,9 @@ def test_users_mistakes_in_a_comparison(cli: Cli, asked: tuple[str, ...], job: t
 def test_options_are_those_that_are_scored(data_dir: Path) -> None:
     """Of all tasks, as many options in the same order as lm-eval's, and never the answer in what is asked."""
     for name in TASKS:
-        ref = resolve(name, "evaluation")
         questions = load_questions_of(name)
         with quiet():
-            task = load_task(zero_shot_protocol(name, ref, 20), questions[:20])
+            task = load_task(name, TASKS[name].version, questions[:20])
         documents = list(task.eval_docs)
         for row, document in zip(questions[:20], documents, strict=True):
             shown = options_of(name, row)

@@ -8,7 +8,9 @@ import pytest
 from harness.data.catalogue import TASKS as ROWS
 from harness.data.catalogue import DataRef
 from harness.errors import UserError
-from harness.evaluation.protocols import CORPORA, TASKS, perplexity_protocol, zero_shot_protocol
+from harness.evaluation.kinds.perplexity import perplexity_protocol
+from harness.evaluation.kinds.zero_shot import zero_shot_protocol
+from harness.evaluation.protocols import CORPORA, TASKS
 
 
 def reference(name: str, official: bool) -> DataRef:

@@ -19,9 +19,8 @@ from harness.answers import content_id
 from harness.data.catalogue import DataRef
 from harness.data.sources import resolve
 from harness.errors import UserError
-from harness.evaluation.protocols import TASKS, zero_shot_protocol
-from harness.evaluation.zero_shot import evaluate_zero_shot
-from harness.job import ZeroShotProtocol
+from harness.evaluation.kinds.zero_shot import ZeroShotProtocol, evaluate_zero_shot, zero_shot_protocol
+from harness.evaluation.protocols import TASKS
 
 WORDS = ["the", "a", "red", "blue", "cat", "dog", "sees", "eats", "big", "small", "never", "always", "water", "stone"]
 

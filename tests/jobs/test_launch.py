@@ -17,16 +17,16 @@ from harness.config.hydra import CONFIG_NAME, hydra_session, plan, register
 from harness.config.launcher import Launcher, _quoted
 from harness.config.request import JobRequest, from_data, to_data
 from harness.data.catalogue import DataRef
+from harness.evaluation.kinds.accuracy import AccuracyProtocol
+from harness.evaluation.kinds.perplexity import PerplexityProtocol
+from harness.evaluation.kinds.zero_shot import ZeroShotProtocol
 from harness.job import (
-    AccuracyProtocol,
     CalibrationSpec,
     Choice,
     JobSpec,
     ModelSpec,
-    PerplexityProtocol,
     RunOptions,
     TrackingOptions,
-    ZeroShotProtocol,
 )
 from harness.jobs import launch
 from harness.jobs.launch import as_data

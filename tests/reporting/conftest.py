@@ -8,13 +8,13 @@ import pytest
 from rich.console import Console, RenderableType
 
 from harness import record_v1
+from harness.evaluation.kinds.perplexity import PerplexityProtocol
+from harness.evaluation.kinds.zero_shot import ZeroShotProtocol
 from harness.job import (
     CalibrationSpec,
     Choice,
     JobSpec,
     ModelSpec,
-    PerplexityProtocol,
-    ZeroShotProtocol,
 )
 from harness.patterns import Pattern, Unstructured
 from harness.record import SCHEMA_VERSION, Defaults, EvalResult, LayerReport, Provenance, RunRecord

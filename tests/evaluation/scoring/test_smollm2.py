@@ -11,8 +11,8 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from harness.data.sources import resolve
-from harness.evaluation import zero_shot
-from harness.evaluation.protocols import zero_shot_protocol
+from harness.evaluation.kinds import zero_shot
+from harness.evaluation.kinds.zero_shot import zero_shot_protocol
 from harness.evaluation.scoring import PackedLM, lm
 from harness.evaluation.scoring.packing import Batch, Layout, lay_out
 from harness.models.checkpoint import Checkpoint
@@ -43,7 +43,7 @@ def instances() -> list[Instance]:
         protocol = zero_shot_protocol(name, ref, QUESTIONS)
         with warnings.catch_warnings(), zero_shot.quiet():
             warnings.simplefilter("ignore")
-            task = zero_shot.load_task(protocol, zero_shot.load_rows(ref)[:QUESTIONS])
+            task = zero_shot.load_task(protocol.task, protocol.version, zero_shot.load_rows(ref)[:QUESTIONS])
             task.build_all_requests()
         made += task.instances
     return made

@@ -1,43 +1,158 @@
-"""Zero-shot tasks through lm-eval, on the model in memory, scored by our own `LM`.
+"""Zero-shot tasks: questions of lm-eval's definitions, scored on the model in memory by our own `LM`."""
 
-The upstream task definitions keep their prompts, options and metrics; only where the rows come from is redirected,
-so nothing is downloaded.  lm-eval's own caches stay off: their keys name neither the weights nor the task version.
-"""
-
-import logging
-import random
+import time
 from collections.abc import Callable, Hashable, Iterator, Mapping, MutableMapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from math import isclose, isnan
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from harness.answers import TaskAnswers, chosen, content_id, one_word
 from harness.data.catalogue import DataRef
 from harness.data.formats import Row
 from harness.data.questions import load_rows, rows_identity
-from harness.errors import UserError
+from harness.errors import UserError, unknown
+from harness.evaluation.base import EVALUATIONS, Evaluation, EvaluationContext, FindData, Measured, MemoryNeed, Ready
 from harness.evaluation.protocols import TASKS
-from harness.job import ZeroShotProtocol
+from harness.evaluation.upstream import load_task, nothing_changed, quiet
+from harness.job import EvaluationProtocol, RunOptions, protocol_key
 from harness.record import EvalResult, JsonValue
 
 if TYPE_CHECKING:
     from harness.evaluation.scoring import PackedLM, PairEncoder
+    from harness.models.loading import LoadedModel
 
 Progress = Callable[[int, int], None]
 """Called with the requests answered so far and all requests of all tasks; which of them is done is not told."""
 
-_LOGGER = "lm_eval"
+TASK_LIBRARIES = 85 * 2**20
+"""Bytes that lm-eval, its task definitions and the questions add."""
+NAMED_TASKS = 3
+"""More tasks than these are counted on the progress line, not named."""
 
 
 @dataclass(frozen=True, slots=True)
-class ZeroShotMeasured:
-    """The metrics of every task, and what was answered to each of its questions."""
+class ZeroShotProtocol(EvaluationProtocol):
+    """One lm-eval multiple-choice task, zero-shot, upstream prompt.
 
-    results: tuple[EvalResult, ...]
-    answers: tuple[TaskAnswers, ...]
+    Args:
+        task: lm-eval's task name.
+        version: lm-eval's version of the task.
+        data: identity of the rows when they are not the published ones, else None.
+        limit: only the first so many questions, None = all.
+    """
+
+    kind: ClassVar[str] = "zero_shot"
+
+    task: str
+    version: str
+    data: str | None
+    limit: int | None = None
+
+    @property
+    def name(self) -> str:
+        return self.task
+
+    @property
+    def key(self) -> str:
+        first = [] if self.limit is None else [f"first{self.limit}"]
+        return protocol_key([self.kind, self.task, *first, f"v{self.version}"], self.data)
+
+
+def zero_shot_protocol(task: str, ref: DataRef, limit: int | None) -> ZeroShotProtocol:
+    """The protocol of a zero-shot task on the rows that `ref` found; `limit` = first questions only, None = all.
+
+    Raises:
+        UserError: unknown task, or limit < 1.
+    """
+    if task not in TASKS:
+        raise unknown("zero-shot task", task, TASKS)
+    if limit is not None and limit < 1:
+        raise UserError(f"evaluation.limit={limit} measures nothing; allowed: limit >= 1, or null for all questions")
+    assert ref.name == task, f"protocol of {task} on data of {ref.name}"
+    return ZeroShotProtocol(task, TASKS[task].version, None if ref.official else ref.identity, limit)
+
+
+@EVALUATIONS.register(ZeroShotProtocol.kind)
+@dataclass(frozen=True, slots=True)
+class ZeroShot(Evaluation[ZeroShotProtocol]):
+    """Accuracies of zero-shot tasks.
+
+    Args:
+        tasks: lm-eval's names.
+        limit: only the first so many questions of a task, None = all.
+    """
+
+    called: ClassVar[str] = "zero-shot tasks"
+    needs_whole_model: ClassVar[bool] = True
+
+    tasks: tuple[str, ...] = ()
+    limit: int | None = None
+
+    @classmethod
+    def choices(cls) -> dict[str, str]:
+        return {name: f"lm-eval task: {task.description}" for name, task in TASKS.items()}
+
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        return {"evaluation.tasks": self.tasks}
+
+    def ask(self, find: FindData) -> list[tuple[ZeroShotProtocol, DataRef | None]]:
+        found = [find(task) for task in self.tasks]
+        return [(zero_shot_protocol(ref.name, ref, self.limit), ref) for ref in found]
+
+    @classmethod
+    def prepare(cls, protocol: ZeroShotProtocol, data: DataRef | None, loaded: "LoadedModel") -> object:
+        assert data is not None, "a task has rows"
+        return bool(load_rows(data))  # they are read again when they are asked: a job keeps no text in memory
+
+    @classmethod
+    def measure(cls, asked: Sequence[Ready[ZeroShotProtocol]], context: EvaluationContext) -> Measured:
+        measured = [_ask_queue(queue, context) for queue in _queues(asked)]
+        return Measured(
+            tuple(result for each in measured for result in each.results),
+            tuple(answers for each in measured for answers in each.answers),
+        )
+
+    @classmethod
+    def needs(cls, protocol: ZeroShotProtocol, data: DataRef | None, options: RunOptions) -> MemoryNeed:
+        return MemoryNeed(tokens_at_once=options.zero_shot_token_budget, libraries=TASK_LIBRARIES)
+
+
+def _queues(asked: Sequence[Ready[ZeroShotProtocol]]) -> list[list[Ready[ZeroShotProtocol]]]:
+    """The tasks, so that none is twice in a queue: one that is asked for under several protocols is in several."""
+    queues: list[dict[str, Ready[ZeroShotProtocol]]] = []
+    for each in asked:
+        free = next((queue for queue in queues if each.protocol.task not in queue), None)
+        if free is None:
+            queues.append(free := {})
+        free[each.protocol.task] = each
+    return [list(queue.values()) for queue in queues]
+
+
+def _ask_queue(asked: Sequence[Ready[ZeroShotProtocol]], context: EvaluationContext) -> Measured:
+    shown: int | None = None
+    names = [each.protocol.task for each in asked]
+    step = f"evaluate: {', '.join(names) if len(names) <= NAMED_TASKS else f'{len(names)} tasks'}, requests"
+
+    def on_progress(answered: int, total: int) -> None:
+        nonlocal shown
+        if shown is None:
+            context.reporter.start(step, total)
+        context.reporter.advance(answered - (shown or 0))
+        shown = answered
+
+    start = time.perf_counter()
+    measured = evaluate_zero_shot(
+        context.loaded.model,
+        context.loaded.tokenizer,
+        [(each.protocol, each.source) for each in asked],
+        token_budget=context.options.zero_shot_token_budget,
+        kept=context.loaded.cache,
+        on_progress=on_progress,
+    )
+    taken: dict[str, JsonValue] = {"seconds_of_all_tasks": round(time.perf_counter() - start, 4)}
+    timed = (replace(result, details={**result.details, **taken}) for result in measured.results)
+    return replace(measured, results=tuple(timed))
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +180,7 @@ def evaluate_zero_shot(
     token_budget: int,
     on_progress: Progress | None = None,
     kept: MutableMapping[Hashable, Any] | None = None,
-) -> ZeroShotMeasured:
+) -> Measured:
     """Measure all tasks with one queue of requests; `acc`, and `acc_norm` where the task has it.
 
     Args:
@@ -84,7 +199,7 @@ def evaluate_zero_shot(
     assert len(set(names)) == len(names), f"a task twice in one queue: {names}"
     if tokenizer is None:
         raise UserError(f"the model has no tokenizer, which the zero-shot tasks need ({', '.join(names)})")
-    with quiet(), _nothing_changed(model):
+    with quiet(), nothing_changed(model):
         from lm_eval.evaluator import evaluate
 
         from harness.evaluation.scoring import PackedLM, PairEncoder
@@ -107,7 +222,7 @@ def evaluate_zero_shot(
             for each, answered in zip(prepared, answers, strict=True)
             for result in _results(each, answered, evaluated, _details(each, lm, encoder, names))
         ]
-    return ZeroShotMeasured(tuple(results), answers)
+    return Measured(tuple(results), answers)
 
 
 def _prepare(protocol: ZeroShotProtocol, ref: DataRef) -> _Prepared:
@@ -116,7 +231,7 @@ def _prepare(protocol: ZeroShotProtocol, ref: DataRef) -> _Prepared:
     if ref.source != "hub" and fingerprint != ref.identity:
         raise UserError(f"{ref.location} has changed since the job was planned; start it again")
     asked = rows[: protocol.limit]
-    return _Prepared(protocol, ref, asked, len(rows), fingerprint, load_task(protocol, asked))
+    return _Prepared(protocol, ref, asked, len(rows), fingerprint, load_task(protocol.task, protocol.version, asked))
 
 
 def _answers(prepared: _Prepared) -> TaskAnswers:
@@ -188,7 +303,7 @@ def _results(
             assert isclose(value, sum(map(bool, right)) / count), f"{protocol.task} {metric} is not that of its answers"
         yield EvalResult(
             protocol=protocol.key,
-            kind="zero_shot",
+            kind=protocol.kind,
             task=protocol.task,
             metric=metric,
             # An argmax over NaN would still name an option: that is not a measurement.
@@ -206,76 +321,3 @@ def _results(
 def _number(value: object) -> float | None:
     """Lm-eval says "N/A" for the standard error of a single question."""
     return float(value) if isinstance(value, int | float) and not isnan(value) else None
-
-
-def load_task(protocol: ZeroShotProtocol, rows: list[Row]) -> Any:
-    """The upstream task on the given rows.
-
-    Only the folder of the task's definition is indexed: all of lm-eval's definitions take eleven seconds.
-    """
-    import datasets
-    import lm_eval
-    from lm_eval.tasks import TaskManager
-
-    known = TASKS[protocol.task]
-    manager = TaskManager(
-        include_defaults=False, include_path=str(Path(lm_eval.__file__).parent / "tasks" / known.definition)
-    )
-    override = {
-        "task": protocol.task,
-        "custom_dataset": lambda **_: {known.split: datasets.Dataset.from_list(rows)},
-        "training_split": None,
-        "validation_split": known.split if known.split == "validation" else None,
-        "num_fewshot": 0,
-    }
-    if protocol.task == "lambada_openai":  # its perplexity, of one word, is not recorded, and bootstraps for minutes
-        override["metric_list"] = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
-    # A member of a group takes its definition from the index and the override on top.
-    task = manager.load([{"group": "prunebench", "task": [override]}])["tasks"][protocol.task]
-    if str(task.VERSION) != protocol.version:
-        raise UserError(
-            f"lm-eval {lm_eval.__version__} has version {task.VERSION} of {protocol.task}; "
-            f"the protocol says {protocol.version} (install lm-eval 0.4.13)"
-        )
-    return task
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Lm-eval and datasets without log lines and progress bars; all as before afterwards."""
-    import datasets
-    import lm_eval.api.model
-    import lm_eval.api.task
-
-    modules = (lm_eval.api.model, lm_eval.api.task)
-    bar_classes = [module.tqdm for module in modules]
-    logger = logging.getLogger(_LOGGER)
-    level, bars = logger.level, not datasets.are_progress_bars_disabled()
-    logger.setLevel(logging.ERROR)
-    datasets.disable_progress_bars()
-    for module, bar in zip(modules, bar_classes, strict=True):
-        module.tqdm = partial(_no_bar, bar)
-    try:
-        yield
-    finally:
-        for module, bar in zip(modules, bar_classes, strict=True):
-            module.tqdm = bar
-        if bars:
-            datasets.enable_progress_bars()
-        logger.setLevel(level)
-
-
-def _no_bar(bar: Any, *args: Any, **options: Any) -> Any:
-    """A disabled progress bar, whatever its caller asks for."""
-    return bar(*args, **options | {"disable": True})
-
-
-@contextmanager
-def _nothing_changed(model: Any) -> Iterator[None]:
-    """Lm-eval puts the model into evaluation mode and draws from Python's random numbers; put both back."""
-    training, drawn = model.training, random.getstate()
-    try:
-        yield
-    finally:
-        random.setstate(drawn)
-        model.train(training)

@@ -1,0 +1,163 @@
+"""A kind of evaluation, and the table of all kinds; a new one is one file in `kinds` or among the plug-ins.
+
+Nothing here imports torch: planning asks kinds for their protocols and for the memory that they need.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_type_hints
+
+from harness.answers import TaskAnswers
+from harness.data.catalogue import DataRef
+from harness.errors import UserError
+from harness.job import EvaluationProtocol, RunOptions
+from harness.progress import Reporter
+from harness.record import EvalResult
+from harness.registry import Registry
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+
+    from harness.models.loading import LoadedModel
+
+HEAD_ROWS = 256
+"""Hidden states that go through the head at a time where text is scored: bounds the logits in memory."""
+
+ProtocolT = TypeVar("ProtocolT", bound=EvaluationProtocol)
+
+
+class FindData(Protocol):
+    """Finds the evaluation data of a name where the configuration says, or in the usual places."""
+
+    def __call__(self, name: str, path: "Path | None" = None) -> DataRef:
+        """The data of a corpus, task or image set; `path` where its kind has a field of its own for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationContext:
+    """What a kind measures with: the model as it is now, on `device` unless its blocks are offloaded."""
+
+    loaded: "LoadedModel"
+    device: "torch.device"
+    reporter: Reporter
+    options: RunOptions
+
+
+@dataclass(frozen=True, slots=True)
+class Ready(Generic[ProtocolT]):
+    """A protocol with the data behind it and what its kind prepared before pruning."""
+
+    protocol: ProtocolT
+    data: DataRef | None
+    prepared: Any
+
+    @property
+    def source(self) -> DataRef:
+        assert self.data is not None, f"{self.protocol.key} has no data"
+        return self.data
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Numbers, and what was answered to single questions where a kind asks any."""
+
+    results: tuple[EvalResult, ...]
+    answers: tuple[TaskAnswers, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryNeed:
+    """What a protocol takes beside the model.
+
+    Args:
+        tokens_at_once: in one forward pass.
+        tokens_together: whose hidden states are held at once where blocks are offloaded.
+        libraries: bytes.
+    """
+
+    tokens_at_once: int = 0
+    tokens_together: int = 0
+    libraries: int = 0
+
+
+class Evaluation(ABC, Generic[ProtocolT]):
+    """One kind of evaluation: a frozen dataclass whose fields, all with defaults, are those of ``evaluation.*``.
+
+    Fields may be of type ``tuple[str, ...]``, ``int``, ``int | None``, ``bool``, ``str`` or ``Path | None``; the
+    metadata of a number say the ``least`` that it may be (1 where they do not).  By default nothing is asked for.
+
+    Attributes:
+        called: what its data are called in sentences, e.g. "zero-shot tasks".
+        takes: which models it measures.
+        needs_whole_model: it cannot measure a model whose blocks are offloaded.
+    """
+
+    __slots__ = ()
+    called: ClassVar[str]
+    takes: ClassVar[Literal["text", "images"]] = "text"
+    needs_whole_model: ClassVar[bool] = False
+
+    @classmethod
+    @abstractmethod
+    def choices(cls) -> dict[str, str]:
+        """All names that `names` may hold, with a line each for people."""
+
+    @property
+    @abstractmethod
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """The corpora, tasks or sets asked for, by the field that asks."""
+
+    @abstractmethod
+    def ask(self, find: FindData) -> list[tuple[ProtocolT, DataRef | None]]:
+        """The protocols asked for, each with its data (None where it needs none).
+
+        Raises:
+            UserError: a field is out of range, or data cannot be found.
+        """
+
+    @classmethod
+    def needs_tokenizer(cls, protocol: ProtocolT) -> bool:
+        """Whether the model must have a tokenizer."""
+        return cls.takes == "text"
+
+    @classmethod
+    def prepare(cls, protocol: ProtocolT, data: DataRef | None, loaded: "LoadedModel") -> Any:
+        """What can be made before pruning, so that bad data cost nothing; kept for later jobs with the model.
+
+        Raises:
+            UserError: the data cannot be had, or do not fit the model.
+        """
+        return None
+
+    @classmethod
+    @abstractmethod
+    def measure(cls, asked: Sequence[Ready[ProtocolT]], context: EvaluationContext) -> Measured:
+        """Measure all protocols of this kind; the model stays as it is."""
+
+    @classmethod
+    def needs(cls, protocol: ProtocolT, data: DataRef | None, options: RunOptions) -> MemoryNeed:
+        """Memory beside the model, from sizes alone."""
+        return MemoryNeed()
+
+
+def fields_of(entry: type[Evaluation[Any]]) -> dict[str, tuple[Any, int]]:
+    """The fields of ``evaluation`` that a kind has: their types, and the least value of numbers."""
+    hints = get_type_hints(entry)
+    return {
+        each.name: (hints[each.name], each.metadata.get("least", 1))
+        for each in fields(entry)  # type: ignore[arg-type]  # kinds are dataclasses, their base is none
+    }
+
+
+def check_length(field: str, seq_len: int, loaded: "LoadedModel") -> None:
+    """Raise `UserError` when sequences are longer than the model has positions."""
+    if loaded.max_length is not None and seq_len > loaded.max_length:
+        raise UserError(
+            f"{field}={seq_len} is more than the model's {loaded.max_length} positions; allowed: up to that"
+        )
+
+
+EVALUATIONS: Registry[type[Evaluation[Any]]] = Registry("evaluation", "harness.evaluation.kinds")

@@ -1,0 +1,94 @@
+"""Task definitions of lm-eval: prompts, options and metrics stay as they are; where the rows come from is redirected.
+
+So nothing is downloaded.  lm-eval's own caches stay off: their keys name neither the weights nor the task version.
+"""
+
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.data.formats import Row
+from harness.errors import UserError
+from harness.evaluation.protocols import TASKS
+
+_LOGGER = "lm_eval"
+
+
+def load_task(name: str, version: str, rows: list[Row]) -> Any:
+    """The upstream task on the given rows.
+
+    Only the folder of the task's definition is indexed: all of lm-eval's definitions take eleven seconds.
+
+    Raises:
+        UserError: the installed lm-eval has another version of the task.
+    """
+    import datasets
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    known = TASKS[name]
+    manager = TaskManager(
+        include_defaults=False, include_path=str(Path(lm_eval.__file__).parent / "tasks" / known.definition)
+    )
+    override = {
+        "task": name,
+        "custom_dataset": lambda **_: {known.split: datasets.Dataset.from_list(rows)},
+        "training_split": None,
+        "validation_split": known.split if known.split == "validation" else None,
+        "num_fewshot": 0,
+    }
+    if name == "lambada_openai":  # its perplexity, of one word, is not recorded, and bootstraps for minutes
+        override["metric_list"] = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
+    # A member of a group takes its definition from the index and the override on top.
+    task = manager.load([{"group": "prunebench", "task": [override]}])["tasks"][name]
+    if str(task.VERSION) != version:
+        raise UserError(
+            f"lm-eval {lm_eval.__version__} has version {task.VERSION} of {name}; "
+            f"the protocol says {version} (install lm-eval 0.4.13)"
+        )
+    return task
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Lm-eval and datasets without log lines and progress bars; all as before afterwards."""
+    import datasets
+    import lm_eval.api.model
+    import lm_eval.api.task
+
+    modules = (lm_eval.api.model, lm_eval.api.task)
+    bar_classes = [module.tqdm for module in modules]
+    logger = logging.getLogger(_LOGGER)
+    level, bars = logger.level, not datasets.are_progress_bars_disabled()
+    logger.setLevel(logging.ERROR)
+    datasets.disable_progress_bars()
+    for module, bar in zip(modules, bar_classes, strict=True):
+        module.tqdm = partial(_no_bar, bar)
+    try:
+        yield
+    finally:
+        for module, bar in zip(modules, bar_classes, strict=True):
+            module.tqdm = bar
+        if bars:
+            datasets.enable_progress_bars()
+        logger.setLevel(level)
+
+
+def _no_bar(bar: Any, *args: Any, **options: Any) -> Any:
+    """A disabled progress bar, whatever its caller asks for."""
+    return bar(*args, **options | {"disable": True})
+
+
+@contextmanager
+def nothing_changed(model: Any) -> Iterator[None]:
+    """Lm-eval puts the model into evaluation mode and draws from Python's random numbers; put both back."""
+    training, drawn = model.training, random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(drawn)
+        model.train(training)
