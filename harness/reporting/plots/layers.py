@@ -2,18 +2,22 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.record import RunRecord
-from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
-from harness.reporting.figures.look import PANEL_HEIGHT, PANEL_WIDTH, titled, value_scale
-from harness.reporting.figures.points import Data, pattern_name
-from harness.reporting.figures.sheet import Looks
+from harness.reporting.axes import short_labels
 from harness.reporting.frame import DENSE, JobRow, describe
-from harness.reporting.layout import clean, unique
+from harness.reporting.layout import unique
+from harness.reporting.plots.series import pattern_name
+from harness.reporting.plots.sheet import PANEL_HEIGHT, PANEL_WIDTH, NotDrawn, Picture, line
+from harness.reporting.plots.style import Style, finish, legend_width, log_axis, new_figure, text
 from harness.reporting.published import natural_key
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 MODELS = 6
 """So many models are drawn, those with most methods; all of them are in the records."""
@@ -21,8 +25,6 @@ MODELS = 6
 MODELS_A_SHEET = 3
 USUAL_SPARSITY = 0.5
 """Of patterns with equally many methods the one nearest to this is drawn."""
-MARKS = 10
-"""So many markers are on a line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,14 +33,14 @@ class Profile:
 
     Args:
         blocks: numbers of the blocks; zeros: percent, counted; errors: relative output error, NaN where none is known.
-        job_ids: what was averaged.
+        jobs: how many were averaged.
     """
 
     label: str
     blocks: tuple[int, ...]
     zeros: tuple[float, ...]
     errors: tuple[float, ...]
-    job_ids: tuple[str, ...]
+    jobs: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,32 +52,46 @@ class Selection:
     profiles: tuple[Profile, ...]
 
 
-@FIGURES.register("layers")
-def layer_figures(data: Data) -> Iterator[Picture | NotDrawn]:
+def layer_figures(records: Sequence[RunRecord], known: Mapping[str, Style]) -> Iterator[Picture | NotDrawn]:
     """Pages of models, each with the pattern that most of its methods have."""
-    chosen = select(data)
+    chosen = select(records)
     if not chosen:
         yield NotDrawn("layers", "no record has reports on layers whose names number their blocks")
+        return
     pages = [chosen[start : start + MODELS_A_SHEET] for start in range(0, len(chosen), MODELS_A_SHEET)]
     for number, page in enumerate(pages, start=1):
-        yield Picture("layers" + (f"-page{number}" if len(pages) > 1 else ""), _chart(page, data))
+        name = "layers" + (f"-page{number}" if len(pages) > 1 else "")
+        yield Picture(name, lambda page=page: _figure(page, known))  # type: ignore[misc]
 
 
-def select(data: Data) -> list[Selection]:
+def layer_labels(records: Sequence[RunRecord]) -> set[str]:
+    """What `layer_figures` needs styles for."""
+    jobs = [describe(record) for record in records if record.layers]
+    return set(_labels(jobs).values())
+
+
+def _labels(jobs: Sequence[JobRow]) -> dict[str, str]:
+    """Method and allocation of every job by its id."""
+    short = short_labels(job.allocation for job in jobs)
+    return {job.job_id: ", ".join(filter(None, (job.method, short[job.allocation]))) for job in jobs}
+
+
+def select(records: Sequence[RunRecord]) -> list[Selection]:
     """The models with most methods and, of each, one pattern and its methods."""
     groups: dict[str, dict[tuple[str, float], list[tuple[JobRow, RunRecord]]]] = defaultdict(lambda: defaultdict(list))
-    for record in data.records:
+    for record in records:
         if record.layers:
             job = describe(record)
             if job.method != DENSE:
                 groups[job.model][job.pattern, job.sparsity].append((job, record))
+    labels = _labels([describe(record) for record in records if record.layers])
     selected = []
     for model, patterns in groups.items():
         pattern, sparsity = max(
             patterns,
             key=lambda where: (_methods(patterns[where]), len(patterns[where]), -abs(where[1] - USUAL_SPARSITY), where),
         )
-        profiles = _profiles(patterns[pattern, sparsity], data)
+        profiles = _profiles(patterns[pattern, sparsity], labels)
         if profiles:
             name = pattern_name(pattern, sparsity)
             selected.append(Selection(model, name if name.startswith(pattern) else f"{name} {pattern}", profiles))
@@ -87,10 +103,10 @@ def _methods(jobs: Sequence[tuple[JobRow, RunRecord]]) -> int:
     return len({job.method for job, _ in jobs})
 
 
-def _profiles(jobs: Sequence[tuple[JobRow, RunRecord]], data: Data) -> tuple[Profile, ...]:
+def _profiles(jobs: Sequence[tuple[JobRow, RunRecord]], labels: Mapping[str, str]) -> tuple[Profile, ...]:
     by_method: dict[str, list[RunRecord]] = defaultdict(list)
     for job, record in jobs:
-        by_method[data.methods[job.job_id]].append(record)
+        by_method[labels[job.job_id]].append(record)
     made = [_profile(label, by_method[label]) for label in sorted(by_method, key=natural_key)]
     return tuple(profile for profile in made if profile.blocks)
 
@@ -110,55 +126,50 @@ def _profile(label: str, records: Sequence[RunRecord]) -> Profile:
     blocks = sorted(zeros)
     counted = [100 * sum(s * w for s, w in zeros[b]) / max(sum(w for _, w in zeros[b]), 1) for b in blocks]
     means = [math.fsum(errors[b]) / len(errors[b]) if errors[b] else math.nan for b in blocks]
-    return Profile(label, tuple(blocks), tuple(counted), tuple(means), tuple(record.job_id for record in records))
+    return Profile(label, tuple(blocks), tuple(counted), tuple(means), len(records))
 
 
-def _chart(page: Sequence[Selection], data: Data) -> Any:
-    import altair
-
+def _figure(page: Sequence[Selection], known: Mapping[str, Style]) -> "Figure":
     labels = unique(sorted((profile.label for each in page for profile in each.profiles), key=natural_key))
-    chart = altair.hconcat(*(layer_panel(each, Looks(labels, data.styles)) for each in page), spacing=24)
-    most = max(len(profile.job_ids) for each in page for profile in each.profiles)
-    notes = ["a block's linears: zeros weighted by their weights"]
-    notes += ["output error: plain mean of ||XW' - XW|| / ||XW|| on calibration data (lower is better)"]
-    notes += [f"mean over up to {most} jobs a method (seeds, calibration, parameters)"] if most > 1 else []
-    return titled(chart, "Zeros and output error by block", notes, PANEL_WIDTH * max(len(page), 2))
-
-
-def layer_panel(selection: Selection, looks: Looks) -> Any:
-    """Zeros above, output error below, over the blocks of one model."""
-    import altair
-
-    rows: list[dict[str, Any]] = [
-        {
-            **{"label": profile.label, "model": clean(selection.model), "block": block, "zeros": zeros},
-            **{"error": None if math.isnan(error) else error, "marked": place % step == 0},
-            "jobs": list(profile.job_ids),
-        }
-        for profile in selection.profiles
-        for step in [max(1, len(profile.blocks) // MARKS)]
-        for place, (block, zeros, error) in enumerate(zip(profile.blocks, profile.zeros, profile.errors, strict=True))
+    handles = [line(label, known[label]) for label in labels]
+    figure = new_figure(PANEL_WIDTH * len(page) + legend_width(handles), 1.8 * PANEL_HEIGHT + 0.6)
+    axes = figure.subplots(2, len(page), squeeze=False, sharex="col")
+    for column, each in enumerate(page):
+        draw_layers(axes[0][column], axes[1][column], each, known)
+    counts = {profile.jobs for each in page for profile in each.profiles}
+    notes = [
+        "a block's linears: zeros weighted by their weights, plain mean of ||XW' - XW|| / ||XW|| on calibration data"
     ]
-    zeros = [row["zeros"] for row in rows]
+    notes += (
+        [f"mean over up to {max(counts)} jobs a method (seeds, calibration, parameters)"] if max(counts) > 1 else []
+    )
+    finish(figure, "Zeros and output error by block", "", notes, handles)
+    return figure
+
+
+def draw_layers(upper: "Axes", lower: "Axes", selection: Selection, known: Mapping[str, Style]) -> None:
+    """Zeros above, output error below, over the blocks of one model."""
+    from matplotlib.ticker import MaxNLocator
+
+    for profile in selection.profiles:
+        style = known[profile.label]
+        look = {
+            "color": style.color,
+            "marker": style.marker,
+            "markersize": style.size,
+            "linestyle": style.line,
+            "markevery": max(1, len(profile.blocks) // 10),
+        }
+        upper.plot(profile.blocks, profile.zeros, **look)
+        lower.plot(profile.blocks, profile.errors, **look)
+    zeros = [value for profile in selection.profiles for value in profile.zeros]
     if max(zeros) - min(zeros) < 1:  # counts that differ by single weights are the same picture
         middle = (max(zeros) + min(zeros)) / 2
-        zeros = [max(middle - 5, 0), min(middle + 5, 100)]
-    block = altair.X(
-        "block:Q", title="block", axis=altair.Axis(tickMinStep=1, format="d"), scale=altair.Scale(nice=False, padding=6)
-    )
-    base = altair.Chart(altair.InlineData(values=rows)).encode(x=block)
-
-    def part(field: str, title: str, values: Sequence[float]) -> Any:
-        scale, axis = value_scale(values)
-        one = base.encode(y=altair.Y(f"{field}:Q", title=title, scale=scale, axis=axis), color=looks("color")["color"])
-        return altair.layer(
-            one.mark_line().encode(**looks("strokeDash")),
-            one.transform_filter(f"datum.marked && isValid(datum.{field})")
-            .mark_point(size=36)
-            .encode(**looks("shape"), tooltip=["label:N", "model:N", "block:Q", "zeros:Q", "error:Q", "jobs:N"]),
-        ).properties(width=PANEL_WIDTH, height=PANEL_HEIGHT)
-
-    errors = [row["error"] for row in rows if row["error"] is not None]
-    parts = [part("zeros", "zeros counted [%]", zeros)]
-    parts += [part("error", "relative output error", errors)] if errors else []
-    return altair.vconcat(*parts).properties(title=clean(f"{selection.model}, {selection.pattern}"))
+        upper.set_ylim(max(middle - 5, 0), min(middle + 5, 100))
+    upper.ticklabel_format(axis="y", useOffset=False)
+    upper.set_title(f"{text(selection.model)}, {selection.pattern}", loc="left")
+    upper.set_ylabel("zeros counted [%]")
+    lower.set_ylabel("relative output error")
+    lower.set_xlabel("block")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True))
+    log_axis(lower, [value for profile in selection.profiles for value in profile.errors if not math.isnan(value)])

@@ -1,1 +1,0 @@
-"""The mirror of the records in Weights & Biases."""
