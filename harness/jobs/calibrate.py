@@ -18,7 +18,7 @@ from harness.evaluation.accuracy import accuracy
 from harness.evaluation.base import check_length
 from harness.evaluation.trials import TrialLoss
 from harness.models.loading import LoadedModel
-from harness.pruning.dense_analysis import HeldOutLoss
+from harness.pruning.context import HeldOutLoss
 
 
 def drawn_with(request: JobRequest) -> Hashable:

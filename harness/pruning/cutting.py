@@ -1,6 +1,10 @@
 """Channels are cut out of a block by their importance, and its layers shrink."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +15,27 @@ from harness.blocks.layers import PrunableLinear, prunable_linears, weight_view
 from harness.blocks.probe import Probe
 from harness.errors import UserError
 from harness.patterns import Pattern, Structured
-from harness.pruning.methods.base import Channels, StructuredMethod
 from harness.record import LayerReport
 from harness.surgery.channels import consumer_columns, cut, cuts_cleanly, producer_rows, reorders_cleanly
 from harness.surgery.dependencies import Coupling, find_couplings
+
+if TYPE_CHECKING:  # methods reach this module through their kind
+    from harness.pruning.methods.base import StructuredMethod
+
+
+@dataclass(frozen=True, slots=True)
+class Channels:
+    """The weights of C channels that some layers of a block make and one layer reads; biases are not among them.
+
+    Args:
+        producers: [C, N] each, row c being what makes channel c.
+        consumer_CN: row c is what reads channel c.
+        are_maps: whether convolutions make the channels.
+    """
+
+    producers: tuple[Tensor, ...]
+    consumer_CN: Tensor
+    are_maps: bool = False
 
 
 def num_kept(num_channels: int, pattern: Structured) -> int:
@@ -62,13 +83,14 @@ def cut_block(
     method: StructuredMethod,
     prefix: str,
     patterns: Mapping[str, Pattern],
-    probe: Probe,
+    probe: Probe | None,
 ) -> tuple[dict[str, LayerReport], ModelChange]:
     """Cut the least important channels of every coupling out of a block; reports of all its linears, by path in it.
 
     Raises:
         UserError: the block's own code needs the channels.
     """
+    assert probe is not None, "blocks that are cut have probes"
     linears = prunable_linears(block)
     group_of = {name: group for group in groups for name in group.names}
     dense = {name: weight_view(linear) for name, linear in linears.items()}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,22 +18,10 @@ from harness.blocks.runner import BlockRunner, BlockStep, in_batches
 from harness.calibration.statistics import Statistic, Statistics
 from harness.patterns import Pattern
 from harness.progress import Reporter
+from harness.pruning.context import Cache, HeldOutLoss
 
 if TYPE_CHECKING:  # methods reach this module through the walk
     from harness.pruning.methods.base import LayerwiseMethod
-
-KeptT = TypeVar("KeptT")
-HeldOutLoss = Callable[[Residency, int], float]
-"""Of the model as that residency gives it out, with dense blocks before that index, on held-out sequences: mean
-negative log-likelihood a token of a language model, share of wrong answers of an image classifier."""
-
-
-class Keep(Protocol):
-    """Keeps what was found for later jobs of the model that have the same calibration."""
-
-    def __call__(self, key: Hashable, find: Callable[[], KeptT], /) -> KeptT:
-        """What was kept under `key`, found now if nothing was."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +86,7 @@ class Survey:
     residency: Residency
     reporter: Reporter
     held_out: Callable[[int], HeldOutLoss]
-    keep: Keep
+    keep: Cache
 
     @property
     def shapes(self) -> dict[str, tuple[int, int]]:

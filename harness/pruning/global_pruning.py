@@ -1,10 +1,13 @@
 """Pruning a whole model at once: what every modelwise method is given, and the reports of what it did."""
 
+from __future__ import annotations
+
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +18,18 @@ from harness.blocks.inputs import InputObserver, check_reached
 from harness.blocks.layers import PrunableLinear, prunable_layers, weight_view
 from harness.models.objective import in_float32
 from harness.patterns import Pattern
-from harness.pruning.layerwise import PruningOutcome, layer_report
-from harness.pruning.methods.base import ModelContext, ModelwiseMethod
+from harness.pruning.context import ModelContext, PruningContext, PruningOutcome
+from harness.pruning.layerwise import layer_report
 from harness.record import ERROR_TOKENS
+
+if TYPE_CHECKING:  # methods reach this module through their kind
+    from harness.pruning.methods.base import ModelwiseMethod
+
+
+def prune_globally(method: ModelwiseMethod, context: PruningContext) -> PruningOutcome:
+    """Prune the whole model at once."""
+    given = ModelContext(context.device, context.batch_tokens, context.seed, context.reporter)
+    return prune_modelwise(context.model, method, context.tokens_BL, context.pattern, given)
 
 
 def prune_modelwise(

@@ -5,20 +5,29 @@ Layers inside a block see the dense block's activations, but the block's input c
 (`propagation=pruned`, as Wanda and SparseGPT do) or from the dense model (`dense`, as OBC does).
 """
 
+from __future__ import annotations
+
 import hashlib
 import math
 import time
 from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from harness.blocks.changes import ModelChange
 from harness.blocks.inputs import InputGroup, check_reached
-from harness.blocks.layers import PrunableLinear, decoder_blocks, prunable_linears, unreached_weights, weight_view
+from harness.blocks.layers import (
+    PrunableLinear,
+    decoder_blocks,
+    prunable_linears,
+    prunable_shapes,
+    unreached_weights,
+    weight_view,
+)
 from harness.blocks.offload import InMemory, Residency
 from harness.blocks.probe import Probe, Probes
 from harness.blocks.runner import BlockRunner, BlockStep, in_batches
@@ -26,24 +35,22 @@ from harness.calibration.statistics import Statistic
 from harness.job import Propagation
 from harness.patterns import Pattern, SemiStructured
 from harness.progress import Reporter
-from harness.pruning.allocations.base import Allocation
-from harness.pruning.cutting import cut_block
-from harness.pruning.dense_analysis import BlockTurn, statistics_by_path
-from harness.pruning.methods.base import LayerwiseMethod, StructuredMethod
+from harness.pruning.context import PruningContext, PruningOutcome
+from harness.pruning.dense_analysis import BlockTurn, Survey, statistics_by_path
 from harness.pruning.numerics.permutation import absorb
+from harness.pruning.numerics.ranking import PrunableWeights
 from harness.record import ERROR_TOKENS, JsonValue, LayerReport
 
+if TYPE_CHECKING:  # methods reach this module through their kind
+    from harness.pruning.allocations.base import Allocation
+    from harness.pruning.methods.base import LayerwiseMethod, StructuredMethod
 
-@dataclass(slots=True)
-class PruningOutcome:
-    """What pruning did: reports in model order, the change, notes for the record, wall time of its parts in seconds."""
 
-    layers: list[LayerReport] = field(default_factory=list)
-    change: ModelChange = field(default_factory=ModelChange)
-    notes: tuple[str, ...] = ()
-    calibrate_s: float = 0.0
-    prune_s: float = 0.0
-    allocate_s: float = 0.0
+PruneBlock = Callable[
+    [nn.Module, Sequence[InputGroup], Any, str, Mapping[str, Pattern], Probe | None],
+    tuple[dict[str, LayerReport], ModelChange],
+]
+"""Prunes or cuts the linears of a block from what was observed; reports by path in the block, and the change of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +67,7 @@ class Walk:
             model, or observes and keeps it for later ones; None = nothing is kept.
         findings: what methods found from the statistics of every input, by the path of the input's first linear; of
             an earlier walk only if all statistics come out equal; None = nothing is kept.
+        prune_one: prunes a block; None = its weights become zero, those of one input together.
     """
 
     patterns: Mapping[str, Pattern]
@@ -69,6 +77,7 @@ class Walk:
     allocation: Allocation | None = None
     keep: Callable[[Hashable, Callable[[], list[InputGroup]]], list[InputGroup]] | None = None
     findings: MutableMapping[str, dict[Hashable, Any]] | None = None
+    prune_one: PruneBlock | None = None
 
     @property
     def refines(self) -> bool:
@@ -101,6 +110,57 @@ def unreached_note(model: nn.Module) -> str | None:
     return f"not pruned, being no linear layers: {len(missed)} tensors of {weights:,} weights, first {missed[0][0]}"
 
 
+def prune_layers(method: LayerwiseMethod, context: PruningContext) -> PruningOutcome:
+    """Spread the sparsity over the layers, then prune block by block."""
+    with context.clock("prune"):
+        weights = PrunableWeights(context.model, context.offloading)
+        patterns: Mapping[str, Pattern] | None = method.spread(weights, context.pattern)
+    shapes = prunable_shapes(context.model)
+    if patterns is None and context.allocation is not None:
+        with context.clock("allocate"):
+            patterns = context.allocation.spread(_dense_model(method, context))
+    patterns = patterns or dict.fromkeys(shapes, context.pattern)
+    check_patterns(patterns, shapes)
+    walk = Walk(
+        patterns,
+        context.propagation,
+        context.device,
+        context.batch_tokens,
+        context.allocation,
+        context.cache if context.caches_statistics else None,
+        _findings(context),
+    )
+    return prune_model(context.model, method, context.tokens_BL, walk, context.reporter, context.offloading)
+
+
+def _dense_model(method: LayerwiseMethod, context: PruningContext) -> Survey:
+    """What an allocation may look at."""
+    return Survey(
+        context.model,
+        method,
+        context.pattern,
+        context.tokens_BL,
+        context.device,
+        context.batch_tokens,
+        context.offloading,
+        context.reporter,
+        context.held_out,
+        lambda key, find: context.cache((context.device, context.batch_tokens, key), find),
+    )
+
+
+def _findings(context: PruningContext) -> MutableMapping[str, dict[Hashable, Any]] | None:
+    """What methods found from the dense model's statistics in earlier jobs with this calibration."""
+    if context.propagation != "dense" or not context.caches_statistics:
+        return None
+    # Batches and the device decide the rounding, and with it the last bits of what is found; an allocation that refines
+    # sees one sequence at a time.
+    refines = context.allocation is not None and context.allocation.refines
+    batch_tokens = 1 if refines else context.batch_tokens
+    empty: MutableMapping[str, dict[Hashable, Any]] = {}
+    return context.cache(("findings", batch_tokens, context.device), lambda: empty)
+
+
 @torch.no_grad()
 def prune_model(
     model: nn.Module,
@@ -110,7 +170,7 @@ def prune_model(
     reporter: Reporter,
     residency: Residency | None = None,
 ) -> PruningOutcome:
-    """Prune every linear of every decoder block of `model`, in place; a structured method makes them smaller.
+    """Prune every linear of every decoder block of `model`, in place, one block after the other.
 
     Args:
         tokens_BL: calibration token ids, all of one length.
@@ -128,8 +188,8 @@ def prune_model(
     reporter.start("prune: record the model's calls", 1)
     with _timed(outcome, "calibrate_s"):
         runner = BlockRunner(model, batches, residency, walk.device)
-        tries = isinstance(method, StructuredMethod) or method.permutes
-        probes = Probes(model, batches, runner.hidden[0], residency) if tries else None
+        probes = Probes(model, batches, runner.hidden[0], residency) if method.tries_changes else None
+    prune_one: PruneBlock = walk.prune_one or prune_block
     reporter.start("prune: blocks", len(runner.blocks))
     owed = 0.0  # zeros that patterns of the blocks so far have too few
     for index in range(len(runner.blocks)):
@@ -150,7 +210,7 @@ def prune_model(
             patterns = _refined(turn, walk, outcome)
             owed += _zeros(turn, turn.patterns) - _zeros(turn, patterns)
             with _timed(outcome, "prune_s"):
-                reports, change = _prune_block(step.block, groups, method, step.path, patterns, probe)
+                reports, change = prune_one(step.block, groups, method, step.path, patterns, probe)
             outcome.layers += [reports[name] for name in linears]
             outcome.change = outcome.change.then(change.below(step.path))
             if walk.propagation == "pruned" and not step.is_last:
@@ -194,22 +254,7 @@ def _zeros(turn: BlockTurn, patterns: Mapping[str, Pattern]) -> float:
     return sum(patterns[name].sparsity * weight_OI.numel() for name, weight_OI in turn.weights.items())
 
 
-def _prune_block(
-    block: nn.Module,
-    groups: Sequence[InputGroup],
-    method: LayerwiseMethod | StructuredMethod,
-    prefix: str,
-    patterns: Mapping[str, Pattern],
-    probe: Probe | None,
-) -> tuple[dict[str, LayerReport], ModelChange]:
-    """Prune or cut the linears of a block; reports by path in the block."""
-    if isinstance(method, StructuredMethod):
-        assert probe is not None, "a structured method has probes"
-        return cut_block(block, groups, method, prefix, patterns, probe)
-    return _prune_groups(block, groups, method, prefix, patterns, probe)
-
-
-def _prune_groups(
+def prune_block(
     block: nn.Module,
     groups: Sequence[InputGroup],
     method: LayerwiseMethod,

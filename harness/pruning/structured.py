@@ -1,19 +1,35 @@
 """Structured pruning of a model: what can be cut is seen before anything is, and the configuration shrinks with it."""
 
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from harness.blocks.layers import prunable_shapes
 from harness.blocks.offload import Residency
 from harness.blocks.probe import Probes
 from harness.blocks.runner import BlockRunner
 from harness.errors import UserError
 from harness.patterns import Structured
 from harness.progress import Reporter
-from harness.pruning.cutting import free_couplings, num_kept
-from harness.pruning.layerwise import PruningOutcome, Walk, prune_model
-from harness.pruning.methods.base import StructuredMethod
+from harness.pruning.context import PruningContext, PruningOutcome
+from harness.pruning.cutting import cut_block, free_couplings, num_kept
+from harness.pruning.layerwise import Walk, prune_model
 from harness.surgery.configuration import BlockCuts, apply_fields, fields_after
+
+if TYPE_CHECKING:  # methods reach this module through their kind
+    from harness.pruning.methods.base import StructuredMethod
+
+
+def prune_channels(method: StructuredMethod, context: PruningContext) -> PruningOutcome:
+    """Cut the same part of the channels out of every block."""
+    patterns = dict.fromkeys(prunable_shapes(context.model), context.pattern)
+    walk = Walk(patterns, context.propagation, context.device, context.batch_tokens)
+    return shrink_model(context.model, method, context.tokens_BL, walk, context.reporter, context.offloading)
 
 
 def shrink_model(
@@ -41,7 +57,7 @@ def shrink_model(
     assert isinstance(pattern, Structured), f"a structured method makes no {pattern.label} pattern"
     reporter.start("prune: find the channels", 1)
     fields = configuration_fields(model, pattern, tokens_BL, residency, walk.device)
-    outcome = prune_model(model, method, tokens_BL, walk, reporter, residency)
+    outcome = prune_model(model, method, tokens_BL, replace(walk, prune_one=cut_block), reporter, residency)
     outcome.change = outcome.change.then(apply_fields(model, fields))
     sizes = ", ".join(f"{name}={value}" for name, value in fields.items())
     outcome.notes = (*outcome.notes, f"the model's configuration has now {sizes}")

@@ -24,8 +24,9 @@ from harness.models.loading import LoadedModel, load_from_disk, load_model, save
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM
+from harness.pruning.context import PruningOutcome
 from harness.pruning.dense_analysis import Survey
-from harness.pruning.layerwise import PruningOutcome, Walk, prune_model, weights_fingerprint
+from harness.pruning.layerwise import Walk, prune_model, weights_fingerprint
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
 from harness.pruning.methods.sparsegpt import SparseGPT
 from harness.pruning.methods.wanda import Wanda

@@ -21,8 +21,9 @@ from harness.job import Choice
 from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
 from harness.progress import Silent
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM, Allocation
+from harness.pruning.context import PruningOutcome
 from harness.pruning.dense_analysis import BlockTurn, Survey
-from harness.pruning.layerwise import PruningOutcome, Walk, achieved_sparsity, check_patterns, prune_model
+from harness.pruning.layerwise import Walk, achieved_sparsity, check_patterns, prune_model
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
 from tests.contracts.test_methods import check_zeros, choices_of, label, layerwise
 from tests.families import tiny_model

@@ -18,13 +18,13 @@ from harness.errors import UserError
 from harness.job import Choice, Propagation
 from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
 from harness.progress import Silent
+from harness.pruning.context import ModelContext, PruningOutcome
 from harness.pruning.cutting import num_kept
 from harness.pruning.global_pruning import prune_modelwise
-from harness.pruning.layerwise import PruningOutcome, Walk, achieved_sparsity, prune_model
+from harness.pruning.layerwise import Walk, achieved_sparsity, prune_model
 from harness.pruning.methods.base import (
     METHODS,
     LayerwiseMethod,
-    ModelContext,
     ModelwiseMethod,
     PruningMethod,
     StructuredMethod,

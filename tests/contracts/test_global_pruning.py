@@ -15,9 +15,9 @@ from harness.job import Choice
 from harness.models.objective import in_float32
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
+from harness.pruning.context import ModelContext, PruningOutcome
 from harness.pruning.global_pruning import prune_modelwise
-from harness.pruning.layerwise import PruningOutcome
-from harness.pruning.methods.base import METHODS, ModelContext, ModelwiseMethod
+from harness.pruning.methods.base import METHODS, ModelwiseMethod
 from harness.record import JsonValue
 from tests.families import tiny_model
 

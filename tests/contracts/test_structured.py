@@ -20,9 +20,10 @@ from harness.job import Choice
 from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
 from harness.progress import Silent
-from harness.pruning.cutting import kept_channels, num_kept
-from harness.pruning.layerwise import PruningOutcome, Walk, achieved_sparsity, weights_fingerprint
-from harness.pruning.methods.base import METHODS, Channels, StructuredMethod
+from harness.pruning.context import PruningOutcome
+from harness.pruning.cutting import Channels, kept_channels, num_kept
+from harness.pruning.layerwise import Walk, achieved_sparsity, weights_fingerprint
+from harness.pruning.methods.base import METHODS, StructuredMethod
 from harness.pruning.methods.channel_magnitude import ChannelMagnitude
 from harness.pruning.structured import shrink_model
 from tests.contracts.test_methods import choices_of, label

@@ -11,8 +11,8 @@ from harness.errors import UserError
 from harness.job import Choice
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
+from harness.pruning.context import PruningOutcome
 from harness.pruning.layerwise import (
-    PruningOutcome,
     Walk,
     achieved_sparsity,
     check_patterns,

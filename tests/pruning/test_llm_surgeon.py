@@ -12,9 +12,8 @@ from harness.errors import UserError
 from harness.models.objective import next_token_loss
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
+from harness.pruning.context import ModelContext, PruningOutcome
 from harness.pruning.global_pruning import prune_modelwise
-from harness.pruning.layerwise import PruningOutcome
-from harness.pruning.methods.base import ModelContext
 from harness.pruning.methods.llm_surgeon import LLMSurgeon
 from tests.families import tiny_model
 

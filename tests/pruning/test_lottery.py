@@ -16,10 +16,9 @@ from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.models.objective import Objective, objective_of
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
+from harness.pruning.context import ModelContext, PruningOutcome
 from harness.pruning.global_pruning import prune_modelwise
-from harness.pruning.layerwise import PruningOutcome
 from harness.pruning.methods import lottery as lottery_module
-from harness.pruning.methods.base import ModelContext
 from harness.pruning.methods.lottery import Lottery, initialise
 from tests.families import tiny_model
 from tests.models.convolutions import randomised

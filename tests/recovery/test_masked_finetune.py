@@ -18,7 +18,8 @@ from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.models.objective import next_token_loss
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
-from harness.pruning.layerwise import PruningOutcome, Walk, prune_model
+from harness.pruning.context import PruningOutcome
+from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
 from harness.pruning.numerics.permutation import layers_that_are_not
 from harness.record import LayerReport

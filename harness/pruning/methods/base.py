@@ -9,8 +9,7 @@ A method is a frozen dataclass of its hyperparameters and has no state.  "Higher
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from harness.progress import Reporter
+    from harness.pruning.context import ModelContext, ModelwiseOutcome, PruningContext, PruningOutcome
+    from harness.pruning.cutting import Channels
     from harness.record import JsonValue
 
 
@@ -80,6 +80,14 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
         taken = ", ".join(kind.choice for kind in self.patterns)
         return f"it takes {taken}, not {pattern.label}"
 
+    def run(self, context: PruningContext) -> PruningOutcome:
+        """Prune the context's model in place.  Every kind of method does it once; a single method says what differs.
+
+        Raises:
+            UserError: a layer cannot take its pattern, or no calibration token reaches it.
+        """
+        raise AssertionError(f"{type(self).__name__} prunes nothing")
+
     def warning(self, shapes: Mapping[str, tuple[int, int]], device: torch.device) -> str | None:
         """What a user must know before layers of these shapes (O, I) are pruned there, such as the time it takes."""
         return None
@@ -100,6 +108,11 @@ class LayerwiseMethod(PruningMethod):
     patterns: ClassVar[tuple[type[Pattern], ...]] = (Unstructured, SemiStructured)
     needs: ClassVar[tuple[type[Statistic], ...]] = ()
 
+    def run(self, context: PruningContext) -> PruningOutcome:
+        from harness.pruning.layerwise import prune_layers
+
+        return prune_layers(self, context)
+
     @property
     def comparison_group(self) -> ComparisonGroup:
         """The weights that an unstructured pattern counts its zeros over."""
@@ -109,6 +122,11 @@ class LayerwiseMethod(PruningMethod):
     def permutes(self) -> bool:
         """Whether its weights may come with a permutation."""
         return False
+
+    @property
+    def tries_changes(self) -> bool:
+        """Whether changes of a block are tried on a copy of it first."""
+        return self.permutes
 
     def spread(self, weights: Iterable[tuple[str, Tensor]], pattern: Pattern) -> dict[str, Pattern] | None:
         """The pattern of every layer, for a method that compares layers itself; None leaves it to the allocation.
@@ -203,21 +221,6 @@ def fingerprint(weight_OI: Tensor) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
-class Channels:
-    """The weights of C channels that some layers of a block make and one layer reads; biases are not among them.
-
-    Args:
-        producers: [C, N] each, row c being what makes channel c.
-        consumer_CN: row c is what reads channel c.
-        are_maps: whether convolutions make the channels.
-    """
-
-    producers: tuple[Tensor, ...]
-    consumer_CN: Tensor
-    are_maps: bool = False
-
-
 class StructuredMethod(PruningMethod):
     """Ranks the channels of every coupling; the engine cuts those of the least importance out of all its layers.
 
@@ -230,48 +233,18 @@ class StructuredMethod(PruningMethod):
     updates_weights: ClassVar[bool] = False
     needs: ClassVar[tuple[type[Statistic], ...]] = ()
 
+    @property
+    def tries_changes(self) -> bool:
+        return True
+
+    def run(self, context: PruningContext) -> PruningOutcome:
+        from harness.pruning.structured import prune_channels
+
+        return prune_channels(self, context)
+
     @abstractmethod
     def importance(self, channels: Channels, stats: Statistics) -> Tensor:
         """Importance [C] of every channel, finite, higher = keep."""
-
-
-@dataclass(frozen=True, slots=True)
-class ModelContext:
-    """How a modelwise method runs the model.
-
-    Args:
-        device: where the whole model is.
-        batch_tokens: most tokens in one forward pass, >= 1; at least one sequence is run at a time.
-        seed: of the job, for whatever the method draws.
-        looks_at_data: enters a stretch of time that counts as calibration, not as pruning.
-    """
-
-    device: torch.device
-    batch_tokens: int
-    seed: int
-    reporter: Reporter
-    looks_at_data: Callable[[], AbstractContextManager[None]] = nullcontext
-
-    def batches(self, rows_BL: Tensor) -> list[Tensor]:
-        """The calibration rows in parts of at most `batch_tokens`, on the device."""
-        from harness.blocks.runner import in_batches
-
-        return [part_BL.to(self.device) for part_BL in in_batches(rows_BL, self.batch_tokens)]
-
-
-@dataclass(frozen=True, slots=True)
-class ModelwiseOutcome:
-    """What a modelwise method says of the weights that it left in the model.
-
-    Args:
-        details: facts for the layers' reports, by path in the model.
-        notes: lines for the record, of what concerns the whole model.
-        tensors: names in `state_dict` of what changed beside the weights of the prunable linears.
-    """
-
-    details: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    tensors: frozenset[str] = frozenset()
 
 
 class ModelwiseMethod(PruningMethod):
@@ -285,6 +258,11 @@ class ModelwiseMethod(PruningMethod):
     __slots__ = ()
     uses_gradients: ClassVar[bool] = True
     patterns: ClassVar[tuple[type[Pattern], ...]] = (Unstructured, SemiStructured)
+
+    def run(self, context: PruningContext) -> PruningOutcome:
+        from harness.pruning.global_pruning import prune_globally
+
+        return prune_globally(self, context)
 
     @property
     def decides_layer_sparsities(self) -> bool:

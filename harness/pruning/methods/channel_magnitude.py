@@ -11,12 +11,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from harness.pruning.methods.base import METHODS, Channels, StructuredMethod
+from harness.pruning.methods.base import METHODS, StructuredMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.calibration.statistics import Statistics
+    from harness.pruning.cutting import Channels
 
 
 @METHODS.register("channel-magnitude")

@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured
-from harness.pruning.methods.base import METHODS, ModelContext, ModelwiseMethod, ModelwiseOutcome
+from harness.pruning.context import ModelContext, ModelwiseOutcome
+from harness.pruning.methods.base import METHODS, ModelwiseMethod
 
 if TYPE_CHECKING:
     import torch

@@ -13,7 +13,8 @@ from harness.calibration.statistics import Statistics
 from harness.job import Choice
 from harness.patterns import Pattern, SemiStructured
 from harness.progress import Silent
-from harness.pruning.layerwise import PruningOutcome, Walk, prune_model
+from harness.pruning.context import PruningOutcome
+from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.base import METHODS, LayerwiseMethod, PrunedWeight
 from harness.pruning.numerics.masks import keep_mask
 from harness.pruning.numerics.permutation import (

@@ -1,0 +1,122 @@
+"""What a method is given to prune a model with, and what it says afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from harness.blocks.changes import ModelChange
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from harness.blocks.offload import Residency
+    from harness.job import Propagation
+    from harness.patterns import Pattern
+    from harness.progress import Clock, Reporter
+    from harness.pruning.allocations.base import Allocation
+    from harness.record import JsonValue, LayerReport
+
+FoundT = TypeVar("FoundT")
+HeldOutLoss = Callable[["Residency", int], float]
+"""Of the model as that residency gives it out, with dense blocks before that index, on held-out sequences: mean
+negative log-likelihood a token of a language model, share of wrong answers of an image classifier."""
+
+
+class Cache(Protocol):
+    """What was found once, for later jobs of the model that have the same calibration."""
+
+    def __call__(self, key: Hashable, find: Callable[[], FoundT], /) -> FoundT:
+        """What is cached under `key`, found now if nothing is."""
+        ...
+
+
+@dataclass(slots=True)
+class PruningOutcome:
+    """What pruning did: reports in model order, the change, notes for the record, wall time of its parts in seconds."""
+
+    layers: list[LayerReport] = field(default_factory=list)
+    change: ModelChange = field(default_factory=ModelChange)
+    notes: tuple[str, ...] = ()
+    calibrate_s: float = 0.0
+    prune_s: float = 0.0
+    allocate_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PruningContext:
+    """A model that is to be pruned, and all that decides how.
+
+    Args:
+        model: dense; changed in place.
+        offloading: gives out the blocks of `model`.
+        tokens_BL: calibration sequences, all of one length, as the model takes them for `input_ids`.
+        pattern: what was asked for, of the whole model.
+        propagation: where the inputs of the next block come from.
+        device: where a block, or for a global method the whole model, is computed.
+        batch_tokens: most tokens in one forward pass, >= 1; at least one sequence is run at a time.
+        seed: of the job, for whatever the method draws.
+        clock: told how long was spent on what.
+        allocation: spreads the sparsity over the layers; None = all have the pattern.
+        held_out: makes what measures trials, on at most that many held-out sequences (a classifier: on all).
+        cache: of what does not depend on the requested pattern.
+        caches_statistics: whether there is memory for the statistics of other jobs.
+    """
+
+    model: PreTrainedModel
+    offloading: Residency
+    tokens_BL: Tensor
+    pattern: Pattern
+    propagation: Propagation
+    device: torch.device
+    batch_tokens: int
+    seed: int
+    reporter: Reporter
+    clock: Clock
+    allocation: Allocation | None
+    held_out: Callable[[int], HeldOutLoss]
+    cache: Cache
+    caches_statistics: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModelContext:
+    """How a modelwise method runs the model.
+
+    Args:
+        device: where the whole model is.
+        batch_tokens: most tokens in one forward pass, >= 1; at least one sequence is run at a time.
+        seed: of the job, for whatever the method draws.
+        looks_at_data: enters a stretch of time that counts as calibration, not as pruning.
+    """
+
+    device: torch.device
+    batch_tokens: int
+    seed: int
+    reporter: Reporter
+    looks_at_data: Callable[[], AbstractContextManager[None]] = nullcontext
+
+    def batches(self, rows_BL: Tensor) -> list[Tensor]:
+        """The calibration rows in parts of at most `batch_tokens`, on the device."""
+        from harness.blocks.runner import in_batches
+
+        return [part_BL.to(self.device) for part_BL in in_batches(rows_BL, self.batch_tokens)]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelwiseOutcome:
+    """What a modelwise method says of the weights that it left in the model.
+
+    Args:
+        details: facts for the layers' reports, by path in the model.
+        notes: lines for the record, of what concerns the whole model.
+        tensors: names in `state_dict` of what changed beside the weights of the prunable linears.
+    """
+
+    details: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    tensors: frozenset[str] = frozenset()
