@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.synthetic import records
+from harness.reporting.figures.files import Drawn, draw_all
 from harness.reporting.formats.base import write
 from harness.reporting.papers import paper_table
-from harness.reporting.plots.gallery import Drawn, draw_all
 from harness.reporting.published import load
 from harness.reporting.tables import comparison
 from harness.tracking.store import RecordStore

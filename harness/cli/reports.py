@@ -50,7 +50,7 @@ def add_commands(command: AddCommand) -> None:
     sub.add_argument(
         "--format", metavar="NAME", default="terminal", help="terminal, md, csv, latex, html, json or one of a plug-in"
     )
-    sub.add_argument("--plugins", type=Path, metavar="DIR", help="folder of Python files that add formats")
+    sub.add_argument("--plugins", type=Path, metavar="DIR", help="folder of Python files that add formats or figures")
     sub.add_argument("--output", type=Path, metavar="FILE", help="write to a file")
     sub.add_argument("--html", type=Path, metavar="FILE", help="write all jobs as one interactive page")
     sub.add_argument("--with-questions", action="store_true", help="with --html: the texts of questions, too")
@@ -256,7 +256,7 @@ def serve_page(options: argparse.Namespace, _: object) -> int:
 
 
 def _plots(records: "Sequence[RunRecord]", folder: Path) -> int:
-    from harness.reporting.plots.gallery import Drawn, draw_all
+    from harness.reporting.figures.files import Drawn, draw_all
     from harness.reporting.published import load
 
     for outcome in draw_all(records, load(), folder):

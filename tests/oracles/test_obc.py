@@ -315,9 +315,9 @@ def test_obc_sees_the_dense_model_unless_told_otherwise(job: tuple[str, ...]) ->
             ids[propagation] = request.spec.job_id
         (wanda,) = plan([*job[1:], "method=wanda"], multirun=False)
     assert ids["auto"] == ids["dense"] != ids["pruned"]
-    assert wanda.request is not None
-    assert wanda.request.spec.calibration is not None
-    assert wanda.request.spec.calibration == replace(wanda.request.spec.calibration, propagation="pruned")
+    assert isinstance(wanda, JobRequest)
+    assert wanda.spec.calibration is not None
+    assert wanda.spec.calibration == replace(wanda.spec.calibration, propagation="pruned")
 
 
 def test_an_unknown_propagation_is_refused(job: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:

@@ -70,7 +70,6 @@ def _run(folder: Path, results: str) -> list[dict]:
         "PRUNEBENCH_RESULTS": str(folder / results),
         "IPYTHONDIR": str(folder / "ipython"),
         "JUPYTER_RUNTIME_DIR": str(folder / "runtime"),
-        "MPLBACKEND": "module://matplotlib_inline.backend_inline",
     }
     command = [sys.executable, "-W", "ignore", "-c", EXECUTE, str(NOTEBOOK), str(folder), str(done)]
     run = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)

@@ -116,7 +116,7 @@ def test_reporting_never_imports_torch() -> None:
     code = (
         "import sys, harness.reporting.formats.base, harness.reporting.tables, harness.reporting.papers, "
         "harness.reporting.frame, harness.reporting.show, harness.reporting.published as p; p.load(); "
-        "print({'torch', 'transformers', 'datasets', 'lm_eval', 'pandas', 'matplotlib'} & set(sys.modules))"
+        "print({'torch', 'transformers', 'datasets', 'lm_eval', 'pandas', 'altair', 'vl_convert'} & set(sys.modules))"
     )
     root = experiments_folder().parent
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True)

@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterable, Mapping
 
 from harness.errors import UserError
-from harness.record import EvalResult, JsonValue, LayerReport, RunRecord, from_json, to_json
+from harness.record import EvalResult, JsonValue, RunRecord, from_json, to_json
 
 ID_LENGTH = 64
 TAG_LENGTH = 64

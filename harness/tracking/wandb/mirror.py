@@ -5,12 +5,10 @@ again.  Every run is written offline first, below ``<results_dir>/wandb/``; bein
 right afterwards (`harness.tracking.wandb.upload`).  So a job never waits for the network while it runs, a server
 that hangs or a tracker that crashes costs one warning, and what was not uploaded waits for `sync`.
 
-A run is written again only when something in it changed: its folder holds the digest of all that went in.
+A run is written again only when something in it changed: its folder holds a stamp of what went in.
 """
 
 import glob
-import hashlib
-import json
 import logging
 import os
 import shutil
@@ -20,10 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError, unknown
-from harness.record import RunRecord, to_json
-from harness.tracking.wandb import client
-from harness.tracking.wandb import content
+from harness.record import RunRecord
+from harness.tracking.wandb import client, content
 from harness.tracking.wandb.client import environment, first_line, id_in
+from harness.tracking.wandb.stamp import STAMP, Stamp
 from harness.tracking.wandb.upload import UPLOAD_TIMEOUT_S, is_uploaded, upload
 
 if TYPE_CHECKING:
@@ -34,10 +32,6 @@ LOGGER = logging.getLogger(__name__)
 MODES = ("auto", "online", "offline", "disabled")
 NAME = "wandb"
 """The name W&B gives its folder; nobody chooses it."""
-
-DIGEST = "mirrored.sha256"
-LAYOUT = 2
-"""Part of the digest: raise it when a run is to be written differently, and `rebuild` writes every run again."""
 
 INIT_TIMEOUT_S = 30.0
 
@@ -131,28 +125,15 @@ def _write(
         destination = replace(destination, group=content.group_of(record))
     identity = content.run_id(record.job_id)
     earlier = present.get(identity, [])
-    digest = _digest(record, destination)
-    if len(earlier) == 1 and _digest_in(earlier[0]) == digest:
+    # Not of the group and the model, which a record that is mirrored again cannot tell.
+    stamp = Stamp(record, destination.project, destination.entity)
+    if len(earlier) == 1 and stamp.is_in(earlier[0]):
         return earlier[0], "unchanged"
     for folder in earlier:
         shutil.rmtree(folder)
     written = _write_offline(record, destination)
-    (written / DIGEST).write_text(digest + "\n", encoding="ascii")
+    (written / STAMP).write_bytes(stamp.encoded())
     return written, "written"
-
-
-def _digest(record: RunRecord, destination: Destination) -> str:
-    """Of what a run is made from; not of the group and the model, which a record that is mirrored again cannot tell."""
-    parts = [LAYOUT, destination.project, destination.entity]
-    return hashlib.sha256(json.dumps(parts).encode() + to_json(record)).hexdigest()
-
-
-def _digest_in(run_folder: Path) -> str | None:
-    """The digest that a whole run folder holds: it is written last."""
-    try:
-        return (run_folder / DIGEST).read_text(encoding="ascii").strip()
-    except (OSError, UnicodeDecodeError):
-        return None
 
 
 def _write_offline(record: RunRecord, destination: Destination) -> Path:

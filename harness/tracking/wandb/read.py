@@ -7,7 +7,7 @@ from harness.errors import UserError
 from harness.record import RunRecord
 from harness.tracking.wandb import content
 from harness.tracking.wandb.client import environment, first_line, require_login
-from harness.tracking.wandb.log import read_run
+from harness.tracking.wandb.stamp import read_stamp
 
 PREFIX = "wandb:"
 PAGE = 100
@@ -59,4 +59,4 @@ def _from_folder(folder: Path) -> Iterator[RunRecord]:
     if not runs:
         raise UserError(f"no offline-run-* folders in {folder}")
     for run in runs:
-        yield content.unpacked(read_run(run).config, str(run))
+        yield read_stamp(run).record

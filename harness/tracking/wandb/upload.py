@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +18,8 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.tracking.wandb import content
 from harness.tracking.wandb.client import first_line, id_in, require_login
-from harness.tracking.wandb.log import StoredRun, read_run
 from harness.tracking.wandb.read import runs_of
+from harness.tracking.wandb.stamp import Stamp, read_stamp
 
 UPLOAD_TIMEOUT_S = 120.0
 REQUESTS_A_RUN = 11
@@ -113,13 +113,11 @@ def verify(runs: Sequence[Path], *, project: str | None = None, entity: str | No
 
     A run that is not whole is marked as not uploaded; one that carries no record is somebody else's, and not checked.
     """
-    stored: dict[Path, StoredRun] = {}
+    stored: dict[Path, Stamp] = {}
     for run in runs:
         try:
-            stored[run] = read_run(run)
-            content.unpacked(stored[run].config, id_in(run))
+            stored[run] = read_stamp(run)
         except UserError as error:
-            stored.pop(run, None)
             yield SyncOutcome(id_in(run), run, True, f"{NOT_CHECKED}: {error}")
     reasons: dict[Path, str] = {}
     for wait in ARRIVAL_WAITS_S:
@@ -184,13 +182,13 @@ def _upload_patiently(run: Path, project: str | None, entity: str | None, pace: 
     return outcome
 
 
-def _missing(stored: dict[Path, StoredRun], project: str | None, entity: str | None) -> dict[Path, str]:
+def _missing(stored: dict[Path, Stamp], project: str | None, entity: str | None) -> dict[Path, str]:
     """What the server lacks of each run; empty text when it lacks nothing."""
     reasons: dict[Path, str] = {}
     places: dict[str, dict[str, list[Path]]] = {}  # two machines' folders may hold one run, such as the dense model's
     for run, found in stored.items():
         place = "/".join(part for part in (entity or found.entity, project or found.project) if part)
-        places.setdefault(place, {}).setdefault(found.run_id, []).append(run)
+        places.setdefault(place, {}).setdefault(id_in(run), []).append(run)
     for place, runs in places.items():
         ids = list(runs)
         for start in range(0, len(ids), RUNS_A_QUESTION):
@@ -201,7 +199,7 @@ def _missing(stored: dict[Path, StoredRun], project: str | None, entity: str | N
                 reasons |= {run: f"{NOT_CHECKED}: {first_line(error)}" for name in asked for run in runs[name]}
                 continue
             for run in (run for name in asked for run in runs[name]):
-                name = stored[run].run_id
+                name = id_in(run)
                 reasons[run] = (
                     _lacks(stored[run], *answered[name])
                     if name in answered
@@ -210,19 +208,14 @@ def _missing(stored: dict[Path, StoredRun], project: str | None, entity: str | N
     return reasons
 
 
-def _lacks(stored: StoredRun, config: dict[str, object], summary: dict[str, object]) -> str:
-    if config.get(content.RECORD_SHA256) != stored.config.get(content.RECORD_SHA256):
+def _lacks(stored: Stamp, config: dict[str, object], summary: dict[str, object]) -> str:
+    if config.get(content.RECORD_SHA256) != content.config_of(stored.record)[content.RECORD_SHA256]:
         return "the server holds another record of this run"
-    expected = set(_summary_keys(stored))
+    expected = {*content.summary_of(stored.record), "layers"}
     lacking = sorted(expected - set(summary))
     if lacking:
         return f"the server holds {len(expected) - len(lacking)} of {len(expected)} numbers; it lacks {lacking[0]}"
     return ""
-
-
-def _summary_keys(stored: StoredRun) -> Iterable[str]:
-    record = content.unpacked(stored.config, stored.run_id)
-    return (*content.summary_of(record), "layers")
 
 
 def _run_with_limit(command: list[str], working_folder: Path, timeout_s: float) -> tuple[str, bool]:

@@ -18,6 +18,7 @@ from harness.errors import UserError
 from harness.record import RunRecord
 from harness.tracking.wandb import mirror as wandb_mirror
 from harness.tracking.wandb.mirror import Destination, MirrorOutcome, mirror, rebuild
+from harness.tracking.wandb.stamp import STAMP
 from tests.tracking.conftest import KEY
 
 RecordMaker = Callable[..., RunRecord]
@@ -200,7 +201,7 @@ def test_two_runs_of_a_thousand_records_are_a_thousand_runs(
     assert {outcome.state for outcome in rebuild(records, destination)} == {"unchanged"}
     assert len(written) == len(_runs(folder)) == 1000
     records[7] = make_record(seed=7, notes=("another note",))
-    (_runs(folder)[8] / wandb_mirror.DIGEST).unlink()  # killed while it was written
+    (_runs(folder)[8] / STAMP).unlink()  # killed while it was written
     list(rebuild(records, destination))
     assert written[1000:] == [records[7].job_id, records[8].job_id]
     assert len(_runs(folder)) == 1000

@@ -1,8 +1,7 @@
-"""Records back from W&B: what goes in comes out, from real `.wandb` files and from a server."""
+"""Records back from W&B: what goes in comes out, from folders of offline runs and from a server."""
 
 import json
 import math
-import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -15,9 +14,10 @@ from hypothesis import strategies as st
 from harness.errors import UserError
 from harness.record import EvalResult, LayerReport, RunRecord, to_json
 from harness.tracking.wandb import content
-from harness.tracking.wandb.log import BLOCK_SIZE, HEADER, PIECE, _messages, read_run
+from harness.tracking.wandb.client import id_in
 from harness.tracking.wandb.mirror import Destination, rebuild
 from harness.tracking.wandb.read import read_back
+from harness.tracking.wandb.stamp import STAMP, Stamp, read_stamp
 from tests.tracking.wandb_server import WandbServer
 
 pytestmark = pytest.mark.usefixtures("nobody")
@@ -39,7 +39,7 @@ def _records(make_record: RecordMaker) -> list[RunRecord]:
 
 
 def test_offline_runs_give_the_records_back(folder: Path, make_record: RecordMaker) -> None:
-    """Every done record, equal to the byte; and our reader sees what W&B's own viewer sees."""
+    """Every done record, equal to the byte; and W&B's own log carries the same one."""
     records = _records(make_record)
     assert {outcome.state for outcome in rebuild(records, Destination(folder, "bench", "someone"))} == {"written"}
     found = read_back(str(folder))
@@ -48,11 +48,9 @@ def test_offline_runs_give_the_records_back(folder: Path, make_record: RecordMak
     run = next(folder.glob("offline-run-*"))
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", "--summary", str(next(run.glob("*.wandb")))]
     shown = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    mine = read_run(run)
-    assert (mine.run_id, mine.project, mine.entity) == (shown["run_id"], "bench", "someone")
-    assert {name: mine.config[name] for name in ("job_id", "method", "seed", content.RECORD)} == {
-        name: shown["config"][name] for name in ("job_id", "method", "seed", content.RECORD)
-    }
+    mine = read_stamp(run)
+    assert (id_in(run), mine.project, mine.entity) == (shown["run_id"], shown["project"], shown["entity"])
+    assert content.unpacked(shown["config"], "W&B's own log") == mine.record
 
 
 def test_project_gives_the_records_back(make_record: RecordMaker, server: WandbServer) -> None:
@@ -89,58 +87,35 @@ def test_run_of_somebody_else_is_said(make_record: RecordMaker, server: WandbSer
         content.unpacked(config | {content.RECORD: "%%%"}, "a run")
 
 
-def _log(messages: list[bytes]) -> bytes:
-    """A log as LevelDB's document describes it, written independently of the reader."""
-    import zlib
+def test_no_damage_passes_unseen(make_record: RecordMaker, tmp_path: Path) -> None:
+    """A flipped bit in the record and a file that is cut short are errors that name the run, never another content."""
+    whole = Stamp(make_record(), "bench", None).encoded()
+    record = whole.index(b"record")
 
-    data = bytearray(HEADER)
-    for message in messages:
-        rest, begun = message, False
-        while True:
-            room = BLOCK_SIZE - len(data) % BLOCK_SIZE
-            if room < PIECE.size:
-                data += bytes(room)
-                continue
-            piece, rest = rest[: room - PIECE.size], rest[room - PIECE.size :]
-            kind = (4 if begun else 1) if not rest else (3 if begun else 2)
-            data += struct.pack("<IHB", zlib.crc32(bytes([kind]) + piece), len(piece), kind) + piece
-            begun = True
-            if not rest:
-                break
-    return bytes(data)
+    @given(st.data())
+    def damaged(data: st.DataObject) -> None:
+        flipped = bytearray(whole)
+        flipped[data.draw(st.integers(record, len(whole) - 3))] ^= 1 << data.draw(st.integers(0, 7))
+        cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
+        for content_ in (bytes(flipped), cut):
+            (tmp_path / STAMP).write_bytes(content_)
+            try:
+                content = read_stamp(tmp_path).record
+            except UserError as error:
+                names_the_run, content = str(tmp_path) in str(error), make_record()
+            else:
+                names_the_run = True
+            assert names_the_run
+            assert content == make_record()
 
-
-LENGTHS = st.lists(st.one_of(st.integers(0, 50), st.integers(BLOCK_SIZE - 40, 2 * BLOCK_SIZE + 40)), max_size=5)
-
-
-@given(LENGTHS)
-def test_records_of_any_length_come_back(lengths: list[int]) -> None:
-    """Also those that end a few bytes before a block does, and those over several blocks."""
-    messages = [bytes([index + 1]) * length for index, length in enumerate(lengths)]
-    assert list(_messages(_log(messages))) == messages
-
-
-@given(st.data())
-def test_no_damage_passes_unseen(data: st.DataObject) -> None:
-    """A flipped bit and a log that is cut within a record are errors, never another content."""
-    messages = [b"a" * 100, b"b" * (BLOCK_SIZE + 5), b"c" * 10]
-    log = _log(messages)
-    place = data.draw(st.integers(0, len(log) - 1))
-    flipped = bytearray(log)
-    flipped[place] ^= 1 << data.draw(st.integers(0, 7))
-    for damaged in (bytes(flipped), log[:place]):
-        try:
-            found = list(_messages(damaged))
-        except ValueError:
-            continue
-        assert found == messages[: len(found)]
-        assert damaged != bytes(flipped) or found == messages  # only the filling between blocks may change
+    damaged()
 
 
 def test_run_that_was_killed_is_named(folder: Path, make_record: RecordMaker) -> None:
-    """A log that ends within a record is the user's to know about, with its path."""
+    """Without its stamp, which is written last, it is not whole: the user is told which; mirrored again, it is."""
     list(rebuild([make_record()], Destination(folder, "bench")))
-    file = next(folder.glob("offline-run-*/*.wandb"))
-    file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(UserError, match=r"\.wandb is damaged: "):
+    next(folder.glob(f"offline-run-*/{STAMP}")).unlink()
+    with pytest.raises(UserError, match=r"offline-run-.* carries no record"):
         read_back(str(folder))
+    assert [outcome.state for outcome in rebuild([make_record()], Destination(folder, "bench"))] == ["written"]
+    assert read_back(str(folder)) == [make_record()]

@@ -216,4 +216,4 @@ def test_two_folders_of_one_run_are_both_checked(folder: Path, make_record: Reco
     (run,) = folder.glob("offline-run-*")
     shutil.copytree(run, folder / run.name.replace("offline-run-20", "offline-run-19"))
     outcomes = list(sync(folder, pace=AT_ONCE))
-    assert [outcome.uploaded for outcome in outcomes] == [True, True]
+    assert [outcome.uploaded for outcome in outcomes] == [True, True], outcomes

@@ -4,12 +4,14 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import stdev
 from typing import TYPE_CHECKING
 
 from harness.record import RunRecord
-from harness.reporting.axes import pattern_order, setting_labels
-from harness.reporting.frame import DENSE, JobRow, to_frame
+from harness.reporting.axes import pattern_order, setting_labels, short_labels
+from harness.reporting.figures.look import DENSE_STYLE, Style, styles
+from harness.reporting.frame import DENSE, JobRow, describe, to_frame
 from harness.reporting.layout import unique
 from harness.reporting.published import Published, natural_key
 
@@ -20,7 +22,7 @@ MAX_SERIES = 12
 """More lines than this are not told apart in one axis; then every method is drawn with one of its settings."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Data:
     """Everything that figures are made from.
 
@@ -38,6 +40,25 @@ class Data:
     def of(cls, records: Sequence[RunRecord], published: Published) -> "Data":
         done = tuple(record for record in records if record.status == "done")
         return cls(to_frame(done), done, published)
+
+    @cached_property
+    def measurements(self) -> "tuple[Measurement, ...]":
+        """What was measured, a protocol each."""
+        return tuple(measurements(self))
+
+    @cached_property
+    def methods(self) -> Mapping[str, str]:
+        """Method and allocation of every job by its id."""
+        jobs = [describe(record) for record in self.records]
+        short = short_labels(job.allocation for job in jobs)
+        return {job.job_id: ", ".join(filter(None, (job.method, short[job.allocation]))) for job in jobs}
+
+    @cached_property
+    def styles(self) -> Mapping[str, Style]:
+        """One style a method in one setting: it looks the same in all figures."""
+        series = {one.label for each in self.measurements for panel in each.panels.values() for one in panel.series}
+        labels = series | set(self.frame["method"]) | set(self.methods.values())
+        return styles(labels - {DENSE}) | {DENSE: DENSE_STYLE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +102,12 @@ class Panel:
     series: tuple[Series, ...]
     dense: Point | None
     notes: tuple[str, ...]
+
+    @property
+    def label(self) -> str:
+        """Of the axis: metric, unit and direction."""
+        unit = "perplexity" if self.metric == "perplexity" else f"{self.metric} [%]"
+        return f"{unit} ({'higher' if self.higher_is_better else 'lower'} is better)"
 
     @property
     def values(self) -> list[float]:

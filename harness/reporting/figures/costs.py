@@ -4,44 +4,44 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.record import RunRecord
+from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
+from harness.reporting.figures.look import COLORS, titled
+from harness.reporting.figures.points import Data
 from harness.reporting.frame import DENSE, describe
-from harness.reporting.plots.sheet import NotDrawn, Picture
-from harness.reporting.plots.style import COLORS, HATCHES, finish, new_figure, text
+from harness.reporting.layout import clean
 from harness.reporting.published import natural_key
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 TOTAL = "total"
 OTHER = "other"
+OTHER_COLOR = "#bbbbbb"
 PHASES = ("load", "calibrate", "allocate", "prune", "recover", "evaluate", "save")
 """In the order of a job; what else was timed follows by name, and what no phase claims comes last."""
 
 BARS_A_SHEET = 30
+WIDTH, BAR_HEIGHT = 420, 20
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """Mean seconds by phase of the `jobs` jobs of one method on one model and device."""
+    """Mean seconds by phase of the jobs of one method on one model and device."""
 
     label: str
     seconds: dict[str, float]
-    jobs: int
+    job_ids: tuple[str, ...]
 
 
-def cost_figures(records: Sequence[RunRecord]) -> Iterator[Picture | NotDrawn]:
+@FIGURES.register("time")
+def cost_figures(data: Data) -> Iterator[Picture | NotDrawn]:
     """Pages of bars, methods below each other by model and device."""
-    bars = time_bars(records)
+    bars = time_bars(data.records)
     if not bars:
         yield NotDrawn("time", "no record has timings")
-        return
     pages = [bars[start : start + BARS_A_SHEET] for start in range(0, len(bars), BARS_A_SHEET)]
     for number, page in enumerate(pages, start=1):
-        name = "time" + (f"-page{number}" if len(pages) > 1 else "")
-        yield Picture(name, lambda page=page: _figure(page))  # type: ignore[misc]
+        yield Picture("time" + (f"-page{number}" if len(pages) > 1 else ""), _chart(page))
 
 
 def time_bars(records: Sequence[RunRecord]) -> list[Bar]:
@@ -55,7 +55,8 @@ def time_bars(records: Sequence[RunRecord]) -> list[Bar]:
     bars = []
     for (model, device, method), some in sorted(groups.items(), key=lambda item: _order(*item[0])):
         where = f"{model} on {device}" if several else model
-        bars.append(Bar(f"{where}: {method} (n = {len(some)})", _means(some), len(some)))
+        ids = tuple(record.job_id for record in some)
+        bars.append(Bar(clean(f"{where}: {method} (n = {len(some)})"), _means(some), ids))
     return bars
 
 
@@ -73,29 +74,33 @@ def _means(records: Sequence[RunRecord]) -> dict[str, float]:
     return dict(sums)
 
 
-def _figure(bars: Sequence[Bar]) -> "Figure":
-    figure = new_figure(8.0, 0.28 * len(bars) + 1.7)
-    axis = figure.subplots()
+def _chart(bars: Sequence[Bar]) -> Any:
+    import altair
+
     found = {phase for bar in bars for phase in bar.seconds}
     order = [phase for phase in PHASES if phase in found] + sorted(found - {*PHASES, OTHER}) + [OTHER]
-    places = list(range(len(bars)))
-    start = [0.0] * len(bars)
-    for number, phase in enumerate(order):
-        seconds = [bar.seconds.get(phase, 0.0) for bar in bars]
-        color = "#BBBBBB" if phase == OTHER else COLORS[number % len(COLORS)]
-        look: dict[str, Any] = {
-            "color": color,
-            "hatch": HATCHES[number % len(HATCHES)],
-            "edgecolor": "white",
-            "linewidth": 0.5,
-        }
-        axis.barh(places, seconds, left=start, label=text(phase), **look)
-        start = [before + more for before, more in zip(start, seconds, strict=True)]
-    axis.set_yticks(places, [text(bar.label) for bar in bars])
-    axis.set_ylim(len(bars) - 0.4, -0.6)
-    axis.grid(visible=False, axis="y")
-    axis.set_xlabel("wall time [s], mean over n jobs")
-    handles, _ = axis.get_legend_handles_labels()
-    notes = ["a job that was measured further later has the times of its last run"]
-    finish(figure, "Where the wall time goes", "", notes, handles)
-    return figure
+    rows = [
+        {"bar": bar.label, "phase": phase, "order": place, "seconds": bar.seconds[phase], "jobs": list(bar.job_ids)}
+        for bar in bars
+        for place, phase in enumerate(order)
+        if phase in bar.seconds
+    ]
+    colors = [OTHER_COLOR if phase == OTHER else COLORS[place % len(COLORS)] for place, phase in enumerate(order)]
+    chart = (
+        altair.Chart(altair.InlineData(values=rows))
+        .mark_bar(stroke="white", strokeWidth=1)
+        .encode(
+            x=altair.X("sum(seconds):Q", title="wall time [s], mean over n jobs", stack=True),
+            y=altair.Y("bar:N", title=None, sort=[bar.label for bar in bars], axis=altair.Axis(ticks=False)),
+            color=altair.Color("phase:N", title=None, scale=altair.Scale(domain=order, range=colors)),
+            order="order:Q",
+            tooltip=["bar:N", "phase:N", altair.Tooltip("seconds:Q", format=".3g", title="seconds")],
+        )
+        .properties(width=WIDTH, height=altair.Step(BAR_HEIGHT))
+    )
+    return titled(
+        chart,
+        "Where the wall time goes",
+        ["a job that was measured further later has the times of its last run"],
+        WIDTH,
+    )

@@ -1,0 +1,124 @@
+"""How figures look: colours for the colour-blind, markers and dashes that differ in grey, titles and scales."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+from harness.reporting.layout import clean
+from harness.reporting.published import natural_key
+
+if TYPE_CHECKING:
+    import altair
+
+# Ten colours for the colour-blind: Petroff 2021, https://arxiv.org/abs/2107.02270 (Okabe and Ito's are eight, one of
+# which is the dense model's black and one a yellow that is faint on white).
+COLORS = (
+    *("#3f90da", "#bd1f01", "#ffa90e", "#832db6", "#94a4a2", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
+)
+PENTAGON = "M0,-1L0.95,-0.31L0.59,0.81L-0.59,0.81L-0.95,-0.31Z"
+STAR = "M0,-1L0.25,-0.35L0.95,-0.31L0.4,0.13L0.59,0.81L0,0.43L-0.59,0.81L-0.4,0.13L-0.95,-0.31L-0.25,-0.35Z"
+MARKERS = (
+    *("circle", "square", "triangle-up", "diamond", "triangle-down", "cross"),
+    *("triangle-left", "triangle-right", PENTAGON, STAR),
+)
+DASHES = ((1, 0), (6, 2), (6, 2, 1, 2), (1, 2), (5, 2, 1, 2, 1, 2), (10, 2), (2, 1))
+DENSE_COLOR = "#000000"
+QUIET = "#555555"
+PANEL_WIDTH, PANEL_HEIGHT = 220, 190
+LETTER_WIDTH = 5.6
+"""Pixels of a letter of the title."""
+
+CONFIG: dict[str, Any] = {
+    "font": "Liberation Sans, Arial, Helvetica, sans-serif",
+    "background": "white",
+    "view": {"stroke": None},
+    "axis": {
+        **{"gridColor": "#dddddd", "domainColor": "#333333", "tickColor": "#333333", "titleFontWeight": "normal"},
+        **{"labelFontSize": 10, "titleFontSize": 11, "labelLimit": 0, "titleLimit": 0},
+    },
+    "legend": {"title": None, "labelFontSize": 11, "labelLimit": 0, "symbolStrokeWidth": 1.5, "symbolSize": 60},
+    "title": {"anchor": "start", "fontSize": 11, "fontWeight": "normal", "limit": 0, "offset": 6},
+    "line": {"strokeWidth": 1.6},
+    "point": {"filled": True, "opacity": 1},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """Colour, marker and dash of one method."""
+
+    color: str
+    marker: str
+    dash: tuple[int, ...]
+
+
+DENSE_STYLE = Style(DENSE_COLOR, STAR, (2, 3))
+
+
+def styles(labels: Iterable[str]) -> dict[str, Style]:
+    """One style a label, by their order; no two are equal before the 71st."""
+    ordered = sorted(set(labels), key=natural_key)
+    return {
+        label: Style(COLORS[n % len(COLORS)], MARKERS[n % len(MARKERS)], DASHES[n % len(DASHES)])
+        for n, label in enumerate(ordered)
+    }
+
+
+def file_name(value: str) -> str:
+    """A file name out of a protocol key or a model's name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", value).strip("-.") or "figure"
+
+
+def told_apart(labels: Sequence[str], known: Mapping[str, Style], channels: Iterable[str]) -> dict[str, Any]:
+    """Encodings of the column `label` by these channels (color, shape, strokeDash), with one legend for all."""
+    import altair
+
+    # A legend's entry shows colour and marker; dashes would only tear the outline of its marker.
+    looks: dict[str, tuple[Any, list[Any]]] = {
+        "color": (altair.Color, [known[label].color for label in labels]),
+        "shape": (altair.Shape, [known[label].marker for label in labels]),
+        "strokeDash": (altair.StrokeDash, [list(known[label].dash) for label in labels]),
+    }
+    return {
+        channel: make(
+            "label:N",
+            title=None,
+            scale=altair.Scale(domain=list(labels), range=found),
+            legend=None if channel == "strokeDash" else altair.Legend(),
+        )
+        for channel, (make, found) in looks.items()
+        if channel in channels
+    }
+
+
+def value_scale(values: Iterable[float]) -> tuple["altair.Scale", "altair.Axis"]:
+    """A scale that holds all values, logarithmic where positive ones span more than a factor of ten."""
+    import altair
+
+    found = list(values)
+    low, high = min(found, default=0.0), max(found, default=1.0)
+    if low > 0 and high > 10 * low:
+        margin = (high / low) ** 0.05
+        ends = [low / margin, high * margin]
+        subs = (1, 2, 5) if high < 200 * low else (1,)
+        powers = range(math.floor(math.log10(ends[0])), math.ceil(math.log10(ends[1])) + 1)
+        ticks = [sub * 10.0**power for power in powers for sub in subs]
+        ticks = [tick for tick in ticks if ends[0] <= tick <= ends[1]]
+        return altair.Scale(type="log", domain=ends, nice=False), altair.Axis(values=ticks, format=",.6~g")
+    margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
+    scale = altair.Scale(domain=[low - margin, high + margin], nice=False, zero=False)
+    return scale, altair.Axis(tickCount=6, format="~g")
+
+
+def titled(chart: Any, title: str, lines: Sequence[str], width: float) -> Any:
+    """The chart with its title, and below it what a reader must know, wrapped to `width` pixels."""
+    import altair
+
+    said = [part for line in lines if line for part in wrap(clean(line), int(width / LETTER_WIDTH))]
+    head = altair.TitleParams(
+        text=title, subtitle=said, fontSize=13, fontWeight="normal", subtitleFontSize=10, subtitleColor=QUIET, offset=12
+    )
+    return chart.properties(title=head).configure(**CONFIG)

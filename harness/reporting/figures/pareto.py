@@ -1,0 +1,154 @@
+"""Quality against what it costs: which jobs no other job beats in both."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
+from harness.reporting.figures.look import PANEL_HEIGHT, PANEL_WIDTH, QUIET, value_scale
+from harness.reporting.figures.points import Data, Panel, Point
+from harness.reporting.figures.sheet import Looks, Sheet, row_of
+from harness.reporting.layout import clean
+
+SPEED_METRICS = ("tokens_per_second", "latency")
+"""Metrics of a result that are a measured speed; others are none."""
+
+MILLION = 1e6
+BEATEN_OPACITY = 0.4
+NOTES = (
+    "grey steps: Pareto front; pale: another job is at least as good in both, and better in one",
+    "hollow: a pattern other than unstructured",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a job costs, by job id.
+
+    Args:
+        name: part of the file name; label: of the axis, with its unit.
+        less_is_better: direction.
+    """
+
+    name: str
+    label: str
+    values: Mapping[str, float]
+    less_is_better: bool = True
+
+
+@FIGURES.register("pareto-size")
+def size_front(data: Data) -> Iterator[Picture | NotDrawn]:
+    """Quality against the weights that are left, a figure for every protocol."""
+    size = sizes(data)
+    if size.values:
+        yield from _of(size, data)
+    else:
+        yield NotDrawn("pareto-size", "no record lists the shapes of its layers")
+
+
+@FIGURES.register("pareto-speed")
+def speed_fronts(data: Data) -> Iterator[Picture | NotDrawn]:
+    """Quality against every speed that was measured, a figure for every protocol."""
+    found = list(speeds(data))
+    for speed in found:
+        yield from _of(speed, data)
+    if not found:
+        yield NotDrawn("pareto-speed", "not measured: no record has a measured speed")
+
+
+def sizes(data: Data) -> Cost:
+    """Prunable weights that are not zero, in millions; the dense model's count is that of the model's pruned jobs."""
+    prunable: dict[str, int] = {}
+    for record in data.records:
+        if record.layers:
+            weights = sum(layer.shape[0] * layer.shape[1] for layer in record.layers)
+            prunable.setdefault(str(_checkpoint(record.job)), weights)
+    values = {}
+    for record in data.records:
+        weights = prunable.get(str(_checkpoint(record.job)), 0)
+        if weights and record.achieved_sparsity is not None:
+            values[record.job_id] = weights * (1 - record.achieved_sparsity) / MILLION
+    return Cost("size", "non-zero prunable weights [millions]", values)
+
+
+def speeds(data: Data) -> Iterator[Cost]:
+    """Every speed that was measured."""
+    frame = data.frame[data.frame["metric"].isin(SPEED_METRICS) & data.frame["value"].notna()]
+    for (metric, protocol), rows in frame.groupby(["metric", "protocol"], sort=True):
+        values = dict(zip(rows["job_id"], rows["value"].astype(float), strict=True))
+        yield Cost(f"{metric}-{protocol}", f"{metric} ({protocol})", values, not bool(rows["higher_is_better"].iloc[0]))
+
+
+def front(costs: Sequence[float], values: Sequence[float], *, less: bool, higher: bool) -> list[int]:
+    """Indices of the points that no other point beats in one coordinate and equals or beats in the other, by cost.
+
+    Args:
+        costs, values: coordinates; less: a smaller cost is better; higher: a larger value is better.
+    """
+    order = sorted(
+        range(len(costs)), key=lambda n: (costs[n] if less else -costs[n], -values[n] if higher else values[n])
+    )
+    kept: list[int] = []
+    for number in order:
+        if not kept or (values[number] > values[kept[-1]] if higher else values[number] < values[kept[-1]]):
+            kept.append(number)
+    return kept
+
+
+def _of(cost: Cost, data: Data) -> Iterator[Picture | NotDrawn]:
+    drawn = False
+    title = f"Quality against {'size' if cost.name == 'size' else 'speed'}"
+    sheet = Sheet(f"pareto-{cost.name}", title, partial(front_panel, cost=cost), NOTES)
+    for each in data.measurements:
+        if each.kind in ("perplexity", "zero_shot", "accuracy") and any(
+            _cost(point, cost) is not None
+            for one in each.panels.values()
+            for line in one.series
+            for point in line.points
+        ):
+            drawn = True
+            yield from sheet.pages(each, data.styles)
+    if not drawn:
+        yield NotDrawn(f"pareto-{cost.name}", "no pruned model has both a finite quality and this cost")
+
+
+def front_panel(panel: Panel, looks: Looks, cost: Cost) -> Any:
+    """One marker a point, and the front over all of them with the dense model."""
+    import altair
+
+    rows = [row_of(one, panel, point) | {"cost": _cost(point, cost)} for one in panel.series for point in one.points]
+    rows += [row_of(None, panel, panel.dense) | {"cost": _cost(panel.dense, cost)}] if panel.dense else []
+    rows = [row for row in rows if row["cost"] is not None]
+    costs, values = [row["cost"] for row in rows], [row["value"] for row in rows]
+    best = front(costs, values, less=cost.less_is_better, higher=panel.higher_is_better)
+    for number, row in enumerate(rows):
+        row |= {"leads": number in best, "hollow": row["label"] != "dense" and row["pattern"] != "unstructured"}
+    (across, across_axis), (up, up_axis) = value_scale(costs), value_scale(values)
+    where = {
+        "x": altair.X("cost:Q", title=cost.label, scale=across, axis=across_axis),
+        "y": altair.Y("value:Q", title=panel.label, scale=up, axis=up_axis),
+    }
+    base = altair.Chart(altair.InlineData(values=rows)).encode(**where)
+    shown = base.encode(
+        **looks("color", "shape"),
+        opacity=altair.condition("datum.leads", altair.value(1), altair.value(BEATEN_OPACITY)),
+        tooltip=["label:N", "model:N", "pattern:N", "cost:Q", "value:Q", "jobs:N"],
+    )
+    steps = base.transform_filter("datum.leads").mark_line(
+        color=QUIET, strokeWidth=1, interpolate="step-after" if cost.less_is_better else "step-before"
+    )
+    solid = shown.transform_filter("!datum.hollow").mark_point(size=45, filled=True)
+    hollow = shown.transform_filter("datum.hollow").mark_point(size=45, filled=False, strokeWidth=1.4)
+    return altair.layer(steps.encode(order="cost:Q"), solid, hollow).properties(
+        width=PANEL_WIDTH, height=PANEL_HEIGHT, title=clean(panel.model)
+    )
+
+
+def _cost(point: Point, cost: Cost) -> float | None:
+    known = [cost.values[job_id] for job_id in point.job_ids if job_id in cost.values]
+    return sum(known) / len(known) if known else None
+
+
+def _checkpoint(job: Mapping[str, Any]) -> object:
+    return job["model"]["checkpoint"]
