@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo test lint format report bench clean
+.PHONY: setup demo gpu test lint format report bench clean
 
 setup: $(STAMP)
 
@@ -21,6 +21,10 @@ demo: setup
 # A worker a core, one thread each: threads of two workers would wait for each other.
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+
+# Needs CUDA; under ten minutes, no hub; leaves results/gpu-report.md, made to be sent.
+gpu: setup
+	$(BIN)/prunebench doctor --gpu
 
 lint: setup
 	$(BIN)/ruff check harness hydra_plugins tests

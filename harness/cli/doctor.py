@@ -13,13 +13,25 @@ def add_commands(command: AddCommand) -> None:
     sub = command("doctor", doctor, "say what this machine has, what it lacks and what to do; 0 = the demo can run")
     sub.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
     sub.add_argument("--json", action="store_true", help="print JSON")
+    sub.add_argument(
+        "--gpu", action="store_true", help="instead, check the CUDA device in some minutes; leaves a report"
+    )
+    sub.add_argument("--device", default="cuda", help=argparse.SUPPRESS)  # lets a machine without CUDA try the kit
 
 
 def doctor(options: argparse.Namespace, _: object) -> int:
-    """Print the findings; 1 where something is missing that the embedded demo needs."""
-    from harness.cli.machine import findings
+    """Print the findings, 1 = the embedded demo lacks something; with --gpu run the kit, 1 = a check failed.
 
-    found = findings(options.results_dir)
+    Raises:
+        UserError: the kit has no CUDA device.
+    """
+    if options.gpu:
+        from harness.cli.gpu_check import check_gpu
+
+        return 0 if check_gpu(options.results_dir, options.device) else 1
+    from harness.cli.machine import PROBES, findings
+
+    found = findings(PROBES, options.results_dir)
     lacking = [finding.name for finding in found if finding.needed and finding.state == "missing"]
     if options.json:
         print(json.dumps([asdict(finding) for finding in found], indent=2))

@@ -8,7 +8,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -26,6 +26,8 @@ State = Literal["ok", "missing", "off"]
 """``missing`` asks for something to be done; ``off`` is a choice, or something that most jobs do without."""
 Outcome = tuple[State, str, str]
 """State, what was found, what to do."""
+Probe = Callable[[Path], Outcome]
+"""Finds something out, given the results folder; it may raise."""
 
 GB = 10**9
 DEMO_MEMORY, DEMO_RESULTS, DEMO_CACHE = 2 * GB, GB // 10, GB
@@ -44,20 +46,17 @@ class Finding:
     needed: bool
 
 
-def findings(results_dir: Path) -> list[Finding]:
-    """What every probe says; one that raises or takes too long says so in its line.  No secret is in it."""
-    disk = {"results disk": lambda: _disk(results_dir, DEMO_RESULTS, "results_dir=DIR")}
-    return [_finding(name, look, needed=True) for name, look in (NEEDED | disk).items()] + [
-        _finding(name, look, needed=False) for name, look in USEFUL.items()
-    ]
+def findings(names: Iterable[str], results_dir: Path) -> list[Finding]:
+    """What these probes say; one that raises or takes too long says so in its line.  No secret is in it."""
+    return [_finding(name, PROBES[name], results_dir) for name in names]
 
 
-def _finding(name: str, look: Callable[[], Outcome], *, needed: bool) -> Finding:
+def _finding(name: str, look: Probe, results_dir: Path) -> Finding:
     outcomes: list[Outcome] = []
 
     def probe() -> None:
         try:
-            outcomes.append(look())
+            outcomes.append(look(results_dir))
         except Exception as error:  # whatever is wrong with a machine, the other lines are still wanted
             outcomes.append(("missing", f"could not be found out: {first_line(error)}", ""))
 
@@ -65,10 +64,10 @@ def _finding(name: str, look: Callable[[], Outcome], *, needed: bool) -> Finding
     thread.start()
     thread.join(TIMEOUT_S)
     state, found, advice = outcomes[0] if outcomes else ("missing", f"no answer within {TIMEOUT_S:g} s", "")
-    return Finding(name, state, redacted(found), redacted(advice), needed)
+    return Finding(name, state, redacted(found), redacted(advice), name in NEEDED)
 
 
-def _packages() -> Outcome:
+def _packages(_: Path) -> Outcome:
     """Every requirement of this package, against what is installed."""
     from packaging.requirements import Requirement
 
@@ -89,17 +88,17 @@ def _packages() -> Outcome:
     return "ok", f"transformers {metadata.version('transformers')} and {count - 1} others as required", ""
 
 
-def _python() -> Outcome:
+def _python(_: Path) -> Outcome:
     return "ok", f"{platform.python_version()} on {platform.platform()}", ""
 
 
-def _torch() -> Outcome:
+def _torch(_: Path) -> Outcome:
     import torch
 
     return "ok", f"{torch.__version__}, {f'CUDA {torch.version.cuda}' if torch.version.cuda else 'CPU'} build", ""
 
 
-def _processor() -> Outcome:
+def _processor(_: Path) -> Outcome:
     machine = collect("cpu", "auto", (), None).hardware
     found = f"{machine['processor']}, {machine['cores_available']} of {machine['cores']} cores"
     if multiplies_bfloat16():
@@ -107,7 +106,7 @@ def _processor() -> Outcome:
     return "off", f"{found}, does not multiply bfloat16", "dtype=auto computes in float32 on this processor"
 
 
-def _memory() -> Outcome:
+def _memory(_: Path) -> Outcome:
     sizes = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
     total, available = (int(sizes[name].split()[0]) * 1024 for name in ("MemTotal", "MemAvailable"))
     found = f"{available / GB:.1f} of {total / GB:.1f} GB are free"
@@ -116,7 +115,11 @@ def _memory() -> Outcome:
     return "ok", found, ""
 
 
-def _cache() -> Outcome:
+def _results(results_dir: Path) -> Outcome:
+    return _disk(results_dir, DEMO_RESULTS, "results_dir=DIR")
+
+
+def _cache(_: Path) -> Outcome:
     there = all((cache_dir() / asset.filename).exists() for asset in ASSETS)
     return _disk(cache_dir(), 0 if there else DEMO_CACHE, CACHE_VARIABLE)
 
@@ -133,7 +136,7 @@ def _disk(folder: Path, needed: int, setting: str) -> Outcome:
     return "ok", found, ""
 
 
-def _cuda() -> Outcome:
+def _cuda(_: Path) -> Outcome:
     import torch
 
     if torch.version.cuda is None:
@@ -149,7 +152,7 @@ def _cuda() -> Outcome:
     return "ok", "; ".join(f"cuda:{index} {text}" for index, text in enumerate(found)), "check it with `make gpu`"
 
 
-def _data() -> Outcome:
+def _data(_: Path) -> Outcome:
     root = os.environ.get(DATA_VARIABLE)
     if not root:
         advice = (
@@ -166,7 +169,7 @@ def _data() -> Outcome:
     return ("missing", found, f"lacks {', '.join(lacks)}") if lacks else ("ok", found, "")
 
 
-def _wheels() -> Outcome:
+def _wheels(_: Path) -> Outcome:
     found = []
     for asset in ASSETS:
         if (cache_dir() / asset.filename).exists():
@@ -186,7 +189,7 @@ def _on_index(asset: Asset) -> bool:
     return outcome.returncode == 0 and asset.version in outcome.stdout
 
 
-def _hub() -> Outcome:
+def _hub(_: Path) -> Outcome:
     from huggingface_hub import constants, get_token
 
     about = f"{'a token' if get_token() else 'no token'}; downloads in {constants.HF_HOME}"
@@ -205,26 +208,26 @@ def _hub() -> Outcome:
     return "ok", f"{constants.ENDPOINT} answers in {time.monotonic() - started:.1f} s; {about}", advice
 
 
-def _wandb() -> Outcome:
+def _wandb(_: Path) -> Outcome:
     with environment(WANDB_MODE=None):
         if logged_in():
             return "ok", "logged in", ""
     return "off", "not logged in: runs are kept offline", "`wandb login`, later `prunebench sync`"
 
 
-NEEDED: dict[str, Callable[[], Outcome]] = {
+PROBES: dict[str, Probe] = {
     "python": _python,
     "packages": _packages,
     "torch": _torch,
-    "memory": _memory,
-    "embedded wheels": _wheels,
-    "cache disk": _cache,
-}
-"""The embedded demo cannot run without these."""
-USEFUL: dict[str, Callable[[], Outcome]] = {
     "processor": _processor,
+    "memory": _memory,
+    "results disk": _results,
+    "cache disk": _cache,
+    "embedded wheels": _wheels,
     "CUDA": _cuda,
     "data folder": _data,
     "hub": _hub,
     "W&B": _wandb,
 }
+NEEDED = {"python", "packages", "torch", "memory", "results disk", "cache disk", "embedded wheels"}
+"""The embedded demo cannot run without these."""

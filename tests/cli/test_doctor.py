@@ -35,6 +35,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
         raise urllib.error.URLError("Name or service not known")
 
     monkeypatch.setattr(urllib.request, "urlopen", away)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     monkeypatch.setattr(machine, "_on_index", lambda _: False)
     monkeypatch.setattr(machine, "logged_in", lambda: False)
 
@@ -72,7 +73,7 @@ def test_a_table_says_what_is_there_and_that_the_demo_can_run(
         main(["doctor", "--results-dir", str(tmp_path)])
     assert ended.value.code == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in (*machine.NEEDED, *machine.USEFUL, "results disk"))
+    assert all(name in out for name in machine.PROBES)
     assert out.endswith("the embedded demo can run: `make demo`\n")
 
 
@@ -171,7 +172,6 @@ def test_the_hub_is_asked_once_and_an_error_of_its_is_an_answer(
         raise urllib.error.HTTPError(request.full_url, 403, "Forbidden", Message(), io.BytesIO())
 
     monkeypatch.setattr(urllib.request, "urlopen", refuses)
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert doctor()[1]["hub"].state == "ok"
     assert asked == [("HEAD", 3.0)]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
@@ -186,13 +186,12 @@ def test_no_secret_is_printed(wheels: Path, doctor: Doctor, monkeypatch: pytest.
     for name in ("HF_TOKEN", "WANDB_API_KEY", "MY_PASSWORD"):
         monkeypatch.setenv(name, SECRET)
     monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", f"https://me:{SECRET[::-1]}@hub.example")
 
-    def fails() -> machine.Outcome:
+    def fails(_: Path) -> machine.Outcome:
         raise RuntimeError(f"key {SECRET} and hf_abcdefghijkl in {tmp_path}/x\nsecond line")
 
-    monkeypatch.setitem(machine.USEFUL, "CUDA", fails)
+    monkeypatch.setitem(machine.PROBES, "CUDA", fails)
     _, found = doctor()
     said = " ".join(each.found + each.advice for each in found.values())
     assert SECRET not in said
@@ -205,9 +204,8 @@ def test_no_secret_is_printed(wheels: Path, doctor: Doctor, monkeypatch: pytest.
 def test_a_probe_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The other lines are still printed."""
     monkeypatch.setattr(machine, "TIMEOUT_S", 1.0)
-    monkeypatch.setattr(machine, "NEEDED", {"torch": lambda: time.sleep(5)})
-    monkeypatch.setattr(machine, "USEFUL", {})
-    first, second = findings(tmp_path)
+    monkeypatch.setitem(machine.PROBES, "torch", lambda _: time.sleep(5))
+    first, second = findings(["torch", "python"], tmp_path)
     assert (first.state, first.found) == ("missing", "no answer within 1 s")
     assert second.state == "ok"
 
