@@ -148,19 +148,16 @@ def _checkpoint(model: DictConfig) -> Checkpoint:
 
 
 def _check_kind(checkpoint: Checkpoint, cfg: DictConfig, asked: Sequence[Evaluation[Any]], *, calibrates: bool) -> None:
-    """Images go to image classifiers and text to language models: said before any data are looked for."""
-    takes_images = checkpoint.kind == "image classifier"
-    corpus = cfg.calibration.corpus
-    found = [("calibration", corpus, corpus == DIGITS)] if calibrates else []
+    """A model is given what its kind takes: said before any data are looked for."""
+    kind, corpus = checkpoint.kind, cfg.calibration.corpus
+    found = [("calibration", corpus, kind.takes(corpus))] if calibrates else []
     for evaluation in asked:
         names = [name for names in evaluation.names.values() for name in names]
-        found += [("evaluation", name, evaluation.takes == "images") for name in names]
-    for axis, name, are_images in found:
-        if are_images != takes_images:
-            article = "an" if takes_images else "a"
-            allowed = f"{axis}={DIGITS}" if takes_images else f"text ({axis} other than {DIGITS})"
+        found += [("evaluation", name, evaluation.takes == kind.reads) for name in names]
+    for axis, name, is_taken in found:
+        if not is_taken:
             raise UserError(
-                f"{axis} on {name}, but model {checkpoint.name} is {article} {checkpoint.kind}; allowed: {allowed}"
+                f"{axis} on {name}, but model {checkpoint.name} is {kind.title}; allowed: {kind.allowed(axis)}"
             )
 
 

@@ -65,14 +65,14 @@ def held_out_loss(request: JobRequest, loaded: LoadedModel, device: torch.device
     """
     calibration = request.spec.calibration
     assert calibration is not None, "a job that prunes has calibration"
-    is_classifier = request.checkpoint.kind == "image classifier"
-    _, tokens_BL = calibration_tokens(request, loaded, more=TRAINING_ROWS if is_classifier else num_sequences)
+    is_labelled = request.checkpoint.kind.labelled
+    _, tokens_BL = calibration_tokens(request, loaded, more=TRAINING_ROWS if is_labelled else num_sequences)
     if not len(tokens_BL):
         raise UserError(
             f"allocation={request.spec.allocation.name} measures on sequences that calibration leaves over, and "
             f"calibration.num_sequences={calibration.num_sequences} leaves none; allowed: fewer"
         )
-    if not is_classifier:
+    if not is_labelled:
         batch_tokens = request.options.batch_tokens
         return TrialLoss(loaded.model, loaded.residency, tokens_BL, batch_tokens=batch_tokens, device=device)
 

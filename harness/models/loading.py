@@ -19,7 +19,6 @@ from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoModelForImageClassification,
     AutoTokenizer,
     GenerationConfig,
     PreTrainedConfig,
@@ -34,7 +33,8 @@ from harness.data.assets import cache_dir, extract_member
 from harness.errors import UserError, unknown
 from harness.models.cache import Cache
 from harness.models.checkpoint import EMBEDDED, Checkpoint, folder_fingerprint
-from harness.models.digits import DigitsConfig, train, trained_note
+from harness.models.digits import train, trained_note
+from harness.models.kinds.base import kind_of
 from harness.models.processor import multiplies_bfloat16
 from harness.models.recipe import RECIPES
 from harness.models.scratch import byte_tokenizer, scratch_digest, scratch_model
@@ -90,13 +90,17 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype | None) -> LoadedModel
     folder, options = _source_of(checkpoint)
     with _quiet(), _one_line_errors(checkpoint.name, folder):
         config = AutoConfig.from_pretrained(folder, **options)
-        found: Any = _auto_class(config).from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype or "auto",
-            use_safetensors=True,
-            output_loading_info=True,
-            **options,
+        found: Any = (
+            kind_of(config.model_type)
+            .auto_class()
+            .from_pretrained(
+                folder,
+                config=config,
+                dtype=dtype or "auto",
+                use_safetensors=True,
+                output_loading_info=True,
+                **options,
+            )
         )
         tokenizer = _tokenizer(folder, checkpoint, options)
     model, report = found
@@ -154,8 +158,10 @@ def _skeleton(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: b
     if getattr(config, "quantization_config", None) is not None:
         raise UserError("offload=disk cannot map quantised weights; allowed: offload=none")
     with init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = _auto_class(config).from_config(
-            config, dtype=dtype, trust_remote_code=trust_remote_code
+        model: PreTrainedModel = (
+            kind_of(config.model_type)
+            .auto_class()
+            .from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
         )
     if plan := model._get_dtype_plan(dtype):
         raise UserError(f"offload=disk cannot map {min(plan)}, which stays float32; allowed: dtype=float32")
@@ -240,11 +246,6 @@ def _source_of(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
             return str(_trained(checkpoint.name)), options | {"local_files_only": True}
         case "random":
             return str(_random(checkpoint.name)), options | {"local_files_only": True}
-
-
-def _auto_class(config: PreTrainedConfig) -> Any:
-    """What transformers loads such a model with."""
-    return AutoModelForImageClassification if isinstance(config, DigitsConfig) else AutoModelForCausalLM
 
 
 @contextmanager

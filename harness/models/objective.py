@@ -1,45 +1,17 @@
-"""What a model is trained on: the one loss that pruning by gradients, training and fine-tuning share.
-
-A language model's objective is the next token.  A model of another kind brings its own, as `training_loss`.
-"""
+"""What a model is trained on, and the state that it is trained in."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-Objective = Callable[[nn.Module, Tensor], Tensor]
-"""`objective(model, batch)`: the mean loss, a scalar with a gradient, of a batch of calibration rows."""
-
-
-@runtime_checkable
-class OwnObjective(Protocol):
-    """A model that is no language model says itself what it is trained on."""
-
-    def training_loss(self, batch: Tensor) -> Tensor:
-        """The mean loss of a batch of calibration rows; labels, where there are any, belong to the model's data."""
-        ...
-
-
-def next_token_loss(model: nn.Module, tokens_BL: Tensor) -> Tensor:
-    """Mean cross-entropy in float32 of every token but the first, given those before it."""
-    logits_BLV = model(input_ids=tokens_BL, use_cache=False).logits
-    predicted_TV = logits_BLV[:, :-1].reshape(-1, logits_BLV.shape[-1])
-    return functional.cross_entropy(predicted_TV.float(), tokens_BL[:, 1:].reshape(-1))
-
-
-def own_loss(model: nn.Module, batch: Tensor) -> Tensor:
-    """The loss that the model brings."""
-    assert isinstance(model, OwnObjective), f"{type(model).__name__} has no training_loss"
-    return model.training_loss(batch)
+from harness.models.kinds.base import Objective, kind_of
 
 
 def objective_of(model: nn.Module) -> Objective:
-    """The model's own objective where it has one, else the next token."""
-    return own_loss if isinstance(model, OwnObjective) else next_token_loss
+    """What models of this one's kind are trained on."""
+    return kind_of(getattr(getattr(model, "config", None), "model_type", None)).objective
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from harness.errors import UserError
 from harness.evaluation.accuracy import accuracy
 from harness.models.checkpoint import Checkpoint
 from harness.models.digits import DigitsCnn, DigitsConfig, train, trained_note
+from harness.models.kinds.base import KINDS
 from harness.models.loading import LoadedModel, load_model, save_model
 from harness.models.recipe import RECIPES
 
@@ -116,7 +117,7 @@ def test_a_saved_network_loads_as_any_folder(untrained: DigitsCnn, rows: Tensor,
     """`model=local` takes what save_model wrote: an image classifier with the same logits, in the type asked for."""
     save_model(LoadedModel(untrained, None), tmp_path / "saved")
     checkpoint = Checkpoint("local", "saved", str(tmp_path / "saved"), None, False)
-    assert checkpoint.kind == "image classifier"
+    assert checkpoint.kind is KINDS.get("image_classifier")
     loaded = load_model(checkpoint, None)
     with torch.no_grad():
         assert torch.equal(loaded.model(rows).logits, untrained(rows).logits)

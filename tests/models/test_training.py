@@ -10,7 +10,10 @@ from torch import Tensor, nn
 from harness.blocks.layers import prunable_layers, weight_view
 from harness.errors import UserError
 from harness.models.checkpoint import Checkpoint
-from harness.models.objective import in_float32, next_token_loss, objective_of, own_loss, trainable
+from harness.models.digits import DigitsConfig
+from harness.models.kinds.causal_lm import next_token_loss
+from harness.models.kinds.image_classifier import label_loss
+from harness.models.objective import in_float32, objective_of, trainable
 from harness.models.scratch import SCRATCH, byte_tokenizer, scratch_digest, scratch_model
 from harness.models.training import Schedule, train
 from tests.families import tiny_model
@@ -24,14 +27,16 @@ def test_the_next_token_loss_is_perplexitys(random_tokens: Callable[..., Tensor]
     assert objective_of(model) is next_token_loss
 
 
-def test_a_model_may_bring_its_own_loss() -> None:
-    """Whatever has a `training_loss` is trained on it."""
+def test_a_model_is_trained_on_the_loss_of_its_kind() -> None:
+    """An image classifier brings its own `training_loss`."""
 
     class Own(nn.Module):
+        config = DigitsConfig()
+
         def training_loss(self, batch: Tensor) -> Tensor:
             return batch.float().sum()
 
-    assert objective_of(Own()) is own_loss
+    assert objective_of(Own()) is label_loss
     assert float(objective_of(Own())(Own(), torch.ones(2, 3))) == 6.0
 
 

@@ -9,7 +9,7 @@ from transformers import PreTrainedModel
 
 from harness.blocks.layers import prunable_layers, weight_view
 from harness.errors import UserError
-from harness.models.objective import next_token_loss
+from harness.models.kinds.causal_lm import next_token_loss
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
 from harness.pruning.context import ModelContext, PruningOutcome

@@ -15,7 +15,7 @@ from harness.data.digits import digit_rows
 from harness.errors import UserError
 from harness.job import Choice
 from harness.models.digits import DigitsCnn, DigitsConfig
-from harness.models.objective import next_token_loss
+from harness.models.kinds.causal_lm import next_token_loss
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
 from harness.pruning.context import PruningOutcome

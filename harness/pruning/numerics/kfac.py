@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from harness.blocks.layers import PrunableLinear, Unfolding, input_rows, unfolding
-from harness.models.objective import Objective, trainable
+from harness.models.kinds.base import Objective
+from harness.models.objective import trainable
 from harness.progress import Reporter
 
 
