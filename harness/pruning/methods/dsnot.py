@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.calibration.statistics import FeatureMoments, FeatureNorm, InputHessian, Statistic, Statistics
 from harness.errors import UserError
-from harness.patterns import Pattern, SemiStructured
+from harness.patterns import Pattern
 from harness.pruning.methods.base import METHODS, MaskMethod, PrunedWeight
-from harness.pruning.numerics.masks import keep_mask
+from harness.pruning.numerics.masks import decision_width, keep_mask, ranks_in_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -151,9 +151,9 @@ class _Rows:
             active_O = (
                 active_O & (self._error_O.abs() > threshold) & (grow_at_O < self._grow_count[side_O, self._rows_O])
             )
-            if isinstance(pattern, SemiStructured):
+            if ranks_in_groups(pattern):
                 grow_O = self._take(self._grown, side_O, grow_at_O)
-                prune_O, found_O = self._smallest_in_group(grow_O, pattern.group)
+                prune_O, found_O = self._smallest_in_group(grow_O, decision_width(pattern, self._keep_OI.shape[1]))
                 after_O = self._error_after(grow_O, prune_O)
                 active_O = active_O & (~found_O | (after_O.sign() == first_sign_O))
                 swaps_O = active_O & found_O  # a group with no weight to give leaves the row to its next cycle

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError
-from harness.patterns import Pattern, SemiStructured
+from harness.patterns import Pattern
 from harness.pruning.context import ModelContext, ModelwiseOutcome
 from harness.pruning.methods.base import METHODS, ModelwiseMethod
+from harness.pruning.numerics.masks import ranks_in_groups
 
 if TYPE_CHECKING:
     import torch
@@ -203,7 +204,7 @@ class Layer:
     def prunable(self, pattern: Pattern) -> Tensor:
         """The part of the weight that can go: in N:M a bias is in no group."""
         weight_OI = self.weight_OI
-        return weight_OI[:, :-1] if self.has_bias_column and isinstance(pattern, SemiStructured) else weight_OI
+        return weight_OI[:, :-1] if self.has_bias_column and ranks_in_groups(pattern) else weight_OI
 
     def write(self, weight_OI: Tensor) -> None:
         """Put a new weight, with the bias, in the place of the old."""

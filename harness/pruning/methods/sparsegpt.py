@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from harness.calibration.statistics import InputHessian, Statistic, Statistics
 from harness.errors import UserError
-from harness.patterns import Pattern, SemiStructured
+from harness.patterns import Pattern
 from harness.pruning.methods.base import METHODS, LayerwiseMethod, PrunedWeight
-from harness.pruning.numerics.masks import keep_mask
+from harness.pruning.numerics.masks import decision_width, keep_mask, ranks_in_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -98,7 +98,7 @@ def _sweep(
 
 def _blocks(num_columns: int, patterns: Sequence[Pattern], block_size: int) -> list[tuple[int, int]]:
     """Column ranges of at most `block_size` columns that cut no N:M group."""
-    group = math.lcm(*(pattern.group for pattern in patterns if isinstance(pattern, SemiStructured)))
+    group = math.lcm(*(decision_width(pattern, 1) for pattern in patterns))
     block_size = max(block_size // group, 1) * group
     return [(start, min(start + block_size, num_columns)) for start in range(0, num_columns, block_size)]
 
@@ -115,7 +115,7 @@ def _sweep_block(block_CO: Tensor, factor_CC: Tensor, row_counts: list[int], pat
     parts = list(zip(block_CO.split(part_rows, dim=1), removed_CO.split(part_rows, dim=1), part_patterns, strict=True))
     for column in range(len(block_CO)):
         for part_CO, part_removed_CO, pattern in parts:
-            width = pattern.group if isinstance(pattern, SemiStructured) else len(block_CO)
+            width = decision_width(pattern, len(block_CO))
             if column % width == 0:
                 span = slice(column, column + width)
                 scores_CO = part_CO[span].square() / diagonal_C1[span].square()
@@ -131,7 +131,7 @@ def _parts(row_counts: list[int], patterns: Sequence[Pattern]) -> tuple[list[int
     rows: list[int] = []
     kinds: list[Pattern] = []
     for count, pattern in zip(row_counts, patterns, strict=True):
-        if kinds and kinds[-1] == pattern and isinstance(pattern, SemiStructured):
+        if kinds and kinds[-1] == pattern and ranks_in_groups(pattern):
             rows[-1] += count
         else:
             rows.append(count)

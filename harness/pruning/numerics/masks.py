@@ -30,6 +30,21 @@ def keep_mask(scores_OI: Tensor, pattern: Pattern, comparison_group: ComparisonG
     return _keep_largest(scores_OI, pattern.sparsity)
 
 
+def ranks_in_groups(pattern: Pattern) -> bool:
+    """Whether weights are ranked within groups of neighbouring columns, whatever the comparison group."""
+    return isinstance(pattern, SemiStructured)
+
+
+def decision_width(pattern: Pattern, width: int) -> int:
+    """How many neighbouring columns are decided on together: a group's, or all of the `width`."""
+    return pattern.group if isinstance(pattern, SemiStructured) else width
+
+
+def fits_groups(weight_OI: Tensor, pattern: SemiStructured) -> bool:
+    """Whether no group has more weights that are not zero than the pattern keeps."""
+    return bool(((weight_OI != 0).reshape(-1, pattern.group).sum(dim=1) <= pattern.keep).all())
+
+
 def _keep_largest(scores_GN: Tensor, sparsity: float) -> Tensor:
     """Keep all but the `int(N * sparsity)` smallest of every row G."""
     import torch

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.blocks.changes import ModelChange
 from harness.patterns import SemiStructured
-from harness.pruning.numerics.masks import keep_mask
+from harness.pruning.numerics.masks import fits_groups, keep_mask
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -221,7 +221,6 @@ def layers_that_are_not(pattern: SemiStructured, reports: Sequence[LayerReport],
         weight_OI = weight_view(linears[report.name])
         if report.name in orders:
             weight_OI = weight_OI[:, orders[report.name].to(weight_OI.device)]
-        kept = (weight_OI != 0).reshape(-1, pattern.group).sum(dim=1)
-        if bool((kept > pattern.keep).any()):
+        if not fits_groups(weight_OI, pattern):
             wrong.append(report.name)
     return wrong
