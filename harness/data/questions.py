@@ -8,8 +8,9 @@ label only to find the position of the answer, so relabelling changes no prompt,
 from hashlib import sha256
 
 from harness.data.catalogue import TASKS, DataRef
-from harness.data.content import read_content, unavailable
+from harness.data.content import check_published, read_content, unavailable
 from harness.data.formats import Row, read_rows
+from harness.data.hub import commit_of
 from harness.errors import UserError
 from harness.job import canonical_json
 
@@ -24,7 +25,9 @@ def load_rows(ref: DataRef) -> list[Row]:
         UserError: the data cannot be read, or lack a field.
     """
     if ref.source == "hub":
-        return canonical_rows(ref.name, _hub_rows(ref), ref.location)
+        rows = canonical_rows(ref.name, _hub_rows(ref), ref.location)
+        check_published(ref, rows_identity(rows), TASKS[ref.name].official)
+        return rows
     data, origin = read_content(ref)
     return rows_of(ref.name, data, origin)
 
@@ -102,6 +105,7 @@ def _hub_rows(ref: DataRef) -> list[Row]:
 
     task = TASKS[ref.name]
     try:
-        return list(datasets.load_dataset(task.repo, task.config, split=task.split))
+        commit = commit_of(task.repo, "dataset")
+        return list(datasets.load_dataset(task.repo, task.config, split=task.split, revision=commit))
     except Exception as error:  # whatever a network can do; the cause stays chained
         raise unavailable(ref.name, ref.role, f"{ref.location} ({type(error).__name__})") from error

@@ -4,7 +4,7 @@ import re
 from hashlib import sha256
 
 from harness.data.catalogue import CORPORA, DataRef
-from harness.data.content import read_content
+from harness.data.content import check_published, read_content
 from harness.data.formats import has_rows, read_rows, read_text, texts_of
 from harness.errors import UserError
 
@@ -21,7 +21,11 @@ def load_documents(ref: DataRef) -> list[str]:
         UserError: the data cannot be read, or hold no document.
     """
     data, origin = _stored(ref)
-    return documents_of(ref.name, data, origin)
+    documents = documents_of(ref.name, data, origin)
+    published = CORPORA[ref.name, ref.role].documents
+    if published is not None:
+        check_published(ref, text_identity("\n".join(documents)), published)
+    return documents
 
 
 def evaluation_text(ref: DataRef) -> str:
@@ -31,7 +35,9 @@ def evaluation_text(ref: DataRef) -> str:
     documents joined with a blank; wikipedia-sample: articles joined with two line feeds.
     """
     data, origin = _stored(ref)
-    return evaluation_text_of(ref.name, data, origin)
+    text = evaluation_text_of(ref.name, data, origin)
+    check_published(ref, text_identity(text), CORPORA[ref.name, ref.role].official)
+    return text
 
 
 def evaluation_text_of(name: str, data: bytes, origin: str) -> str:

@@ -7,6 +7,7 @@ import re
 import shutil
 import socket
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from harness.data import content
+from harness.data import catalogue, content, questions
 from harness.data.catalogue import CORPORA, TASKS
 from harness.data.content import read_content
 from harness.data.questions import load_rows, rows_identity, rows_of
@@ -169,23 +170,6 @@ def test_sampling_of_samples_is_a_stream(folder: Path, tmp_path: Path, monkeypat
 
 
 @pytest.mark.usefixtures("no_folder")
-def test_hub_files_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A hub corpus is one file of the repository, fetched with hf_hub_download and nothing else."""
-    asked: list[tuple[Any, ...]] = []
-    path = tmp_path / "0000.parquet"
-    pa.parquet.write_table(pa.Table.from_pylist([{"sentence": " no it was "}, {"sentence": "monday"}]), path)
-
-    def download(repo: str, file: str, *, repo_type: str, revision: str) -> str:
-        asked.append((repo, file, repo_type, revision))
-        return str(path)
-
-    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
-    assert evaluation_text(resolve("ptb", "evaluation")) == "no it was monday"
-    repo = "ptb-text-only/ptb_text_only"
-    assert asked == [(repo, "penn_treebank/test/0000.parquet", "dataset", "refs/convert/parquet")]
-
-
-@pytest.mark.usefixtures("no_folder")
 def test_a_hub_that_cannot_be_reached_is_the_users_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a network the line says what was tried and how to provide the data."""
 
@@ -202,15 +186,21 @@ def test_hub_questions_are_upstreams(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task from the hub loads what the upstream definition names, and keeps the fields that it reads."""
     asked: list[tuple[Any, ...]] = []
 
-    def load_dataset(repo: str, config: str | None, *, split: str) -> list[dict[str, Any]]:
-        asked.append((repo, config, split))
+    def load_dataset(repo: str, config: str | None, *, split: str, revision: str) -> list[dict[str, Any]]:
+        asked.append((repo, config, split, revision))
         return [{"question": "q", "passage": "p", "label": 1, "idx": 0}]
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    for module in (questions, catalogue):
+        monkeypatch.setattr(module, "commit_of", lambda *_: "c0ffee")
     ref = resolve("boolq", "evaluation", source="hub")
     assert (ref.identity, ref.official) == ("hub:aps/super_glue/boolq/validation", True)
-    assert load_rows(ref) == [{"question": "q", "passage": "p", "label": 1}]
-    assert asked == [("aps/super_glue", "boolq", "validation")]
+    with pytest.raises(UserError, match=r"hub:aps/super_glue@c0ffee/boolq/validation has other content"):
+        load_rows(ref)
+    rows = [{"question": "q", "passage": "p", "label": 1}]
+    monkeypatch.setitem(TASKS, "boolq", replace(TASKS["boolq"], official=rows_identity(rows)))
+    assert load_rows(ref) == rows
+    assert asked == [("aps/super_glue", "boolq", "validation", "c0ffee")] * 2
 
 
 @pytest.mark.usefixtures("no_folder")

@@ -1,0 +1,81 @@
+"""Text from the hub is read at one commit and is what was published, or nothing is measured on it."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from harness.data.catalogue import CORPORA, PARQUET
+from harness.data.hub import forget
+from harness.data.sources import resolve
+from harness.data.texts import evaluation_text, load_documents, text_identity
+from harness.errors import UserError
+from tests.hub import StandInHub
+
+PTB = "ptb-text-only/ptb_text_only"
+TEST_FILE, TRAIN_FILE = "penn_treebank/test/0000.parquet", "penn_treebank/train/0000.parquet"
+
+
+def parquet(*sentences: str) -> bytes:
+    """A file of sentences as the hub converts them."""
+    sink = io.BytesIO()
+    pa.parquet.write_table(pa.Table.from_pylist([{"sentence": text} for text in sentences]), sink)
+    return sink.getvalue()
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
+    """A hub that is asked by this process; the published text of PTB is a short one."""
+    monkeypatch.delenv("PRUNEBENCH_DATA", raising=False)
+    for role, published in (("evaluation", "no it was monday"), ("calibration", "no it was\nmonday")):
+        split = CORPORA["ptb", role]
+        changed = replace(split, **{"official" if role == "evaluation" else "documents": text_identity(published)})
+        monkeypatch.setitem(CORPORA, ("ptb", role), changed)
+    with StandInHub().serving() as hub, hub.within(tmp_path / "cache"):
+        forget()
+        yield hub
+        forget()
+
+
+def commit(hub: StandInHub, *sentences: str) -> str:
+    """Both splits in a commit of the branch that the corpus lies in."""
+    files = {TEST_FILE: parquet(*sentences), TRAIN_FILE: parquet(*sentences)}
+    return hub.commit(PTB, files, branch=PARQUET, kind="datasets")
+
+
+def test_a_branch_that_moves_is_read_at_the_commit_of_before(hub: StandInHub) -> None:
+    """The commit is resolved once a process, files come from it, and records name it."""
+    first = commit(hub, " no it was ", "monday")
+    ref = resolve("ptb", "evaluation")
+    assert evaluation_text(ref) == "no it was monday"
+    commit(hub, "something else")
+    assert load_documents(resolve("ptb", "calibration")) == ["no it was", "monday"]
+    assert ref.origin == f"hub:{PTB}@{first}/{TEST_FILE}"
+    assert ref.location == ref.identity == f"hub:{PTB}/{TEST_FILE}"
+
+
+def test_other_text_than_the_published_is_refused_with_one_line(hub: StandInHub) -> None:
+    """Evaluation text and calibration documents: the line names the commit and both fingerprints."""
+    other = commit(hub, "no it was", "tuesday")
+    for read, role in ((evaluation_text, "evaluation"), (load_documents, "calibration")):
+        with pytest.raises(UserError, match=f"hub:{PTB}@{other}/.* has other content") as caught:
+            read(resolve("ptb", role))
+        assert "\n" not in str(caught.value)
+
+
+def test_without_a_network_what_was_downloaded_is_read(hub: StandInHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A warm cache knows the commit and has the file; what it lacks is one line."""
+    commit(hub, "no it was", "monday")
+    ref = resolve("ptb", "evaluation")
+    evaluation_text(ref)
+    forget()
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    asked = len(hub.requests)
+    assert evaluation_text(ref) == "no it was monday"
+    assert len(hub.requests) == asked
+    with pytest.raises(UserError, match="no calibration data for 'ptb'"):
+        load_documents(resolve("ptb", "calibration"))
