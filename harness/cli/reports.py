@@ -87,9 +87,9 @@ def show(options: argparse.Namespace, _: object) -> int:
 
 def compare_jobs(options: argparse.Namespace, _: object) -> int:
     """Print what flipped between two jobs."""
+    from harness.cli.questions import load_questions
     from harness.reporting.compare import compare
     from harness.reporting.compare_text import write_comparison
-    from harness.reporting.questions import load_questions
 
     if options.questions < 0:
         raise UserError(f"--questions {options.questions} shows nothing; allowed: 0 or more")
@@ -228,11 +228,14 @@ def _records(source: str | None, store: "RecordStore") -> "list[RunRecord]":
 
 
 def _write_page(options: argparse.Namespace, store: "RecordStore", records: "Sequence[RunRecord]") -> int:
+    from harness.cli.questions import load_questions
     from harness.reporting.page.build import page, payload
     from harness.reporting.page.questions import load_answers
     from harness.reporting.published import load
 
-    answers = None if options.source else load_answers(store, records, texts=options.with_questions)
+    answers = (
+        None if options.source else load_answers(store, records, load_questions if options.with_questions else None)
+    )
     text = page(*payload(records, load(), answers))
     try:
         options.html.parent.mkdir(parents=True, exist_ok=True)

@@ -70,7 +70,7 @@ class Watched:
             version = _version(kept)
             if self._payload is None or self._payload[0] != version:
                 records = [entry.record for entry in kept.values()]
-                answers = load_answers(self._store, records, texts=False)
+                answers = load_answers(self._store, records)
                 content, blocks = payload(records, self._published, answers)
                 self._payload = version, ({**content, "version": version}, blocks)
             return self._payload[1]

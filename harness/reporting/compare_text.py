@@ -6,12 +6,11 @@ from dataclasses import asdict
 from textwrap import indent, wrap
 from typing import Any, cast
 
-from harness.data.formats import Row
 from harness.record import JsonValue
 from harness.reporting.compare import Comparison, Flip, TaskComparison
 from harness.reporting.formats.base import write
 from harness.reporting.layout import DASH, Cell, Column, Table, clean, number, signed
-from harness.reporting.questions import options_of, question_of
+from harness.reporting.questions import Row, options_of, question_of
 from harness.reporting.statistics import CONFIDENCE, QUANTILES, Distribution
 
 FORMATS = ("terminal", "md", "json")

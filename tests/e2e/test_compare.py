@@ -10,11 +10,12 @@ import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from harness.cli.questions import load_questions
 from harness.data.sources import resolve
 from harness.evaluation.protocols import TASKS
 from harness.evaluation.upstream import load_task, quiet
 from harness.record import from_json
-from harness.reporting.questions import load_questions, options_of, question_of
+from harness.reporting.questions import options_of, question_of
 from harness.tracking.answers import read
 from harness.tracking.store import RecordStore
 from tests.e2e.conftest import Outcome

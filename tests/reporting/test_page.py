@@ -14,7 +14,6 @@ from harness.answers import TaskAnswers, chosen
 from harness.errors import UserError
 from harness.patterns import SemiStructured
 from harness.record import LayerReport, QuestionFile
-from harness.reporting.page import questions as page_questions
 from harness.reporting.page.build import MODULES, asset, embedded, page, payload
 from harness.reporting.page.details import JOBS_PER_BLOCK, details
 from harness.reporting.page.questions import Answers, load_answers, packed_answers
@@ -130,14 +129,14 @@ def test_answers_come_from_beside_the_records_until_the_budget_is_spent(record, 
         listed = QuestionFile(f"{job.job_id}.questions.parquet", sha256(data).hexdigest(), 2)
         jobs.append(replace(job, provenance=created, questions=listed))
         store.save(jobs[-1], data)
-    found = load_answers(store, jobs, texts=False, budget=4)
+    found = load_answers(store, jobs, budget=4)
     assert set(found.by_job) == {jobs[1].job_id, jobs[2].job_id}
     assert found.problems == ("this page holds the answers to single questions of the latest jobs only",)
     store.path_of(jobs[2]).with_name(jobs[2].questions.name).unlink()
-    assert "cannot read the answers" in load_answers(store, jobs[2:], texts=False).problems[0]
+    assert "cannot read the answers" in load_answers(store, jobs[2:]).problems[0]
 
 
-def test_texts_of_questions_are_embedded_only_when_asked_for(record, accuracy, tmp_path, monkeypatch) -> None:
+def test_texts_of_questions_are_embedded_only_when_asked_for(record, accuracy, tmp_path) -> None:
     """Without them a page names questions by number; with them it also says where they are not at hand."""
     from hashlib import sha256
 
@@ -150,16 +149,14 @@ def test_texts_of_questions_are_embedded_only_when_asked_for(record, accuracy, t
     job = replace(job, questions=QuestionFile(f"{job.job_id}.questions.parquet", sha256(data).hexdigest(), 1))
     store = RecordStore(tmp_path)
     store.save(job, data)
-    monkeypatch.setattr(page_questions, "load_questions", lambda result: [row])
-    assert load_answers(store, [job], texts=False).texts == {}
-    blocks = packed_answers([job.job_id], load_answers(store, [job], texts=True)).blocks
+    assert load_answers(store, [job]).texts == {}
+    blocks = packed_answers([job.job_id], load_answers(store, [job], lambda result: [row])).blocks
     assert unpacked(blocks["asked-0"])["text"] == ["P\nis it\n[0] no\n[1] yes"]
 
     def refuse(result):
         raise UserError("the questions of boolq are not at hand")
 
-    monkeypatch.setattr(page_questions, "load_questions", refuse)
-    assert load_answers(store, [job], texts=True).problems == ("the questions of boolq are not at hand",)
+    assert load_answers(store, [job], refuse).problems == ("the questions of boolq are not at hand",)
 
 
 def test_the_page_is_one_text_that_lets_only_its_own_scripts_run(record, perplexity, published) -> None:

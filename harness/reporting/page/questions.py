@@ -1,15 +1,14 @@
 """Answers to single questions, packed for the view that compares jobs."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.answers import Answer, TaskAnswers, content_id
-from harness.data.formats import Row
 from harness.errors import UserError
 from harness.record import EvalResult, RunRecord
 from harness.reporting.page.details import packed
-from harness.reporting.questions import load_questions, options_of, question_of
+from harness.reporting.questions import Row, options_of, question_of
 from harness.tracking.answers import read
 from harness.tracking.store import RecordStore
 
@@ -40,12 +39,15 @@ class PackedAnswers:
 
 
 def load_answers(
-    store: RecordStore, records: Sequence[RunRecord], *, texts: bool, budget: int = ANSWER_BUDGET
+    store: RecordStore,
+    records: Sequence[RunRecord],
+    rows_of: Callable[[EvalResult], Sequence[Row]] | None = None,
+    budget: int = ANSWER_BUDGET,
 ) -> Answers:
     """The answers of the latest jobs that fit the budget together.
 
     Args:
-        texts: also the questions' texts, from where the records had them or where the same content lies now.
+        rows_of: finds the rows that a result was measured on, for the texts; None = the page has no texts.
     """
     by_job: dict[str, list[TaskAnswers]] = {}
     problems: list[str] = []
@@ -61,9 +63,9 @@ def load_answers(
         except UserError as error:
             problems.append(str(error))
     found: dict[tuple[str, int, str], str] = {}
-    for result in _asked_results(records, by_job) if texts else ():
+    for result in _asked_results(records, by_job):
         try:
-            found |= _texts_of(result.task, load_questions(result))
+            found |= _texts_of(result.task, rows_of(result)) if rows_of else {}
         except UserError as error:
             problems.append(str(error))
     return Answers(by_job, tuple(problems), found)
