@@ -109,11 +109,11 @@ class Lottery(ModelwiseMethod):
     def _prune(
         self, scores: Mapping[str, Tensor], removed: Mapping[str, Tensor], target: tuple[Pattern, float]
     ) -> dict[str, Tensor]:
-        from harness.pruning.numerics.masks import keep_mask
+        from harness.pruning.numerics.masks import keep_mask, ranks_in_groups
         from harness.pruning.numerics.selection import remove_globally
 
         pattern, progress = target
-        if isinstance(pattern, SemiStructured):
+        if ranks_in_groups(pattern):
             last = {name: scores[name].masked_fill(mask_OI, -1.0) for name, mask_OI in removed.items()}
             return {name: ~keep_mask(scores_OI, pattern, "row") for name, scores_OI in last.items()}
         if self.granularity == "model":

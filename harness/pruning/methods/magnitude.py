@@ -11,9 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from harness.patterns import Pattern, SemiStructured, Unstructured
+from harness.patterns import Pattern, Unstructured
 from harness.pruning.methods.base import METHODS, ScoreMethod
-from harness.pruning.numerics.masks import ComparisonGroup
+from harness.pruning.numerics.masks import ComparisonGroup, ranks_in_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -42,7 +42,7 @@ class Magnitude(ScoreMethod):
         return self.granularity == "global"
 
     def refuses(self, pattern: Pattern) -> str | None:
-        if self.granularity == "global" and isinstance(pattern, SemiStructured):
+        if self.granularity == "global" and ranks_in_groups(pattern):
             return f"granularity=global ranks all weights of the model, {pattern.label} those of a group only"
         return ScoreMethod.refuses(self, pattern)
 
