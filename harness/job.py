@@ -163,6 +163,7 @@ class RunOptions:
         batch_tokens: most tokens in one forward pass of calibration and perplexity, >= 1.
         zero_shot_token_budget: padded tokens in one forward pass of the zero-shot tasks, >= 1.
         sweep: name of the sweep that the job belongs to.
+        plugins: folders of Python files that add methods and the like.
         in_sweep: the job is one of a sweep: it saves its model below `save_model`, and its failure ends no other job.
         offload: where the model's blocks are while they are not computed: ``none`` = they are pruned one by one, and
             the whole model is on the device when it is measured; ``cpu`` = in main memory, one at a time on the device;
@@ -179,6 +180,7 @@ class RunOptions:
     tracking: TrackingOptions
     sweep: str
     in_sweep: bool = False
+    plugins: tuple[Path, ...] = ()
     offload: Offload = "none"
     compile: bool = False
 

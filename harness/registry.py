@@ -11,8 +11,10 @@ import math
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from functools import cache
+from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
@@ -39,6 +41,7 @@ class Registry(Generic[EntryT]):
         self.axis = axis
         self._package = package
         self._entries: dict[str, EntryT] = {}
+        self._origins: dict[str, str] = {}
         self._is_loaded = False
 
     def register(self, name: str) -> Callable[[OneT], OneT]:
@@ -59,6 +62,13 @@ class Registry(Generic[EntryT]):
         if name in self._entries:
             raise UserError(f"two entries of the axis {self.axis} are called {name!r}; allowed: another name")
         self._entries[name] = entry
+        if _LOADING and not entry.__module__.startswith("harness."):  # a plug-in may import modules of ours first
+            self._origins[name] = _LOADING[-1]
+
+    def origin_note(self, name: str) -> str | None:
+        """The plug-in that an entry came from, in words for a record; None for one of our own."""
+        origin = self._origins.get(name)
+        return None if origin is None else f"{self.axis} {name} is of the plug-in {origin}"
 
     def all(self) -> dict[str, EntryT]:
         """All entries by name, in alphabetical order; modules and plug-ins are imported once."""
@@ -124,7 +134,8 @@ def load_folder(folder: Path) -> None:
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module  # dataclasses look their module up while they are made
         try:
-            spec.loader.exec_module(module)
+            with _loading(f"{file.name}, {_digest(file)}"):
+                spec.loader.exec_module(module)
         except Exception as error:
             del sys.modules[name]
             raise UserError(f"plugins: {file} cannot be imported: {type(error).__name__}: {error}") from error
@@ -137,7 +148,28 @@ def _python_files(folder: Path) -> Iterator[Path]:
 @cache
 def _load_entry_points() -> None:
     for entry_point in entry_points(group=ENTRY_POINTS):
-        entry_point.load()
+        spec = importlib.util.find_spec(entry_point.module)
+        of = f"{entry_point.dist.name} {entry_point.dist.version}" if entry_point.dist else "a distribution"
+        file = f", {_digest(Path(spec.origin))}" if spec and spec.origin else ""
+        with _loading(f"{entry_point.module} of {of}{file}"):
+            entry_point.load()
+
+
+_LOADING: list[str] = []
+"""The plug-in whose module is being imported, if any: what is registered now is of it."""
+
+
+@contextmanager
+def _loading(origin: str) -> Iterator[None]:
+    _LOADING.append(origin)
+    try:
+        yield
+    finally:
+        _LOADING.pop()
+
+
+def _digest(file: Path) -> str:
+    return f"sha256:{sha256(file.read_bytes()).hexdigest()}"
 
 
 def _as_float(name: str, value: int) -> float:

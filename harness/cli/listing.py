@@ -6,37 +6,42 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from harness.cli.console import AddCommand, print_rich, table_of
 from harness.errors import UserError, unknown
+from harness.registry import load_folder
 
 if TYPE_CHECKING:
+    from harness.patterns import Pattern
     from harness.pruning.allocations.base import Allocation
     from harness.pruning.methods.base import PruningMethod
+    from harness.recovery.base import Recovery
+    from harness.registry import Registry
 
-    Entry = type[PruningMethod] | type[Allocation]
+    Entry = type[PruningMethod] | type[Allocation] | type[Recovery]
 
 FOLDERS = {
     "models": "model",
     "patterns": "pattern",
     "calibrations": "calibration",
-    "recoveries": "recovery",
     "evaluations": "evaluation",
     "experiments": "experiment",
 }
 """Kinds whose entries are files of a folder of the configuration."""
 
-EXPLAINED = ("methods", "allocations")
-"""Kinds whose entries are registered, and can be explained one by one."""
+EXPLAINED = {"methods": "method", "allocations": "allocation", "recoveries": "recovery"}
+"""Kinds whose entries are registered, and can be explained one by one; with the axis of each."""
 KINDS = (*EXPLAINED, *FOLDERS)
 
 
 def add_commands(command: AddCommand) -> None:
     """Add the command; `command` adds one by name, function and help text."""
-    sub = command("list", listing, "say what there is to choose from, or what one method or allocation is")
+    sub = command("list", listing, "say what there is to choose from, or what one method, allocation or recovery is")
     sub.add_argument("kind", choices=KINDS)
-    sub.add_argument("name", nargs="?", help="one of the methods or allocations")
+    sub.add_argument("name", nargs="?", help="one of the methods, allocations or recoveries")
+    sub.add_argument("--plugins", metavar="DIR", action="append", default=[], help="a folder of plug-ins; repeatable")
     sub.add_argument("--json", action="store_true", help="print JSON")
 
 
@@ -46,6 +51,8 @@ def listing(options: argparse.Namespace, _: Sequence[str]) -> int:
     Raises:
         UserError: there is no such entry, or entries of this kind are not explained.
     """
+    for folder in options.plugins:
+        load_folder(Path(folder))
     if options.name is not None:
         return _explain(options)
     rows = _rows(options.kind)
@@ -65,7 +72,7 @@ def _rows(kind: str) -> list[dict[str, str]]:
 
     if kind in EXPLAINED:
         return [
-            {"name": name, "patterns": _patterns(entry), "description": _told(entry).splitlines()[0]}
+            {"name": name, **_patterns(entry), "description": _told(entry).splitlines()[0]}
             for name, entry in _entries(kind).items()
         ]
     found = dict(descriptions(FOLDERS[kind]))  # which are kept for others
@@ -86,18 +93,19 @@ def _explain(options: argparse.Namespace) -> int:
     if options.kind not in EXPLAINED:
         raise UserError(f"list {options.kind} {options.name}: only one of {' or '.join(EXPLAINED)} is explained")
     entries = _entries(options.kind)
+    axis = EXPLAINED[options.kind]
     if options.name not in entries:
-        raise unknown(options.kind.removesuffix("s"), options.name, entries)
+        raise unknown(axis, options.name, entries)
     entry = entries[options.name]
-    axis = options.kind.removesuffix("s")
     parameters = _parameters(entry, axis)
-    inputs = getattr(entry, "propagation", None) if entry.patterns else None
+    patterns = _patterns(entry)
+    inputs = getattr(entry, "propagation", None) if getattr(entry, "patterns", ()) else None
     about = f"{_told(entry)}\n\n{inspect.getdoc(entry)}"
     if options.json:
-        facts = {"name": options.name, "patterns": _patterns(entry), "parameters": parameters, "description": about}
+        facts = {"name": options.name, **patterns, "parameters": parameters, "description": about}
         print(json.dumps(facts | ({"propagation": inputs} if inputs else {}), indent=2))
         return 0
-    print_rich(f"{about}\n\npatterns: {_patterns(entry)}")
+    print_rich("\n\n".join([about, *(f"patterns: {text}" for text in patterns.values())]))
     if inputs:
         print_rich(f"calibration.propagation=auto stands for {inputs}")
     table = table_of("parameter", "default", "values")
@@ -110,8 +118,10 @@ def _explain(options: argparse.Namespace) -> int:
 def _entries(kind: str) -> "Mapping[str, Entry]":
     from harness.pruning.allocations.base import ALLOCATIONS
     from harness.pruning.methods.base import METHODS
+    from harness.recovery.base import RECOVERIES
 
-    return METHODS.all() if kind == "methods" else ALLOCATIONS.all()
+    tables: dict[str, Registry[Any]] = {"methods": METHODS, "allocations": ALLOCATIONS, "recoveries": RECOVERIES}
+    return tables[kind].all()
 
 
 def _told(entry: "Entry") -> str:
@@ -119,8 +129,10 @@ def _told(entry: "Entry") -> str:
     return (sys.modules[entry.__module__].__doc__ or "").strip()
 
 
-def _patterns(entry: "Entry") -> str:
-    return ", ".join(kind.choice for kind in entry.patterns) or "-"
+def _patterns(entry: "Entry") -> dict[str, str]:
+    """The patterns that it takes; a recovery takes whatever the method left."""
+    kinds: Sequence[type[Pattern]] | None = getattr(entry, "patterns", None)
+    return {} if kinds is None else {"patterns": ", ".join(kind.choice for kind in kinds) or "-"}
 
 
 def _parameters(entry: "Entry", axis: str) -> list[dict[str, Any]]:

@@ -57,6 +57,7 @@ FIELD_ROLES: dict[str, FieldRole] = {
     **dict.fromkeys(("evaluation.tokens_path", "evaluation.source", "evaluation.token_budget", "data"), "runtime"),
     **dict.fromkeys(("device", "batch_tokens", "results_dir", "save_model", "force", "tracking", "offload"), "runtime"),
     "compile": "runtime",
+    "plugins": "runtime",
 }
 """Every field of the configuration, or the group it lies in: does it decide weights or numbers, or not?"""
 
@@ -271,6 +272,7 @@ def _options(cfg: DictConfig, asked: Sequence[Evaluation[Any]], overrides: Seque
         ),
         sweep=experiment or "runs",
         in_sweep=in_sweep,
+        plugins=values.folders("plugins", cfg.plugins),
         offload=_offload(cfg, asked),
         compile=_compile(cfg),
     )

@@ -19,12 +19,15 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 import harness
+from harness.config import values
 from harness.config.build import build
 from harness.config.request import JobRequest, Refusal
 from harness.errors import UserError, unknown
 from harness.patterns import parse_n_of_m
 from harness.pruning.allocations.base import ALLOCATIONS
 from harness.pruning.methods.base import METHODS
+from harness.recovery.base import RECOVERIES
+from harness.registry import Registry, load_folder
 
 CONFIG_NAME = "config"
 COMMON_N_OF_M = ("2:4", "4:8", "1:4", "3:4", "2:8", "6:8", "8:16")
@@ -39,20 +42,25 @@ def conf_dir() -> Path:
 
 
 def register(overrides: Sequence[str]) -> None:
-    """Make methods, allocations and N:M patterns known to Hydra, and check what the overrides choose.
+    """Load plug-ins, make registered entries and N:M patterns known to Hydra, and check what the overrides choose.
 
     Raises:
         UserError: an override names an N:M that is no pattern, or chooses a group by no name.
     """
     with user_errors():
-        _check_choices(OverridesParser.create().parse_overrides([text for text in overrides if text[:1] != "-"]))
+        parsed = OverridesParser.create().parse_overrides([text for text in overrides if text[:1] != "-"])
+        _check_choices(parsed)
+    for override in parsed:  # before the configuration is composed, which may choose what they add
+        if override.key_or_group == "plugins" and not override.is_sweep_override():
+            for folder in values.folders("plugins", override.value()):
+                load_folder(folder)
     store = ConfigStore.instance()
-    tables: dict[str, Mapping[str, Any]] = {"method": METHODS.all(), "allocation": ALLOCATIONS.all()}
-    for group, table in tables.items():
-        for name, entry in table.items():
+    tables: tuple[Registry[Any], ...] = (METHODS, ALLOCATIONS, RECOVERIES)
+    for table in tables:
+        for name, entry in table.all().items():
             defaults = {field.name: field.default for field in fields(entry)}
             assert MISSING not in defaults.values(), f"every hyperparameter of {name} needs a default"
-            store.store(group=group, name=name, node={"name": name, **defaults})
+            store.store(group=table.axis, name=name, node={"name": name, **defaults})
     asked = [text for override in overrides if override.startswith("pattern=") for text in override[8:].split(",")]
     for text in {*COMMON_N_OF_M, *asked}:
         pattern = parse_n_of_m(text)
@@ -153,7 +161,7 @@ def _check_choices(overrides: Iterable[Override]) -> None:
 
 def groups() -> set[str]:
     """The axes whose values are names of files or registered entries."""
-    return {path.name for path in conf_dir().iterdir() if path.is_dir()} | {"method", "allocation"}
+    return {path.name for path in conf_dir().iterdir() if path.is_dir()} | {"method", "allocation", "recovery"}
 
 
 def plan(arguments: Sequence[str], *, multirun: bool) -> list[JobRequest | Refusal]:
@@ -190,7 +198,7 @@ class _Composer:
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """What `hydra.compose` gives for these overrides."""
-        shared, choices, values = [], [], []
+        shared, choices, plain = [], [], []
         for text in overrides:
             override = self._parser.parse_override(text)
             if override.is_add() or override.is_force_add() or override.is_delete() or text.startswith("hydra"):
@@ -198,12 +206,12 @@ class _Composer:
             elif override.get_key_element() in self._groups:
                 choices.append((override.get_key_element(), text))
             else:
-                values.append(override)
+                plain.append(override)
         cfg = copy.deepcopy(self._compose(shared))
         for group, text in choices:
             with open_dict(cfg):
                 cfg[group] = copy.deepcopy(self._compose([*shared, text])[group])
-        for override in values:
+        for override in plain:
             OmegaConf.update(cfg, override.get_key_element(), override.value(), merge=True, force_add=False)
         return cfg
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 from harness.data.catalogue import DataRef
 from harness.job import EvaluationProtocol, JobSpec, RunOptions
 from harness.models.checkpoint import Checkpoint
+from harness.registry import load_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,15 @@ def to_data(request: JobRequest) -> dict[str, Any]:
 
 
 def from_data(data: Mapping[str, Any]) -> JobRequest:
-    """The request that `to_data` wrote."""
+    """The request that `to_data` wrote, with its plug-ins loaded, which the rest of it may need.
+
+    Raises:
+        UserError: a plug-in cannot be loaded.
+    """
+    options = _read(data["options"])
+    assert isinstance(options, RunOptions), f"{options} are no options"
+    for folder in options.plugins:
+        load_folder(folder)
     request = _read(data)
     assert isinstance(request, JobRequest), f"{type(request).__name__} is no job"
     return request

@@ -23,6 +23,14 @@ def folder(field: str, value: object) -> Path:
     return Path(str(value))
 
 
+def folders(field: str, value: object) -> tuple[Path, ...]:
+    """No folder, one, or a list of them, as absolute paths: a worker may stand elsewhere."""
+    if value is None:
+        return ()
+    several = cast("Iterable[object]", value) if isinstance(value, list) or OmegaConf.is_list(value) else [value]
+    return tuple(folder(field, each).expanduser().absolute() for each in several)
+
+
 def names(field: str, value: object) -> tuple[str, ...]:
     """A list of names, each once."""
     if not OmegaConf.is_list(value):

@@ -12,7 +12,7 @@ from harness.blocks.changes import ModelChange
 from harness.blocks.layers import prunable_shapes
 from harness.config.request import JobRequest
 from harness.errors import UserError
-from harness.job import EvaluationProtocol
+from harness.job import EvaluationProtocol, JobSpec
 from harness.jobs.calibrate import kept_calibration
 from harness.jobs.evaluate import check_tokenizer, evaluate, prepare
 from harness.jobs.preflight import warnings
@@ -96,7 +96,7 @@ def _run_loaded(
 ) -> tuple[FinishedJob, ModelChange]:
     spec, options = request.spec, request.options
     device = resolve_device(options.device)
-    notes = [loaded.note] if loaded.note else []
+    notes = [*([loaded.note] if loaded.note else []), *_plugin_notes(spec)]
     with clock("load"):
         measured = () if previous is None else previous.results
         missing = request.missing({result.protocol for result in measured})
@@ -154,6 +154,12 @@ def _run_loaded(
         error=None,
     )
     return FinishedJob(record, tuple(answers)), change
+
+
+def _plugin_notes(spec: JobSpec) -> list[str]:
+    """Which choices of the job are of plug-ins, and of which."""
+    tables = ((METHODS, spec.method), (ALLOCATIONS, spec.allocation), (RECOVERIES, spec.recovery))
+    return [note for table, choice in tables if (note := table.origin_note(choice.name)) is not None]
 
 
 def _check_none_lost(request: JobRequest, measured: Sequence[EvalResult]) -> None:

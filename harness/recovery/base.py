@@ -74,16 +74,3 @@ class Recovery(ABC):
 
 RECOVERIES: Registry[type[Recovery]] = Registry("recovery", "harness.recovery")
 """Recoveries by name."""
-
-
-@RECOVERIES.register(NO_RECOVERY)
-@dataclass(frozen=True, slots=True)
-class NoRecovery(Recovery):
-    """The pruned weights as they are."""
-
-    @property
-    def changes_model(self) -> bool:
-        return False
-
-    def recover(self, context: RecoveryContext) -> Recovered:
-        raise AssertionError("there is nothing to do")

@@ -1,0 +1,197 @@
+"""An axis grows by one file outside of the repository: through a folder that is named, or a distribution's entry point.
+
+Every command runs in a process of its own, so that no other test sees what is added here.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.record import RunRecord, from_json
+from tests.e2e.conftest import Outcome
+
+pytestmark = [pytest.mark.e2e, pytest.mark.slow]
+
+PLUGINS = {
+    "method": '''
+"""Sign: positive weights go last.  A researcher's own."""
+
+from dataclasses import dataclass
+
+from harness.pruning.methods.base import METHODS, ScoreMethod
+from harness.pruning.methods.wanda import Wanda
+
+
+@METHODS.register("sign")
+@dataclass(frozen=True, slots=True)
+class Sign(ScoreMethod):
+    """S = W * gain.
+
+    Args:
+        gain: factor.
+    """
+
+    gain: float = 2.0
+
+    def score(self, weight_OI, stats):
+        return weight_OI * self.gain
+''',
+    "allocation": '''
+"""Same: the requested pattern everywhere.  A researcher's own."""
+
+from dataclasses import dataclass
+
+from harness.pruning.allocations.base import ALLOCATIONS, Allocation
+
+
+@ALLOCATIONS.register("same")
+@dataclass(frozen=True, slots=True)
+class Same(Allocation):
+    """What was asked for."""
+''',
+    "recovery": '''
+"""Scale: every weight is multiplied.  A researcher's own."""
+
+from dataclasses import dataclass
+
+from harness.blocks.changes import ModelChange
+from harness.blocks.layers import prunable_layers, prunable_shapes
+from harness.recovery.base import RECOVERIES, Recovered, Recovery
+
+
+@RECOVERIES.register("scale")
+@dataclass(frozen=True, slots=True)
+class Scale(Recovery):
+    """W * factor.
+
+    Args:
+        factor: of every prunable weight.
+    """
+
+    factor: float = 0.5
+
+    def recover(self, context):
+        layers = prunable_layers(context.model)
+        for layer in layers.values():
+            layer.weight.data.mul_(self.factor)
+        return Recovered(ModelChange.of_weights(prunable_shapes(context.model)), f"scaled by {self.factor}")
+''',
+}
+"""One file an axis."""
+
+CHOICES = {
+    "method": ("method=sign", "method.gain=3"),
+    "allocation": ("allocation=same", "method=magnitude"),
+    "recovery": ("recovery=scale", "recovery.factor=0.25", "method=magnitude"),
+}
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture
+def command(tmp_path: Path) -> Command:
+    """Run the command line in a new process, with the folder `installed` on its path as if installed there."""
+
+    def call(*arguments: str) -> Outcome:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "installed"), *sys.path])}
+        done = subprocess.run(
+            [sys.executable, "-m", "harness", *arguments], capture_output=True, text=True, check=False, env=environment
+        )
+        return Outcome(done.returncode, done.stdout, done.stderr)
+
+    return call
+
+
+def plugin_folder(tmp_path: Path, axis: str, content: str) -> Path:
+    """A folder outside of the repository with one file in it."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / f"my_{axis}.py").write_text(content)
+    return folder
+
+
+def the_record(job: tuple[str, ...]) -> RunRecord:
+    """Of the one job that was run."""
+    (results,) = (Path(text.partition("=")[2]) for text in job if text.startswith("results_dir="))
+    (path,) = (path for path in results.rglob("*__*.json") if "failed" not in path.parts)
+    return from_json(path.read_bytes(), str(path))
+
+
+@pytest.mark.parametrize("axis", PLUGINS)
+def test_one_file_in_a_folder_adds_to_an_axis(
+    command: Command, job: tuple[str, ...], tmp_path: Path, axis: str
+) -> None:
+    """It is chosen on the command line like any other, and the record says which file it came from."""
+    folder = plugin_folder(tmp_path, axis, PLUGINS[axis])
+    asked = (*job, "sparsity=0.5", *CHOICES[axis], f"plugins={folder}")
+    outcome = command("run", *asked)
+    assert outcome.code == 0, outcome.err
+    record = the_record(job)
+    digest = sha256(PLUGINS[axis].encode()).hexdigest()
+    name = CHOICES[axis][0].partition("=")[2]
+    assert f"{axis} {name} is of the plug-in my_{axis}.py, sha256:{digest}" in record.notes
+    chosen: Any = record.job[axis]
+    assert chosen["name"] == name
+    assert sum("plug-in" in note for note in record.notes) == 1  # wanda, which one imports, is ours
+    (planned,) = json.loads(command("plan", *asked, "--json").out)
+    assert planned["state"] == "done"
+
+
+def test_what_a_folder_adds_is_listed(command: Command, tmp_path: Path) -> None:
+    """With its parameters, as ours are."""
+    folder = plugin_folder(tmp_path, "method", PLUGINS["method"])
+    facts = json.loads(command("list", "methods", "sign", "--plugins", str(folder), "--json").out)
+    assert facts["parameters"] == [{"name": "method.gain", "default": 2.0, "values": "float"}]
+
+
+def test_an_installed_distribution_adds_through_its_entry_point(
+    command: Command, job: tuple[str, ...], tmp_path: Path
+) -> None:
+    """No field names it; the record says which distribution it was."""
+    installed = tmp_path / "installed"
+    (installed / "signs-1.2.dist-info").mkdir(parents=True)
+    (installed / "signs-1.2.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: signs\nVersion: 1.2\n")
+    (installed / "signs-1.2.dist-info" / "entry_points.txt").write_text("[prunebench.plugins]\nsigns = signs\n")
+    (installed / "signs.py").write_text(PLUGINS["method"])
+    outcome = command("run", *job, "sparsity=0.5", "method=sign")
+    assert outcome.code == 0, outcome.err
+    digest = sha256(PLUGINS["method"].encode()).hexdigest()
+    assert f"method sign is of the plug-in signs of signs 1.2, sha256:{digest}" in the_record(job).notes
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [("import nothing_of_this_name", "cannot be imported: ModuleNotFoundError"), (None, "is not a folder; allowed: a")],
+)
+def test_a_plugin_that_cannot_be_loaded_is_one_line(
+    command: Command, job: tuple[str, ...], tmp_path: Path, content: str | None, said: str
+) -> None:
+    """Before anything runs."""
+    folder = tmp_path / "mine" if content is None else plugin_folder(tmp_path, "method", content)
+    outcome = command("run", *job, f"plugins={folder}")
+    assert (outcome.code, len(outcome.err.strip().splitlines())) == (2, 1)
+    assert said in outcome.err
+
+
+def test_a_worker_process_loads_the_plugins_of_its_job(command: Command, job: tuple[str, ...], tmp_path: Path) -> None:
+    """The folder is part of the job's data."""
+    folder = plugin_folder(tmp_path, "method", PLUGINS["method"])
+    code = (
+        "import subprocess, sys\nfrom harness.config.hydra import hydra_session, plan, register\n"
+        "from harness.jobs.launch import as_data\n"
+        f"arguments = {[*job, 'sparsity=0.5', 'method=sign', f'plugins={folder}']!r}\n"
+        "register(arguments)\nwith hydra_session():\n    (request,) = plan(arguments, multirun=False)\n"
+        "code = 'import sys; from harness.jobs.launch import run_data; run_data(sys.argv[1])'\n"
+        "sys.exit(subprocess.run([sys.executable, '-c', code, as_data(request, alone=True)]).returncode)"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert any("my_method.py" in note for note in the_record(job).notes)
