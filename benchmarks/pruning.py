@@ -16,14 +16,13 @@ from torch import Tensor
 
 from benchmarks.setting import embedded_model, embedded_tokens
 from harness.blocks.calls import record_calls
-from harness.job import Choice
 from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
+from harness.job import Choice
 from harness.models.loading import DTYPES, LoadedModel
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
 from harness.pruning.layerwise import Walk, prune_model
-from harness.pruning.methods.base import LayerwiseMethod
-from harness.pruning.methods.base import METHODS
+from harness.pruning.methods.base import METHODS, LayerwiseMethod
 
 BATCH_TOKENS = 4096
 JOBS: dict[str, tuple[str, Pattern]] = {

@@ -11,7 +11,7 @@ from functools import cached_property
 
 from harness.config.request import JobRequest
 from harness.evaluation.base import EVALUATIONS, HEAD_ROWS, MemoryNeed
-from harness.models.dimensions import Anatomy, anatomy_of
+from harness.models.dimensions import Dimensions, dimensions_of
 from harness.models.processor import multiplies_bfloat16
 from harness.pruning.methods.base import METHODS
 from harness.record import ERROR_TOKENS
@@ -46,14 +46,14 @@ def estimated_peak(request: JobRequest) -> PeakMemory | None:
     """
     if METHODS.build(request.spec.method).needs_whole_model:
         return None
-    anatomy = anatomy_of(request.checkpoint)
-    if anatomy is None or anatomy.stored_type not in STORED_TYPES:
+    dimensions = dimensions_of(request.checkpoint)
+    if dimensions is None or dimensions.stored_type not in STORED_TYPES:
         return None
-    asked, stored = request.spec.model.dtype, STORED_TYPES[anatomy.stored_type]
+    asked, stored = request.spec.model.dtype, STORED_TYPES[dimensions.stored_type]
     cpu_type = ("bfloat16" if multiplies_bfloat16() else "float32") if asked == "auto" else asked
     accelerator_type = stored if asked == "auto" else asked
-    on_cpu = _Terms(request, anatomy, cpu_type, converts=cpu_type != stored)
-    with_accelerator = _Terms(request, anatomy, accelerator_type, converts=accelerator_type != stored)
+    on_cpu = _Terms(request, dimensions, cpu_type, converts=cpu_type != stored)
+    with_accelerator = _Terms(request, dimensions, accelerator_type, converts=accelerator_type != stored)
     return PeakMemory(
         on_cpu=on_cpu.host + max(on_cpu.load, on_cpu.kept + on_cpu.buffer + on_cpu.working),
         beside_accelerator=with_accelerator.host
@@ -65,8 +65,8 @@ def estimated_peak(request: JobRequest) -> PeakMemory | None:
 class _Terms:
     """The parts of the estimate, in bytes, for weights of one type."""
 
-    def __init__(self, request: JobRequest, anatomy: Anatomy, dtype: str, *, converts: bool) -> None:
-        self._request, self._anatomy, self._bytes, self._converts = request, anatomy, TYPE_BYTES[dtype], converts
+    def __init__(self, request: JobRequest, dimensions: Dimensions, dtype: str, *, converts: bool) -> None:
+        self._request, self._dimensions, self._bytes, self._converts = request, dimensions, TYPE_BYTES[dtype], converts
         self._offload = request.options.offload
 
     @property
@@ -78,25 +78,25 @@ class _Terms:
         """While weights are read: the new ones, and the mapped file's where they are copies of another type."""
         if self._offload == "disk":
             return self.kept
-        return self.kept + (self._anatomy.stored_bytes if self._converts else 0)
+        return self.kept + (self._dimensions.stored_bytes if self._converts else 0)
 
     @property
     def kept(self) -> int:
         """Weights in main memory from the first block to the last."""
         if self._offload == "disk":
-            return self._anatomy.outside_weights * self._bytes + 2 * self._block
-        return self._anatomy.num_weights * self._bytes
+            return self._dimensions.outside_weights * self._bytes + 2 * self._block
+        return self._dimensions.num_weights * self._bytes
 
     @property
     def resident(self) -> int:
         """Weights on the accelerator: all of them while the model is measured, unless one block at a time is."""
         if self._offload == "none":
-            return self._anatomy.num_weights * self._bytes
-        return 2 * self._block + self._anatomy.outside_weights * self._bytes  # the next block is on its way
+            return self._dimensions.num_weights * self._bytes
+        return 2 * self._block + self._dimensions.outside_weights * self._bytes  # the next block is on its way
 
     @property
     def _block(self) -> int:
-        return self._anatomy.block_weights * self._bytes
+        return self._dimensions.block_weights * self._bytes
 
     @property
     def buffer(self) -> int:
@@ -104,7 +104,7 @@ class _Terms:
         tokens = self._calibration_tokens
         if self._offload != "none":
             tokens = max([tokens, *(need.tokens_together for need in self._evaluations)])
-        return tokens * self._anatomy.hidden_size * self._bytes
+        return tokens * self._dimensions.hidden_size * self._bytes
 
     @property
     def working(self) -> int:
@@ -114,9 +114,9 @@ class _Terms:
 
     @property
     def _measuring(self) -> int:
-        logits = HEAD_ROWS * self._anatomy.vocab_size * (self._bytes + 8)
+        logits = HEAD_ROWS * self._dimensions.vocab_size * (self._bytes + 8)
         tokens = [need.tokens_at_once for need in self._evaluations]
-        states = self._anatomy.hidden_size * self._bytes
+        states = self._dimensions.hidden_size * self._bytes
         return max((max(self._forward(count), logits + count * states) for count in tokens), default=0)
 
     @cached_property
@@ -132,7 +132,7 @@ class _Terms:
 
         How many of each the allocator holds at once was fitted to SmolLM2's peaks, see `benchmarks/memory.py`.
         """
-        return tokens * (10 * self._anatomy.hidden_size + 7 * self._anatomy.widest) * self._bytes
+        return tokens * (10 * self._dimensions.hidden_size + 7 * self._dimensions.widest) * self._bytes
 
     @property
     def _needs(self) -> set[str]:
@@ -142,7 +142,7 @@ class _Terms:
     def _statistics(self) -> int:
         if "InputHessian" not in self._needs:
             return 0
-        widths = [columns for _, columns in self._anatomy.matrices]
+        widths = [columns for _, columns in self._dimensions.matrices]
         return 4 * (3 * min(widths) ** 2 + max(widths) ** 2)
 
     @property
@@ -150,8 +150,8 @@ class _Terms:
         """The largest layer as float32 with scores, mask and error; a factorisation of its Hessian in steps."""
         if self._request.spec.pattern is None:
             return 0
-        largest = max(rows * columns for rows, columns in self._anatomy.matrices)
-        widest = max(columns for _, columns in self._anatomy.matrices)
+        largest = max(rows * columns for rows, columns in self._dimensions.matrices)
+        widest = max(columns for _, columns in self._dimensions.matrices)
         return 4 * (6 * largest + (5 * widest**2 if "InputHessian" in self._needs else 0))
 
     @property

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from harness.config.request import JobRequest
 from harness.errors import UserError
 from harness.job import JobSpec
-from harness.models.dimensions import anatomy_of
+from harness.models.dimensions import dimensions_of
 from harness.pruning.allocations.base import ALLOCATIONS, Allocation
 from harness.pruning.methods.base import METHODS, PruningMethod
 
@@ -54,12 +54,12 @@ class Forewarning:
     def _ask(self, request: JobRequest) -> list[str]:
         from harness.models.loading import resolve_device  # here: only a trial needs torch
 
-        anatomy = anatomy_of(request.checkpoint)
-        if anatomy is None:
+        dimensions = dimensions_of(request.checkpoint)
+        if dimensions is None:
             return []
         shapes = {
             f"{block}.{number}": shape
-            for block in range(anatomy.num_blocks)
-            for number, shape in enumerate(anatomy.matrices)
+            for block in range(dimensions.num_blocks)
+            for number, shape in enumerate(dimensions.matrices)
         }
         return warnings(request.spec, shapes, resolve_device(request.options.device))

@@ -15,7 +15,7 @@ _BLOCK = re.compile(r"(?P<stack>.*?\.)??(?P<index>\d+)\.(?P<path>.+)")
 
 
 @dataclass(frozen=True, slots=True)
-class Anatomy:
+class Dimensions:
     """Sizes of a causal language model.
 
     Args:
@@ -61,14 +61,14 @@ class Anatomy:
         return rows, columns
 
 
-def anatomy_of(checkpoint: Checkpoint) -> Anatomy | None:
+def dimensions_of(checkpoint: Checkpoint) -> Dimensions | None:
     """The sizes of the model, None while no file of it is on this machine or it is no stack of blocks."""
     folder = _folder(checkpoint)
     files = sorted(folder.glob("*.safetensors")) if folder else []
     if not files:
         return None
     tensors = {name: tensor for file in files for name, tensor in safetensors_header(file)}
-    return _anatomy(tensors, stored_bytes=sum(tensor_bytes(file) for file in files))
+    return _dimensions(tensors, stored_bytes=sum(tensor_bytes(file) for file in files))
 
 
 def _folder(checkpoint: Checkpoint) -> Path | None:
@@ -88,7 +88,7 @@ def _folder(checkpoint: Checkpoint) -> Path | None:
             return None
 
 
-def _anatomy(tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, stored_bytes: int) -> Anatomy | None:
+def _dimensions(tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, stored_bytes: int) -> Dimensions | None:
     stacks: dict[str, dict[int, list[tuple[int, ...]]]] = {}
     members: dict[str, list[str]] = {}
     for name, (_, shape) in tensors.items():
@@ -110,7 +110,7 @@ def _anatomy(tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, stored_bytes
     types = Counter[str]()
     for kind, shape in tensors.values():
         types[kind] += math.prod(shape)
-    return Anatomy(
+    return Dimensions(
         num_blocks=len(blocks),
         matrices=matrices,
         block_weights=sum(math.prod(shape) for shape in largest),

@@ -6,7 +6,7 @@ import pytest
 
 from harness.blocks.layers import decoder_blocks
 from harness.models.checkpoint import Checkpoint
-from harness.models.dimensions import anatomy_of
+from harness.models.dimensions import dimensions_of
 from tests.families import FAMILIES, HIDDEN, VOCAB, tiny_model
 
 
@@ -20,19 +20,19 @@ def test_sizes_are_those_of_the_model(family: str, tmp_path: Path) -> None:
     """Blocks, weights, vocabulary and width, from several shards and whatever the family calls its tensors."""
     model = tiny_model(family)
     model.save_pretrained(tmp_path, max_shard_size="20KB")
-    anatomy = anatomy_of(local(tmp_path))
-    assert anatomy is not None
+    dimensions = dimensions_of(local(tmp_path))
+    assert dimensions is not None
     _, blocks = decoder_blocks(model)
     largest = max(blocks, key=lambda block: sum(weight.numel() for weight in block.parameters()))
-    assert anatomy.num_blocks == len(blocks)
-    assert anatomy.block_weights == sum(weight.numel() for weight in largest.parameters())
-    assert anatomy.num_weights == sum(weight.numel() for weight in model.parameters())
-    assert (anatomy.vocab_size, anatomy.hidden_size) == (VOCAB, HIDDEN)
-    assert anatomy.stored_type == "F32"
-    assert anatomy.stored_bytes == 4 * anatomy.num_weights
+    assert dimensions.num_blocks == len(blocks)
+    assert dimensions.block_weights == sum(weight.numel() for weight in largest.parameters())
+    assert dimensions.num_weights == sum(weight.numel() for weight in model.parameters())
+    assert (dimensions.vocab_size, dimensions.hidden_size) == (VOCAB, HIDDEN)
+    assert dimensions.stored_type == "F32"
+    assert dimensions.stored_bytes == 4 * dimensions.num_weights
 
 
-def test_there_is_no_anatomy_without_files(tmp_path: Path) -> None:
+def test_there_is_no_dimensions_without_files(tmp_path: Path) -> None:
     """A checkpoint that is not on this machine has no sizes, rather than invented ones."""
-    assert anatomy_of(local(tmp_path)) is None
-    assert anatomy_of(Checkpoint("hub", "none", "no-such/repository", None, False)) is None
+    assert dimensions_of(local(tmp_path)) is None
+    assert dimensions_of(Checkpoint("hub", "none", "no-such/repository", None, False)) is None
