@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from functools import cache
 from hashlib import file_digest
 from pathlib import Path
 
@@ -133,14 +134,21 @@ _PLACES: dict[str, Callable[[str, Role, Split], DataRef | str]] = {
 
 
 def _file(name: str, role: Role, split: Split, source: Source, path: Path) -> DataRef:
+    state = path.stat()
+    identity = _file_identity(name, role, path, (state.st_size, state.st_mtime_ns))
+    return DataRef(name, role, source, str(path), identity, identity == split.official)
+
+
+@cache
+def _file_identity(name: str, role: Role, path: Path, state: tuple[int, int]) -> str:
+    """Identity of a file's content, computed once for every `state` (size, time of the last change) of the file."""
+    split = _split(name, role)
     if role == "calibration":
         with path.open("rb") as file:
-            identity = f"sha256:{file_digest(file, 'sha256').hexdigest()}"
-    elif isinstance(split, TaskRows):
-        identity = rows_identity(rows_of(name, read_file(path), str(path)))
-    else:
-        identity = text_identity(evaluation_text_of(name, read_file(path), str(path)))
-    return DataRef(name, role, source, str(path), identity, identity == split.official)
+            return f"sha256:{file_digest(file, 'sha256').hexdigest()}"
+    if isinstance(split, TaskRows):
+        return rows_identity(rows_of(name, read_file(path), str(path)))
+    return text_identity(evaluation_text_of(name, read_file(path), str(path)))
 
 
 def _tokens(role: Role, path: Path | None) -> DataRef:

@@ -105,21 +105,8 @@ def _run_loaded(
     layers: tuple[LayerReport, ...] = ()
     change = ModelChange()
     if spec.pattern is not None:
-        unreached = unreached_note(loaded.model)
-        for note in [*([unreached] if unreached else []), *warnings(spec, prunable_shapes(loaded.model), device)]:
-            notes.append(note)
-            reporter.note(note)
-        pruned = prune(request, loaded, device, clock, reporter)
-        layers, change = tuple(pruned.layers), pruned.change
-        notes += pruned.notes
-        recovery = RECOVERIES.build(spec.recovery)
-        if recovery.changes_model:
-            with clock("recover"):
-                rows_BL = kept_calibration(request, loaded)
-                recovered = recovery.recover(RecoveryContext(loaded.model, rows_BL, spec.seed, device, reporter))
-            notes.append(recovered.note)
-            change = change.then(recovered.change)
-            layers = recounted(layers, loaded.model, change)
+        layers, change, said = _prune_and_recover(request, loaded, device, clock, reporter)
+        notes += said
     with clock("evaluate"):
         if options.offload == "none":
             loaded.model.to(device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
@@ -154,6 +141,29 @@ def _run_loaded(
         error=None,
     )
     return FinishedJob(record, tuple(answers)), change
+
+
+def _prune_and_recover(
+    request: JobRequest, loaded: LoadedModel, device: torch.device, clock: Clock, reporter: Reporter
+) -> tuple[tuple[LayerReport, ...], ModelChange, list[str]]:
+    """Reports of the layers as they are after the recovery, what changed of the model, and notes for the record."""
+    spec = request.spec
+    unreached = unreached_note(loaded.model)
+    notes = [*([unreached] if unreached else []), *warnings(spec, prunable_shapes(loaded.model), device)]
+    for note in notes:
+        reporter.note(note)
+    pruned = prune(request, loaded, device, clock, reporter)
+    layers, change = tuple(pruned.layers), pruned.change
+    notes += pruned.notes
+    recovery = RECOVERIES.build(spec.recovery)
+    if recovery.changes_model:
+        with clock("recover"):
+            rows_BL = kept_calibration(request, loaded)
+            recovered = recovery.recover(RecoveryContext(loaded.model, rows_BL, spec.seed, device, reporter))
+        notes.append(recovered.note)
+        change = change.then(recovered.change)
+        layers = recounted(layers, loaded.model, change)
+    return layers, change, notes
 
 
 def _plugin_notes(spec: JobSpec) -> list[str]:
