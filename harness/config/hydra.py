@@ -1,11 +1,11 @@
 """From overrides to compositions: Hydra's sessions, sweeps and errors, and what there is to choose from."""
 
-import copy
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, dataclass, fields
 from functools import cache
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 import harness
@@ -171,11 +171,9 @@ def plan(arguments: Sequence[str], *, multirun: bool) -> list[JobRequest | Refus
         UserError: an override that cannot be composed or a value that is not allowed.
     """
     sweeper = cast("dict[str, Any]", OmegaConf.to_container(compose_whole(arguments).hydra.sweeper))
-    composer = _Composer()
-    return [
-        build(composer.compose(overrides), overrides, in_sweep=multirun)
-        for overrides in expand(arguments, Sweep(sweeper["params"], sweeper["products"]), multirun=multirun)
-    ]
+    jobs = expand(arguments, Sweep(sweeper["params"], sweeper["products"]), multirun=multirun)
+    composer = _Composer(jobs)
+    return [build(composer.compose(overrides), overrides, in_sweep=multirun) for overrides in jobs]
 
 
 def compose_whole(arguments: Sequence[str]) -> DictConfig:
@@ -188,38 +186,61 @@ class _Composer:
     """Composes the jobs of one sweep, which differ in few overrides, with few of Hydra's slow compositions.
 
     A choice of a group decides that group's node and nothing else (no file of a group has a package of its own), so
-    the node is composed once a choice and put in place; plain values are set on top, as Hydra does.
+    one composition gives the nodes of a choice of every group at once; they are put in place, and plain values are set
+    on top, as Hydra does.
+
+    Args:
+        jobs: the overrides of all jobs that will be composed.
     """
 
-    def __init__(self) -> None:
-        self._composed: dict[tuple[str, ...], DictConfig] = {}
+    def __init__(self, jobs: Iterable[Sequence[str]]) -> None:
         self._parser = OverridesParser.create()
         self._groups = groups()
+        self._split: dict[str, tuple[str | None, Override]] = {}
+        self._whole: dict[tuple[str, ...], DictConfig] = {}
+        self._nodes: dict[tuple[tuple[str, ...], str], DictConfig] = {}
+        wanted: dict[tuple[str, ...], dict[str, dict[str, None]]] = {}
+        for overrides in jobs:
+            shared, choices, _ = self._parts(overrides)
+            of_group = wanted.setdefault(shared, {})
+            for group, text in choices:
+                of_group.setdefault(group, {})[text] = None
+        for shared, of_group in wanted.items():
+            self._whole[shared] = hydra.compose(CONFIG_NAME, overrides=list(shared))
+            for texts in zip_longest(*of_group.values()):
+                chosen = {group: text for group, text in zip(of_group, texts, strict=True) if text is not None}
+                composed = hydra.compose(CONFIG_NAME, overrides=[*shared, *chosen.values()])
+                self._nodes |= {(shared, text): composed[group] for group, text in chosen.items()}
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
         """What `hydra.compose` gives for these overrides."""
-        shared, choices, plain = [], [], []
-        for text in overrides:
-            override = self._parser.parse_override(text)
-            if override.is_add() or override.is_force_add() or override.is_delete() or text.startswith("hydra"):
-                shared.append(text)
-            elif override.get_key_element() in self._groups:
-                choices.append((override.get_key_element(), text))
-            else:
-                plain.append(override)
-        cfg = copy.deepcopy(self._compose(shared))
-        for group, text in choices:
-            with open_dict(cfg):
-                cfg[group] = copy.deepcopy(self._compose([*shared, text])[group])
+        shared, choices, plain = self._parts(overrides)
+        nodes = dict(self._whole[shared].items_ex(resolve=False)) | {
+            group: self._nodes[shared, text] for group, text in choices
+        }
+        cfg = OmegaConf.create(nodes)  # copies every node once
+        OmegaConf.set_struct(cfg, True)
         for override in plain:
             OmegaConf.update(cfg, override.get_key_element(), override.value(), merge=True, force_add=False)
         return cfg
 
-    def _compose(self, overrides: Sequence[str]) -> DictConfig:
-        key = tuple(overrides)
-        if key not in self._composed:
-            self._composed[key] = hydra.compose(CONFIG_NAME, overrides=list(overrides))
-        return self._composed[key]
+    def _parts(self, overrides: Sequence[str]) -> tuple[tuple[str, ...], list[tuple[str, str]], list[Override]]:
+        """Overrides that change what there is, choices of groups, and plain values."""
+        shared, choices, plain = [], [], []
+        for text in overrides:
+            if text not in self._split:
+                override = self._parser.parse_override(text)
+                adds = override.is_add() or override.is_force_add() or override.is_delete() or text.startswith("hydra")
+                group = None if adds else override.get_key_element()
+                self._split[text] = group, override
+            group, override = self._split[text]
+            if group is None:
+                shared.append(text)
+            elif group in self._groups:
+                choices.append((group, text))
+            else:
+                plain.append(override)
+        return tuple(shared), choices, plain
 
 
 def experiments() -> dict[str, Path]:

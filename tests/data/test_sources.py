@@ -8,6 +8,7 @@ import shutil
 import socket
 import time
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from harness.data import catalogue, content, questions
+from harness.data import catalogue, content, questions, sources
 from harness.data.catalogue import CORPORA, TASKS
 from harness.data.content import read_content
 from harness.data.questions import load_rows, rows_identity, rows_of
@@ -313,3 +314,26 @@ def test_rows_of_a_task_need_its_fields(tmp_path: Path) -> None:
     arc = {"question": "q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": "3"}
     with pytest.raises(UserError, match="answerKey '3'; allowed: 1, 2"):
         rows_of("arc_easy", json.dumps(arc).encode(), "mine.jsonl")
+
+
+@pytest.mark.parametrize(("name", "role"), [("wikitext2", "evaluation"), ("c4", "calibration"), ("piqa", "evaluation")])
+def test_a_file_is_read_once_until_it_changes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, role: catalogue.Role
+) -> None:
+    """A sweep asks for the same file in every composition; a file that was written anew is another."""
+    reads = []
+
+    def counted(name: str, role: catalogue.Role, path: Path, state: tuple[int, int]) -> str:
+        reads.append(path)
+        return real(name, role, path, state)
+
+    real = sources._file_identity.__wrapped__
+    monkeypatch.setattr(sources, "_file_identity", cache(counted))
+    first = resolve(name, role)
+    assert resolve(name, role) == first
+    assert len(reads) == 1
+    path = first.path
+    row = json.dumps({"goal": "g", "sol1": "other", "sol2": "b", "label": 1}) if name == "piqa" else " other text "
+    path.write_text(row + "\n", encoding="utf-8")
+    assert resolve(name, role).identity != first.identity
+    assert len(reads) == 2

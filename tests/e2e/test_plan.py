@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import hydra
 import pytest
@@ -165,8 +166,27 @@ def test_quick_composition_is_hydras_own(overrides: tuple[str, ...]) -> None:
     compose.register(overrides)
     with compose.hydra_session():
         whole = hydra.compose(compose.CONFIG_NAME, overrides=list(overrides))
-        quick = compose._Composer().compose(overrides)
+        others = [("model=opt-350m", "method=ria", "pattern=4:8"), ("+experiment=demo", "method=obc", "pattern=2:4")]
+        quick = compose._Composer([*others, overrides]).compose(overrides)
     assert OmegaConf.to_container(quick) == OmegaConf.to_container(whole)
+
+
+def test_a_sweep_composes_once_for_a_choice_of_every_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hydra's compositions take a tenth of a second: 24 jobs over 4 methods need 6, not 24."""
+    composed = []
+    real = hydra.compose
+
+    def counted(*arguments: Any, **options: Any) -> Any:
+        composed.append(options)
+        return real(*arguments, **options)
+
+    arguments = ["model=smollm2-135m", "method=magnitude,wanda,sparsegpt,ria", "pattern=unstructured,2:4"]
+    arguments += ["sparsity=0.4,0.5,0.6", "calibration.source=embedded", "evaluation=none"]
+    compose.register(arguments)
+    with compose.hydra_session():
+        monkeypatch.setattr(hydra, "compose", counted)
+        assert len(compose.plan(arguments, multirun=True)) == 24
+    assert len(composed) == 6
 
 
 def test_every_field_is_identity_or_runtime() -> None:
