@@ -33,10 +33,11 @@ allocation in `prunebench list methods NAME`"""
 
 EXIT_FAILED = 1
 EXIT_USER = 2
+EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 a job failed, 2 a mistake in the input (one line says which)."""
+    """Run the command line and exit: 0 done, 1 a job failed, 2 a mistake in the input (one line), 130 Ctrl-C."""
     options, rest = _parser().parse_known_args(arguments)
     if rest and not options.takes_overrides:
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
@@ -48,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except UserError as error:
         print(f"prunebench: {error}", file=sys.stderr)
         sys.exit(EXIT_USER)
+    except KeyboardInterrupt:
+        print("prunebench: interrupted; finished jobs are kept, the same command goes on from there", file=sys.stderr)
+        sys.exit(EXIT_INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has gone, for example `head`
         sys.stdout = None
         sys.exit(0)

@@ -1,10 +1,13 @@
 """What those who watch a results folder see of a sweep, and the server that shows it to them."""
 
+import json
 import re
 import signal
 import subprocess
 import sys
+import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 
 from harness.jobs import launch
 from harness.tracking.live import running_jobs, sweeps
+from harness.tracking.store import RecordStore
 from tests.e2e.conftest import Outcome
 
 pytestmark = pytest.mark.e2e
@@ -62,3 +66,26 @@ def test_the_server_says_where_it_is_and_ends_cleanly_when_interrupted(tmp_path:
         server.send_signal(signal.SIGINT)
         assert server.wait(60) == 0
         assert server.stderr.read() == ""
+
+
+def test_ctrl_c_ends_a_sweep_with_one_line_and_what_is_done_stays(
+    cli: Cli, job: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Exit code 130, no traceback; the same command then runs what is left."""
+    results = tmp_path / "results"
+    sweep = [*job, "-m", "method=magnitude,wanda,sparsegpt", f"sparsity={','.join(f'0.{n}' for n in range(11, 99))}"]
+    heard = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)}
+    command = [sys.executable, "-m", "harness", "run", *sweep]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **heard) as running:
+        deadline = time.monotonic() + 120
+        while not RecordStore(results).all() and running.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.02)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    assert "Traceback" not in said
+    assert said.strip().splitlines()[-1].startswith("prunebench: interrupted")
+    done = len(RecordStore(results).all())
+    assert 0 < done < 264
+    left = json.loads(cli("plan", "--json", *sweep).out)
+    assert Counter(row["state"] for row in left) == {"done": done, "new": 264 - done}
