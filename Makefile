@@ -22,7 +22,7 @@ demo: setup
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
-# Needs CUDA; under ten minutes, no hub; leaves results/gpu-report.md, made to be sent.
+# Needs CUDA; starts nothing after 570 s, no hub; leaves results/gpu-report.md, made to be sent.
 gpu: setup
 	$(BIN)/prunebench doctor --gpu
 
