@@ -427,12 +427,12 @@ def test_questions_that_cannot_be_had_cost_no_job(
     cli: Cli, job: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are read before anything is pruned, not after hours of it."""
-    from harness.jobs import evaluate as measurement
+    from harness.evaluation.kinds import zero_shot
 
     def unreachable(ref: object) -> list[object]:
         raise UserError("cannot read the questions")
 
-    monkeypatch.setattr(measurement, "load_rows", unreachable)
+    monkeypatch.setattr(zero_shot, "load_rows", unreachable)
     monkeypatch.setattr(runner, "check_tokenizer", lambda *_: None)
     monkeypatch.setattr(runner, "prune", lambda *_: pytest.fail("pruned"))
     tasks = ("evaluation.tasks=[piqa]", "evaluation.source=embedded")
