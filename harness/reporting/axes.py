@@ -38,6 +38,9 @@ def pattern_order(pattern: str, sparsity: float) -> tuple[int, float, int, str]:
     return (rank, sparsity, -n_of_m.group if n_of_m else 0, pattern)
 
 
+CALIBRATED = {"pruned": "sequential calibration", "dense": "dense calibration"}
+"""What papers call the two origins of a block's inputs: the blocks before it as they are pruned, or the dense model."""
+
 MODEL, METHOD, PATTERN, SPARSITY = (
     Axis("model", "model", lambda job: job.model),
     Axis("method", "method", lambda job: job.method),
@@ -60,7 +63,7 @@ SETTINGS = (
     Axis("calibration", "calibration", lambda job: job.calibration),
     Axis("calibration_data", "calibration data", lambda job: job.calibration_data, "calibration"),
     Axis("sampling", "sampling", lambda job: job.sampling, "calibration"),
-    Axis("propagation", "propagation", lambda job: job.propagation),
+    Axis("propagation", "propagation", lambda job: CALIBRATED.get(job.propagation, job.propagation)),
     Axis("seed", "seed", lambda job: "" if job.seed is None else str(job.seed)),
 )
 """What is said only where jobs differ in it."""

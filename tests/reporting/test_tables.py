@@ -210,7 +210,8 @@ def test_jobs_that_differ_are_told_apart(record, published, header: str, one: di
 def test_what_is_the_same_everywhere_is_said_once(record, published) -> None:
     """Calibration, dtype and seed of all rows stand in a footnote."""
     table = comparison([record(), record("magnitude")], published)
-    assert table.footnotes[0] == "all rows: dtype float32, calibration c4 128×2048, propagation pruned, seed 0"
+    said = "all rows: dtype float32, calibration c4 128×2048, propagation sequential calibration, seed 0"
+    assert table.footnotes[0] == said
 
 
 def test_only_the_parameters_that_differ_are_shown(record, published) -> None:

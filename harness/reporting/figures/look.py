@@ -59,10 +59,10 @@ DENSE_STYLE = Style(DENSE_COLOR, STAR, (2, 3))
 
 
 def styles(labels: Iterable[str]) -> dict[str, Style]:
-    """One style a label, by their order; no two are equal before the 71st."""
+    """One style a label, by their order; colour and marker together differ for the first hundred."""
     ordered = sorted(set(labels), key=natural_key)
     return {
-        label: Style(COLORS[n % len(COLORS)], MARKERS[n % len(MARKERS)], DASHES[n % len(DASHES)])
+        label: Style(COLORS[n % len(COLORS)], MARKERS[(n + n // len(COLORS)) % len(MARKERS)], DASHES[n % len(DASHES)])
         for n, label in enumerate(ordered)
     }
 
