@@ -104,4 +104,5 @@ def _read(data: object) -> object:
         case kind:
             module, _, name = kind.partition(":")
             made = getattr(import_module(module), name)
+            assert isinstance(made, type) and is_dataclass(made), f"{kind} is no part of a request"  # noqa: PT018
             return made(**{field: _read(entry) for field, entry in data.items() if field != _TYPE})

@@ -137,3 +137,9 @@ def test_any_process_can_run_a_job_from_its_data(tmp_path: Path, monkeypatch: py
     job = ("model=tiny-llama", "evaluation=none", *calibration, f"results_dir={tmp_path}")
     launch.launch([*job, "seed=0,1", "method=magnitude,dense"], multirun=True)
     assert len(list(tmp_path.rglob("tiny-llama__*.json"))) == 3
+
+
+def test_a_request_names_dataclasses_only() -> None:
+    """What a worker is handed makes parts of a request, and calls nothing else."""
+    with pytest.raises(AssertionError, match="os:getcwd is no part of a request"):
+        from_data({"options": {"type": "os:getcwd"}})
