@@ -77,7 +77,7 @@ def input_rows(linear: PrunableLinear, x: Tensor) -> Tensor:
     return patches_BIT.transpose(1, 2).reshape(-1, patches_BIT.shape[1])
 
 
-def unreached_weights(block: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
+def unpruned_weights(block: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
     """Matrices of a block that are not the weight of a prunable linear, such as experts in one stacked parameter."""
     reached = {id(linear.weight) for linear in prunable_linears(block).values()}
     for name, weight in block.named_parameters():

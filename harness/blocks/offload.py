@@ -1,6 +1,6 @@
 """Where the blocks of a model are, and how one of them at a time comes to the device that computes it.
 
-Pruning and block-by-block perplexity see a model through a `Residency` only, so that they do the same whether all
+Pruning and block-by-block perplexity see a model through a `Offloading` only, so that they do the same whether all
 blocks are in memory or none is.
 """
 
@@ -21,7 +21,7 @@ from harness.blocks.shards import Shards
 from harness.errors import UserError
 
 
-class Residency(Protocol):
+class Offloading(Protocol):
     """Gives out the blocks of one model."""
 
     def block(self, index: int, device: torch.device, *, writes: bool = False) -> AbstractContextManager[nn.Module]:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.blocks.calls import BlockCall
-from harness.blocks.offload import Residency
+from harness.blocks.offload import Offloading
 from harness.blocks.runner import record_into_buffer
 
 PROBE_TOKENS = 64
@@ -44,10 +44,10 @@ class Probes:
         hidden: input of the first block on the first batch: of tokens [B, L, H], or of images.
     """
 
-    def __init__(self, model: nn.Module, batches: Sequence[Tensor], hidden: Tensor, residency: Residency) -> None:
+    def __init__(self, model: nn.Module, batches: Sequence[Tensor], hidden: Tensor, offloading: Offloading) -> None:
         self._of_tokens = hidden.dim() == 3
         rows = batches[0][:1, :PROBE_TOKENS] if self._of_tokens else batches[0][:PROBE_IMAGES]
-        self._calls = [calls[0] for calls in record_into_buffer(model, [rows], residency).calls]
+        self._calls = [calls[0] for calls in record_into_buffer(model, [rows], offloading).calls]
 
     def of_block(self, index: int, hidden: Tensor, device: torch.device) -> Probe:
         """The probe of one block, whose inputs look like `hidden`."""

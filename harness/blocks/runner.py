@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from harness.blocks.calls import BlockCall, RecordedCalls, record_calls
 from harness.blocks.inputs import InputGroup, InputObserver
 from harness.blocks.layers import decoder_blocks, prunable_linears
-from harness.blocks.offload import Residency
+from harness.blocks.offload import Offloading
 from harness.calibration.statistics import Statistic
 
 
@@ -71,21 +71,23 @@ class BlockRunner:
 
     Args:
         batches: token ids [B, L], or rows of another kind, on the device that everything outside of the blocks is on.
-        residency: gives out the blocks of `model`.
+        offloading: gives out the blocks of `model`.
         device: where a block is computed.
 
     Attributes:
         position: index of the block that the hidden states are the input of.
     """
 
-    def __init__(self, model: nn.Module, batches: Sequence[Tensor], residency: Residency, device: torch.device) -> None:
+    def __init__(
+        self, model: nn.Module, batches: Sequence[Tensor], offloading: Offloading, device: torch.device
+    ) -> None:
         self.model = model
         self.batches = batches
         self.device = device
         self.position = 0
-        self._residency = residency
+        self._residency = offloading
         self._prefix, self.blocks = decoder_blocks(model)
-        self._recorded = record_into_buffer(model, batches, residency)
+        self._recorded = record_into_buffer(model, batches, offloading)
 
     @property
     def hidden(self) -> Sequence[Tensor]:
@@ -116,10 +118,10 @@ class BlockRunner:
             with self.next_block() as step:
                 yield step
 
-    def fork(self, residency: Residency) -> "BlockRunner":
-        """The same sequences at the same place, with the blocks from there on as `residency` gives them out."""
+    def fork(self, offloading: Offloading) -> "BlockRunner":
+        """The same sequences at the same place, with the blocks from there on as `offloading` gives them out."""
         twin = copy.copy(self)
-        twin._residency = residency
+        twin._residency = offloading
         hidden, calls = [each.clone() for each in self.hidden], [list(calls) for calls in self._recorded.calls]
         twin._recorded = RecordedCalls(hidden, calls, self._recorded.in_tuple)
         return twin
@@ -131,8 +133,8 @@ def in_batches(rows_BL: Tensor, batch_tokens: int) -> list[Tensor]:
 
 
 @torch.no_grad()
-def record_into_buffer(model: nn.Module, batches: Sequence[Tensor], residency: Residency) -> RecordedCalls:
-    """Record how `model` calls its blocks, with the hidden states of all batches in one buffer of `residency`.
+def record_into_buffer(model: nn.Module, batches: Sequence[Tensor], offloading: Offloading) -> RecordedCalls:
+    """Record how `model` calls its blocks, with the hidden states of all batches in one buffer of `offloading`.
 
     Args:
         batches: token ids [B, L] on the device that everything outside of the blocks is on.
@@ -149,7 +151,7 @@ def record_into_buffer(model: nn.Module, batches: Sequence[Tensor], residency: R
         hidden_BLH: Tensor = args[0] if args else kwargs["hidden_states"]
         if buffer_NLH is None:
             num_sequences = sum(len(batch) for batch in batches)
-            buffer_NLH = residency.activations((num_sequences, *hidden_BLH.shape[1:]), hidden_BLH.dtype)
+            buffer_NLH = offloading.activations((num_sequences, *hidden_BLH.shape[1:]), hidden_BLH.dtype)
         view_BLH = buffer_NLH[filled : filled + len(hidden_BLH)]
         filled += len(hidden_BLH)
         view_BLH.copy_(hidden_BLH)
@@ -158,7 +160,7 @@ def record_into_buffer(model: nn.Module, batches: Sequence[Tensor], residency: R
     # The model is given the buffer's rows instead of its own tensor, so that nothing holds on to the latter.
     handle = blocks[0].register_forward_pre_hook(keep, with_kwargs=True)
     try:
-        with residency.block(0, batches[0].device):  # its form of output is seen by running it once
+        with offloading.block(0, batches[0].device):  # its form of output is seen by running it once
             return record_calls(model, batches)
     finally:
         handle.remove()

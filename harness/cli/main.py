@@ -19,7 +19,7 @@ from harness.errors import UserError
 if TYPE_CHECKING:
     from harness.config.request import Refusal
     from harness.jobs.plan import PlannedJob
-    from harness.jobs.preflight import Forewarning
+    from harness.jobs.preflight import Preflight
 
 DESCRIPTION = "Prune language models, measure them, and tabulate the outcome."
 OVERRIDES = """overrides are Hydra's: axis=choice and field=value, for example
@@ -72,13 +72,13 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from harness.config.hydra import hydra_session, plan, register
     from harness.jobs.plan import PlannedJob, distinct_jobs, estimated_seconds
-    from harness.jobs.preflight import Forewarning
+    from harness.jobs.preflight import Preflight
     from harness.tracking.store import RecordStore
 
     register(overrides)
     with hydra_session():
         jobs = distinct_jobs(plan(overrides, multirun=options.multirun))
-    warn = Forewarning()
+    warn = Preflight()
     folders = {job.request.options.results_dir for job in jobs if isinstance(job, PlannedJob)}
     records = [record for folder in folders for record in RecordStore(folder).all()]
     rows = [
@@ -96,7 +96,7 @@ def _refused_row(refusal: "Refusal") -> dict[str, Any]:
     return {"job_id": None, "state": "refused", "reason": refusal.reason, "overrides": refusal.overrides}
 
 
-def _plan_row(job: "PlannedJob", seconds: float | None, warn: "Forewarning") -> dict[str, Any]:
+def _plan_row(job: "PlannedJob", seconds: float | None, warn: "Preflight") -> dict[str, Any]:
     from harness.jobs.peak_memory import estimated_peak
 
     spec = job.request.spec

@@ -6,8 +6,8 @@ import sys
 from harness.patterns import SemiStructured, Structured, Unstructured
 from harness.pruning.methods.base import (
     METHODS,
+    GlobalMethod,
     LayerwiseMethod,
-    ModelwiseMethod,
     PruningMethod,
     StructuredMethod,
     TracedMethod,
@@ -29,7 +29,7 @@ def _properties(name: str, method: type[PruningMethod]) -> Properties:
         method=name,
         patterns=", ".join(PATTERN_NAMES.get(kind, kind.__name__) for kind in method.patterns),
         weight_update=_yes_no(method.updates_weights),
-        calibration_data=_yes_no(bool(_needs(method)) or issubclass(method, ModelwiseMethod)),
+        calibration_data=_yes_no(bool(_needs(method)) or issubclass(method, GlobalMethod)),
         statistics=", ".join(_words(kind.__name__) for kind in _needs(method)),
         ranked_within=_ranked_within(method),
         gradients=_yes_no(method.uses_gradients),
@@ -52,13 +52,13 @@ def _ranked_within(method: type[PruningMethod]) -> str:
     """The weights or channels that compete in an unstructured or structured pattern, with the method's defaults."""
     if issubclass(method, StructuredMethod):
         return "channels of a block"
-    if issubclass(method, LayerwiseMethod | ModelwiseMethod):
+    if issubclass(method, LayerwiseMethod | GlobalMethod):
         return method().comparison_group
     return "model"
 
 
 def _complexity(method: type[PruningMethod]) -> str:
-    if issubclass(method, ModelwiseMethod):
+    if issubclass(method, GlobalMethod):
         return "passes over the model"
     if issubclass(method, TracedMethod):
         return "O(d_out d_in³)"

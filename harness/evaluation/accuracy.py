@@ -9,7 +9,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.blocks.layers import decoder_blocks
-from harness.blocks.offload import Residency, outside_on
+from harness.blocks.offload import Offloading, outside_on
 
 BATCH = 512
 
@@ -27,11 +27,11 @@ class Accuracy:
 
 
 @torch.no_grad()
-def accuracy(model: PreTrainedModel, residency: Residency, rows_NR: Tensor, device: torch.device) -> Accuracy:
+def accuracy(model: PreTrainedModel, offloading: Offloading, rows_NR: Tensor, device: torch.device) -> Accuracy:
     """Accuracy of `model`, computed on `device`.
 
     Args:
-        residency: gives out the blocks of `model`; all of them are on the device at once, classifiers being small.
+        offloading: gives out the blocks of `model`; all of them are on the device at once, classifiers being small.
         rows_NR: images, each with its label as the last entry.
     """
     num_blocks = len(decoder_blocks(model)[1])
@@ -39,7 +39,7 @@ def accuracy(model: PreTrainedModel, residency: Residency, rows_NR: Tensor, devi
     with ExitStack() as stack:
         stack.enter_context(outside_on(model, device))
         for index in range(num_blocks):
-            stack.enter_context(residency.block(index, device))
+            stack.enter_context(offloading.block(index, device))
         for rows_BR in rows_NR.to(device).split(BATCH):
             logits_BV = model(input_ids=rows_BR).logits
             finite = finite and bool(logits_BV.isfinite().all())

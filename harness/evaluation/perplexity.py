@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from harness.blocks.offload import Residency, outside_on
+from harness.blocks.offload import Offloading, outside_on
 from harness.blocks.runner import BlockRunner, in_batches
 from harness.evaluation.base import HEAD_ROWS
 from harness.evaluation.head import Head, find_head
@@ -71,7 +71,7 @@ def perplexity(
 @torch.no_grad()
 def perplexity_by_blocks(
     model: PreTrainedModel,
-    residency: Residency,
+    offloading: Offloading,
     windows_NL: Tensor,
     *,
     batch_tokens: int,
@@ -84,9 +84,9 @@ def perplexity_by_blocks(
 
     Args:
         model: everything but its blocks on the CPU.
-        residency: gives out the blocks of `model`.
+        offloading: gives out the blocks of `model`.
     """
-    runner = BlockRunner(model, in_batches(windows_NL, batch_tokens), residency, device)
+    runner = BlockRunner(model, in_batches(windows_NL, batch_tokens), offloading, device)
     return perplexity_from(runner, reporter)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from harness.blocks.offload import Residency
+from harness.blocks.offload import Offloading
 from harness.blocks.runner import BlockRunner, in_batches
 from harness.evaluation.perplexity import perplexity_from
 from harness.progress import Silent
@@ -27,7 +27,7 @@ class TrialLoss:
     """
 
     def __init__(
-        self, model: PreTrainedModel, dense: Residency, windows_NL: Tensor, *, batch_tokens: int, device: torch.device
+        self, model: PreTrainedModel, dense: Offloading, windows_NL: Tensor, *, batch_tokens: int, device: torch.device
     ) -> None:
         self._model = model
         self._dense = dense
@@ -35,7 +35,7 @@ class TrialLoss:
         self._device = device
         self._runner: BlockRunner | None = None
 
-    def __call__(self, trial: Residency, first: int) -> float:
+    def __call__(self, trial: Offloading, first: int) -> float:
         """The loss with the blocks from index `first` on as `trial` gives them out; infinite where it is no number."""
         if self._runner is None or first < self._runner.position:
             self._runner = BlockRunner(self._model, self._batches, self._dense, self._device)

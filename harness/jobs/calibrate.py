@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from harness.blocks.offload import Residency
+from harness.blocks.offload import Offloading
 from harness.config.request import JobRequest
 from harness.data.corpora import load_tokens
 from harness.data.digits import DIGITS, TRAINING_ROWS, digit_rows
@@ -74,9 +74,9 @@ def held_out_loss(request: JobRequest, loaded: LoadedModel, device: torch.device
         )
     if not is_labelled:
         batch_tokens = request.options.batch_tokens
-        return TrialLoss(loaded.model, loaded.residency, tokens_BL, batch_tokens=batch_tokens, device=device)
+        return TrialLoss(loaded.model, loaded.offloading, tokens_BL, batch_tokens=batch_tokens, device=device)
 
-    def wrong(trial: Residency, first: int) -> float:
+    def wrong(trial: Offloading, first: int) -> float:
         right = accuracy(loaded.model, trial, tokens_BL, device).value
         return math.inf if right is None else 1.0 - right
 

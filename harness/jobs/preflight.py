@@ -22,7 +22,7 @@ def warnings(spec: JobSpec, shapes: Mapping[str, tuple[int, int]], device: "torc
     return [warning for warning in found if warning is not None]
 
 
-class Forewarning:
+class Preflight:
     """Asks the methods and allocations that warn; once for a model and a device, for they may time a short trial there.
 
     Shapes are those of the checkpoint: GPT-2 stores its weights transposed, so that there they are those of (I, O).

@@ -38,7 +38,7 @@ def prune(
 
     context = PruningContext(
         loaded.model,
-        loaded.residency,
+        loaded.offloading,
         tokens_BL,
         spec.pattern,
         spec.calibration.propagation,

@@ -30,13 +30,13 @@ from harness.progress import Clock, Reporter
 from harness.pruning.allocations.base import ALLOCATIONS
 from harness.pruning.layerwise import (
     achieved_sparsity,
-    unreached_note,
+    unpruned_note,
     weights_fingerprint,
 )
 from harness.pruning.methods.base import METHODS
 from harness.record import SCHEMA_VERSION, Defaults, EvalResult, JsonValue, LayerReport, Provenance, RunRecord
 from harness.recovery.base import RECOVERIES, RecoveryContext
-from harness.recovery.sparsity import recounted
+from harness.recovery.sparsity import recomputed_sparsity
 from harness.tracking.provenance import collect, peak_memory, reset_peak_memory
 
 PROCESS_CACHE = ModelCache()
@@ -110,7 +110,7 @@ def _run_loaded(
     with clock("evaluate"):
         if options.offload == "none":
             loaded.model.to(device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
-        fingerprint = weights_fingerprint(loaded.model, loaded.residency)
+        fingerprint = weights_fingerprint(loaded.model, loaded.offloading)
         if previous is not None and previous.weights_fingerprint != fingerprint:
             _check_none_lost(request, measured)
             notes.append("the weights came out otherwise than before on this machine: everything was measured again")
@@ -148,8 +148,8 @@ def _prune_and_recover(
 ) -> tuple[tuple[LayerReport, ...], ModelChange, list[str]]:
     """Reports of the layers as they are after the recovery, what changed of the model, and notes for the record."""
     spec = request.spec
-    unreached = unreached_note(loaded.model)
-    notes = [*([unreached] if unreached else []), *warnings(spec, prunable_shapes(loaded.model), device)]
+    unpruned = unpruned_note(loaded.model)
+    notes = [*([unpruned] if unpruned else []), *warnings(spec, prunable_shapes(loaded.model), device)]
     for note in notes:
         reporter.note(note)
     pruned = prune(request, loaded, device, clock, reporter)
@@ -162,7 +162,7 @@ def _prune_and_recover(
             recovered = recovery.recover(RecoveryContext(loaded.model, rows_BL, spec.seed, device, reporter))
         notes.append(recovered.note)
         change = change.then(recovered.change)
-        layers = recounted(layers, loaded.model, change)
+        layers = recomputed_sparsity(layers, loaded.model, change)
     return layers, change, notes
 
 

@@ -27,7 +27,7 @@ from transformers import (
 )
 
 from harness.blocks.layers import decoder_blocks
-from harness.blocks.offload import InMemory, OnDisk, Residency, materialise_outside
+from harness.blocks.offload import InMemory, Offloading, OnDisk, materialise_outside
 from harness.blocks.shards import Shards, shard_files, stored_dtype
 from harness.data.assets import cache_dir, extract_member
 from harness.errors import UserError, unknown
@@ -60,7 +60,7 @@ class LoadedModel:
     cache: Cache = field(default_factory=Cache)
 
     @property
-    def residency(self) -> Residency:
+    def offloading(self) -> Offloading:
         return self.on_disk or InMemory(self.model)
 
     @property
@@ -191,7 +191,7 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        loaded.residency.save(partial)
+        loaded.offloading.save(partial)
         if loaded.tokenizer is not None:
             loaded.tokenizer.save_pretrained(partial)
         partial.chmod(0o755)

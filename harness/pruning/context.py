@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from harness.blocks.offload import Residency
+    from harness.blocks.offload import Offloading
     from harness.job import Propagation
     from harness.patterns import Pattern
     from harness.progress import Clock, Reporter
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from harness.record import JsonValue, LayerReport
 
 FoundT = TypeVar("FoundT")
-HeldOutLoss = Callable[["Residency", int], float]
-"""Of the model as that residency gives it out, with dense blocks before that index, on held-out sequences: mean
+HeldOutLoss = Callable[["Offloading", int], float]
+"""Of the model as that offloading gives it out, with dense blocks before that index, on held-out sequences: mean
 negative log-likelihood a token of a language model, share of wrong answers of an image classifier."""
 
 
@@ -68,7 +68,7 @@ class PruningContext:
     """
 
     model: PreTrainedModel
-    offloading: Residency
+    offloading: Offloading
     tokens_BL: Tensor
     pattern: Pattern
     propagation: Propagation
@@ -85,7 +85,7 @@ class PruningContext:
 
 @dataclass(frozen=True, slots=True)
 class ModelContext:
-    """How a modelwise method runs the model.
+    """How a global method runs the model.
 
     Args:
         device: where the whole model is.
@@ -108,8 +108,8 @@ class ModelContext:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelwiseOutcome:
-    """What a modelwise method says of the weights that it left in the model.
+class GlobalOutcome:
+    """What a global method says of the weights that it left in the model.
 
     Args:
         details: facts for the layers' reports, by path in the model.

@@ -17,7 +17,7 @@ from harness.errors import UserError
 from harness.patterns import Pattern, Structured
 from harness.record import LayerReport
 from harness.surgery.channels import consumer_columns, cut, cuts_cleanly, producer_rows, reorders_cleanly
-from harness.surgery.dependencies import Coupling, find_couplings
+from harness.surgery.dependencies import DependencyGroup, find_dependency_groups
 
 if TYPE_CHECKING:  # methods reach this module through their kind
     from harness.pruning.methods.base import StructuredMethod
@@ -39,7 +39,7 @@ class Channels:
 
 
 def num_kept(num_channels: int, pattern: Structured) -> int:
-    """How many of a coupling's channels stay: `round(channels * (1 - ratio))`.
+    """How many of a dependency group's channels stay: `round(channels * (1 - ratio))`.
 
     Raises:
         UserError: none would.
@@ -64,16 +64,16 @@ def kept_channels(importance_C: Tensor, count: int) -> Tensor:
     return order_C[len(order_C) - count :].sort().values.cpu()
 
 
-def free_couplings(block: nn.Module, probe: Probe) -> list[Coupling]:
-    """Couplings whose channels are all alike: any order of them makes the same block, so any of them may go.
+def free_dependency_groups(block: nn.Module, probe: Probe) -> list[DependencyGroup]:
+    """Dependency groups whose channels are all alike: any order of them makes the same block, so any of them may go.
 
     Heads of an attention see their own positions, so that their values are no such channels.
     """
     found = []
-    for coupling in find_couplings(block, probe):
-        order_C = torch.randperm(coupling.num_channels, generator=torch.Generator().manual_seed(0))
-        if reorders_cleanly(block, probe, coupling, order_C):
-            found.append(coupling)
+    for dependency_group in find_dependency_groups(block, probe):
+        order_C = torch.randperm(dependency_group.num_channels, generator=torch.Generator().manual_seed(0))
+        if reorders_cleanly(block, probe, dependency_group, order_C):
+            found.append(dependency_group)
     return found
 
 
@@ -85,7 +85,7 @@ def cut_block(
     patterns: Mapping[str, Pattern],
     probe: Probe | None,
 ) -> tuple[dict[str, LayerReport], ModelChange]:
-    """Cut the least important channels of every coupling out of a block; reports of all its linears, by path in it.
+    """Cut the least important channels of every dependency group out of a block; reports of all linears, by path in it.
 
     Raises:
         UserError: the block's own code needs the channels.
@@ -94,25 +94,31 @@ def cut_block(
     linears = prunable_linears(block)
     group_of = {name: group for group in groups for name in group.names}
     dense = {name: weight_view(linear) for name, linear in linears.items()}
-    kept: list[tuple[Coupling, Tensor]] = []
+    kept: list[tuple[DependencyGroup, Tensor]] = []
     ratios = dict.fromkeys(linears, 0.0)
-    for coupling in free_couplings(block, probe):
-        pattern = patterns[f"{prefix}.{coupling.consumer}"]
+    for dependency_group in free_dependency_groups(block, probe):
+        pattern = patterns[f"{prefix}.{dependency_group.consumer}"]
         assert isinstance(pattern, Structured), f"channels are cut for a structured pattern, not {pattern.label}"
-        are_maps = any(isinstance(linears[name], nn.Conv2d) for name in coupling.producers)
-        channels = Channels(tuple(producer_rows(block, coupling)), consumer_columns(block, coupling), are_maps)
-        importance_C = method.importance(channels, group_of[coupling.consumer].statistics)
-        kept.append((coupling, kept_channels(importance_C, num_kept(coupling.num_channels, pattern))))
-        ratios |= dict.fromkeys((*coupling.producers, coupling.consumer), pattern.ratio)
+        are_maps = any(isinstance(linears[name], nn.Conv2d) for name in dependency_group.producers)
+        channels = Channels(
+            tuple(producer_rows(block, dependency_group)), consumer_columns(block, dependency_group), are_maps
+        )
+        importance_C = method.importance(channels, group_of[dependency_group.consumer].statistics)
+        kept.append((dependency_group, kept_channels(importance_C, num_kept(dependency_group.num_channels, pattern))))
+        ratios |= dict.fromkeys((*dependency_group.producers, dependency_group.consumer), pattern.ratio)
     change = ModelChange()
-    for coupling, kept_C in kept:
-        if not cuts_cleanly(block, probe, coupling, kept_C):
+    for dependency_group, kept_C in kept:
+        if not cuts_cleanly(block, probe, dependency_group, kept_C):
             raise UserError(
-                f"{prefix}.{coupling.consumer}: the model needs channels that no layer reads; allowed: other models"
+                f"{prefix}.{dependency_group.consumer}: the model needs channels that no layer reads; "
+                "allowed: other models"
             )
-        change = change.then(cut(block, coupling, kept_C))
-    columns = {coupling.consumer: coupling.columns_CK[kept_C].reshape(-1).sort().values for coupling, kept_C in kept}
-    shrunk = {name for coupling, _ in kept for name in coupling.producers}
+        change = change.then(cut(block, dependency_group, kept_C))
+    columns = {
+        dependency_group.consumer: dependency_group.columns_CK[kept_C].reshape(-1).sort().values
+        for dependency_group, kept_C in kept
+    }
+    shrunk = {name for dependency_group, _ in kept for name in dependency_group.producers}
     reports = {
         name: _report(
             f"{prefix}.{name}", (dense[name], linear), ratios[name],

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from harness.blocks.inputs import InputGroup, check_reached
 from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
-from harness.blocks.offload import Residency
+from harness.blocks.offload import Offloading
 from harness.blocks.runner import BlockRunner, BlockStep, in_batches
 from harness.calibration.statistics import Statistic, Statistics
 from harness.patterns import Pattern
@@ -26,7 +26,7 @@ if TYPE_CHECKING:  # methods reach this module through the walk
 
 @dataclass(frozen=True, slots=True)
 class DenseBlock:
-    """One dense block of a survey's walk.  Valid until the walk goes on: with `offload=disk` its weights go then.
+    """One dense block of an analysis's walk.  Valid until the walk goes on: with `offload=disk` its weights go then.
 
     Args:
         index: of the block.
@@ -47,13 +47,13 @@ class BlockTurn:
         step: the block, on the device that computes it, and how it is called with one sequence at a time.
         patterns: of its linears by path in the model, as `Allocation.spread` gave them.
         statistics: of every linear's input by path in the model: those of the method and of the allocation.
-        owed: zeros that the patterns of the blocks before have too few, or below 0 too many.
+        deficit: zeros that the patterns of the blocks before have too few, or below 0 too many.
     """
 
     step: BlockStep
     patterns: Mapping[str, Pattern]
     statistics: Mapping[str, Statistics]
-    owed: float = 0.0
+    deficit: float = 0.0
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -63,11 +63,11 @@ class BlockTurn:
 
 
 @dataclass(frozen=True, slots=True)
-class Survey:
+class DenseAnalysis:
     """The dense model and what was asked for.  Nothing is computed before an allocation asks for it.
 
     Args:
-        model: its blocks wherever `residency` has them.
+        model: its blocks wherever `offloading` has them.
         method: what will prune the layers.
         pattern: what was asked for, of the whole model.
         tokens_BL: calibration token ids, all of one length.
@@ -83,7 +83,7 @@ class Survey:
     tokens_BL: Tensor
     device: torch.device
     batch_tokens: int
-    residency: Residency
+    offloading: Offloading
     reporter: Reporter
     held_out: Callable[[int], HeldOutLoss]
     keep: Cache
@@ -102,7 +102,7 @@ class Survey:
     def weights(self, index: int) -> dict[str, Tensor]:
         """Copies of `weight_OI` of every linear of the dense block with that index, by path in the model."""
         prefix = decoder_blocks(self.model)[0]
-        with self.residency.block(index, self.device) as block:
+        with self.offloading.block(index, self.device) as block:
             linears = prunable_linears(block)
             return {f"{prefix}.{index}.{name}": weight_view(linear).clone() for name, linear in linears.items()}
 
@@ -115,7 +115,7 @@ class Survey:
             UserError: a linear that no calibration token reaches.
         """
         batches = in_batches(self.tokens_BL, self.batch_tokens)
-        runner = BlockRunner(self.model, batches, self.residency, self.device)
+        runner = BlockRunner(self.model, batches, self.offloading, self.device)
         self.reporter.start("allocate: blocks", len(runner.blocks))
         for step in runner.rest():
             groups = step.observe(needs, hand_on=not step.is_last)
@@ -139,7 +139,7 @@ class Survey:
 
         def trial_loss(weights: Mapping[str, Tensor]) -> float:
             changed = (int(name.removeprefix(f"{prefix}.").partition(".")[0]) for name in weights)
-            return loss(_Trial(self.model, self.residency, weights), min(changed, default=0))
+            return loss(_Trial(self.model, self.offloading, weights), min(changed, default=0))
 
         return trial_loss
 
@@ -152,9 +152,9 @@ def statistics_by_path(groups: Sequence[InputGroup], prefix: str) -> dict[str, S
 class _Trial:
     """A model with other weights in some layers; the layers themselves are never written to."""
 
-    def __init__(self, model: nn.Module, residency: Residency, weights: Mapping[str, Tensor]) -> None:
+    def __init__(self, model: nn.Module, offloading: Offloading, weights: Mapping[str, Tensor]) -> None:
         self._prefix = decoder_blocks(model)[0]
-        self._residency = residency
+        self._residency = offloading
         self._weights = weights
 
     @contextmanager

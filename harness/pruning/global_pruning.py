@@ -1,4 +1,4 @@
-"""Pruning a whole model at once: what every modelwise method is given, and the reports of what it did."""
+"""Pruning a whole model at once: what every global method is given, and the reports of what it did."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ from harness.pruning.layerwise import layer_report
 from harness.record import ERROR_TOKENS
 
 if TYPE_CHECKING:  # methods reach this module through their kind
-    from harness.pruning.methods.base import ModelwiseMethod
+    from harness.pruning.methods.base import GlobalMethod
 
 
-def prune_globally(method: ModelwiseMethod, context: PruningContext) -> PruningOutcome:
+def prune_globally(method: GlobalMethod, context: PruningContext) -> PruningOutcome:
     """Prune the whole model at once."""
     given = ModelContext(context.device, context.batch_tokens, context.seed, context.reporter)
     return prune_modelwise(context.model, method, context.tokens_BL, context.pattern, given)
 
 
 def prune_modelwise(
-    model: PreTrainedModel, method: ModelwiseMethod, rows_BL: Tensor, pattern: Pattern, context: ModelContext
+    model: PreTrainedModel, method: GlobalMethod, rows_BL: Tensor, pattern: Pattern, context: ModelContext
 ) -> PruningOutcome:
     """Prune `model` in place, in float32; it is on the context's device afterwards, in its own types again.
 

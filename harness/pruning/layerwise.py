@@ -25,10 +25,10 @@ from harness.blocks.layers import (
     decoder_blocks,
     prunable_linears,
     prunable_shapes,
-    unreached_weights,
+    unpruned_weights,
     weight_view,
 )
-from harness.blocks.offload import InMemory, Residency
+from harness.blocks.offload import InMemory, Offloading
 from harness.blocks.probe import Probe, Probes
 from harness.blocks.runner import BlockRunner, BlockStep, in_batches
 from harness.calibration.statistics import Statistic
@@ -36,7 +36,7 @@ from harness.job import Propagation
 from harness.patterns import Pattern, SemiStructured
 from harness.progress import Reporter
 from harness.pruning.context import PruningContext, PruningOutcome
-from harness.pruning.dense_analysis import BlockTurn, Survey, statistics_by_path
+from harness.pruning.dense_analysis import BlockTurn, DenseAnalysis, statistics_by_path
 from harness.pruning.numerics.permutation import absorb
 from harness.pruning.numerics.ranking import PrunableWeights
 from harness.record import ERROR_TOKENS, JsonValue, LayerReport
@@ -96,13 +96,13 @@ def check_patterns(patterns: Mapping[str, Pattern], shapes: Mapping[str, tuple[i
             pattern.check_width(shapes[name][1], name)
 
 
-def unreached_note(model: nn.Module) -> str | None:
+def unpruned_note(model: nn.Module) -> str | None:
     """What layerwise methods do not reach in this model, to be said before the job starts."""
     prefix, blocks = decoder_blocks(model)
     missed = [
         (f"{prefix}.{index}.{name}", math.prod(shape))
         for index, block in enumerate(blocks)
-        for name, shape in unreached_weights(block)
+        for name, shape in unpruned_weights(block)
     ]
     if not missed:
         return None
@@ -133,9 +133,9 @@ def prune_layers(method: LayerwiseMethod, context: PruningContext) -> PruningOut
     return prune_model(context.model, method, context.tokens_BL, walk, context.reporter, context.offloading)
 
 
-def _dense_model(method: LayerwiseMethod, context: PruningContext) -> Survey:
+def _dense_model(method: LayerwiseMethod, context: PruningContext) -> DenseAnalysis:
     """What an allocation may look at."""
-    return Survey(
+    return DenseAnalysis(
         context.model,
         method,
         context.pattern,
@@ -168,18 +168,18 @@ def prune_model(
     tokens_BL: Tensor,
     walk: Walk,
     reporter: Reporter,
-    residency: Residency | None = None,
+    offloading: Offloading | None = None,
 ) -> PruningOutcome:
     """Prune every linear of every decoder block of `model`, in place, one block after the other.
 
     Args:
         tokens_BL: calibration token ids, all of one length.
-        residency: gives out the blocks of `model`; None = they are in memory.
+        offloading: gives out the blocks of `model`; None = they are in memory.
 
     Raises:
         UserError: a layer that no calibration token reaches.
     """
-    residency = residency or InMemory(model)
+    offloading = offloading or InMemory(model)
     outcome = PruningOutcome()
     # An allocation that refines learns from one sequence at a time.
     batch_tokens = 1 if walk.refines else walk.batch_tokens
@@ -187,11 +187,11 @@ def prune_model(
     batches = in_batches(tokens_BL if reads_all else _error_sample(tokens_BL), batch_tokens)
     reporter.start("prune: record the model's calls", 1)
     with _timed(outcome, "calibrate_s"):
-        runner = BlockRunner(model, batches, residency, walk.device)
-        probes = Probes(model, batches, runner.hidden[0], residency) if method.tries_changes else None
+        runner = BlockRunner(model, batches, offloading, walk.device)
+        probes = Probes(model, batches, runner.hidden[0], offloading) if method.tries_changes else None
     prune_one: PruneBlock = walk.prune_one or prune_block
     reporter.start("prune: blocks", len(runner.blocks))
-    owed = 0.0  # zeros that patterns of the blocks so far have too few
+    deficit = 0.0  # zeros that patterns of the blocks so far have too few
     for index in range(len(runner.blocks)):
         with runner.next_block(writes=True) as step:
             probe = probes.of_block(index, step.hidden[0], walk.device) if probes is not None else None
@@ -206,9 +206,9 @@ def prune_model(
             check_reached((f"{step.path}.{name}" for name in linears), statistics)
             _share_findings(groups, step.path, walk)
             patterns = {f"{step.path}.{name}": walk.patterns[f"{step.path}.{name}"] for name in linears}
-            turn = BlockTurn(step, patterns, statistics, owed)
+            turn = BlockTurn(step, patterns, statistics, deficit)
             patterns = _refined(turn, walk, outcome)
-            owed += _zeros(turn, turn.patterns) - _zeros(turn, patterns)
+            deficit += _zeros(turn, turn.patterns) - _zeros(turn, patterns)
             with _timed(outcome, "prune_s"):
                 reports, change = prune_one(step.block, groups, method, step.path, patterns, probe)
             outcome.layers += [reports[name] for name in linears]
@@ -350,12 +350,12 @@ def achieved_sparsity(layers: Sequence[LayerReport]) -> float:
     return zeros / sum(math.prod(report.shape) for report in layers)
 
 
-def weights_fingerprint(model: nn.Module, residency: Residency | None = None) -> str:
+def weights_fingerprint(model: nn.Module, offloading: Offloading | None = None) -> str:
     """sha256 over the weights of the prunable linears, to recognise them when a job is made again."""
-    residency = residency or InMemory(model)
+    offloading = offloading or InMemory(model)
     digest = hashlib.sha256()
     for index in range(len(decoder_blocks(model)[1])):
-        with residency.block(index, torch.device("cpu")) as block:
+        with offloading.block(index, torch.device("cpu")) as block:
             for linear in prunable_linears(block).values():
                 digest.update(linear.weight.data.contiguous().view(torch.uint8).numpy().data)
     return f"sha256:{digest.hexdigest()}"

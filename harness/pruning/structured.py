@@ -10,14 +10,14 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.blocks.layers import prunable_shapes
-from harness.blocks.offload import Residency
+from harness.blocks.offload import Offloading
 from harness.blocks.probe import Probes
 from harness.blocks.runner import BlockRunner
 from harness.errors import UserError
 from harness.patterns import Structured
 from harness.progress import Reporter
 from harness.pruning.context import PruningContext, PruningOutcome
-from harness.pruning.cutting import cut_block, free_couplings, num_kept
+from harness.pruning.cutting import cut_block, free_dependency_groups, num_kept
 from harness.pruning.layerwise import Walk, prune_model
 from harness.surgery.configuration import BlockCuts, apply_fields, fields_after
 
@@ -38,7 +38,7 @@ def shrink_model(
     tokens_BL: Tensor,
     walk: Walk,
     reporter: Reporter,
-    residency: Residency,
+    offloading: Offloading,
 ) -> PruningOutcome:
     """Cut the least important channels out of every block of `model`, and have its configuration say so.
 
@@ -56,8 +56,8 @@ def shrink_model(
     (pattern,) = set(walk.patterns.values())
     assert isinstance(pattern, Structured), f"a structured method makes no {pattern.label} pattern"
     reporter.start("prune: find the channels", 1)
-    fields = configuration_fields(model, pattern, tokens_BL, residency, walk.device)
-    outcome = prune_model(model, method, tokens_BL, replace(walk, prune_one=cut_block), reporter, residency)
+    fields = configuration_fields(model, pattern, tokens_BL, offloading, walk.device)
+    outcome = prune_model(model, method, tokens_BL, replace(walk, prune_one=cut_block), reporter, offloading)
     outcome.change = outcome.change.then(apply_fields(model, fields))
     sizes = ", ".join(f"{name}={value}" for name, value in fields.items())
     outcome.notes = (*outcome.notes, f"the model's configuration has now {sizes}")
@@ -65,25 +65,25 @@ def shrink_model(
 
 
 def configuration_fields(
-    model: PreTrainedModel, pattern: Structured, tokens_BL: Tensor, residency: Residency, device: torch.device
+    model: PreTrainedModel, pattern: Structured, tokens_BL: Tensor, offloading: Offloading, device: torch.device
 ) -> dict[str, object]:
     """What of the model's configuration changes with the cuts that `pattern` asks for; the model is left as it is.
 
-    Blocks of the same shapes are taken to have the same couplings, so that only the first of them is looked at; each
-    is looked at again before it is cut.
+    Blocks of the same shapes are taken to have the same dependency groups, so that only the first of them is looked at;
+    each is looked at again before it is cut.
 
     Raises:
         UserError: there is nothing to cut, or the configuration cannot say that it was cut.
     """
     with torch.no_grad():
-        runner = BlockRunner(model, [tokens_BL[:1]], residency, device)
-        probes = Probes(model, [tokens_BL], runner.hidden[0], residency)
+        runner = BlockRunner(model, [tokens_BL[:1]], offloading, device)
+        probes = Probes(model, [tokens_BL], runner.hidden[0], offloading)
         shapes = [{name: tensor.shape for name, tensor in block.state_dict().items()} for block in runner.blocks]
         alike = all(shape == shapes[0] for shape in shapes)
         cuts: list[BlockCuts] = []
         for step in runner.rest():
-            couplings = free_couplings(step.block, probes.of_block(step.index, step.hidden[0], device))
-            cuts.append([(each, num_kept(each.num_channels, pattern)) for each in couplings])
+            dependency_groups = free_dependency_groups(step.block, probes.of_block(step.index, step.hidden[0], device))
+            cuts.append([(each, num_kept(each.num_channels, pattern)) for each in dependency_groups])
             if alike:
                 break
             step.hand_on()

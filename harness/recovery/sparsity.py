@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def recounted(layers: Sequence[LayerReport], model: nn.Module, change: ModelChange) -> tuple[LayerReport, ...]:
+def recomputed_sparsity(
+    layers: Sequence[LayerReport], model: nn.Module, change: ModelChange
+) -> tuple[LayerReport, ...]:
     """The reports with the sparsities that the weights have now."""
     from harness.blocks.layers import prunable_layers, weight_view  # here: listing the recoveries must not load torch
 

@@ -89,7 +89,7 @@ def differing(jobs: Sequence[JobRow]) -> list[Axis]:
     methods: dict[str, set[tuple[str, str]]] = {}
     for job in jobs:
         methods.setdefault(job.method, set()).add((job.params, job.changed))
-    told = {method: distinguishing(params) for method, params in methods.items()}
+    told = {method: distinguishing_params(params) for method, params in methods.items()}
     settings = [
         replace(axis, value=lambda job: told[job.method][job.params]) if axis.key == "params" else axis
         for axis in SETTINGS
@@ -101,7 +101,7 @@ def differing(jobs: Sequence[JobRow]) -> list[Axis]:
     ]
 
 
-def telling_apart(jobs: Sequence[JobRow]) -> list[Axis]:
+def distinguishing_axes(jobs: Sequence[JobRow]) -> list[Axis]:
     """The axes in which jobs differ, and the job itself where that leaves two jobs with the same labels.
 
     (The types `auto` and `float32` may both have been float32.)
@@ -129,7 +129,7 @@ def setting_labels(jobs: Sequence[JobRow]) -> list[str]:
     return [", ".join(filter(None, parts)) for parts in zip(*columns, strict=True)]
 
 
-def distinguishing(rows: Iterable[tuple[str, str]]) -> dict[str, str]:
+def distinguishing_params(rows: Iterable[tuple[str, str]]) -> dict[str, str]:
     """The parameters of jobs of one method without what all of them have, unless it was changed from its default.
 
     Args:

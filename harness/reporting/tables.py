@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 from harness.record import EvalResult, RunRecord
-from harness.reporting.axes import SETTINGS, Axis, job_order, telling_apart
+from harness.reporting.axes import SETTINGS, Axis, distinguishing_axes, job_order
 from harness.reporting.frame import DENSE, NO_RECOVERY, UNIFORM, JobRow, Measured, measured
 from harness.reporting.layout import (
     UNITS,
@@ -57,7 +57,7 @@ def comparison(
     """
     entries, spreads = mean_over_seeds(records) if mean_over_seed else (measured(records), {})
     entries = sorted(entries, key=lambda entry: job_order(entry.job))
-    axes = telling_apart([entry.job for entry in entries])
+    axes = distinguishing_axes([entry.job for entry in entries])
     results = columns_of(entries)
     notes = Footnotes()
     if spreads:

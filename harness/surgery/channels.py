@@ -8,80 +8,84 @@ from transformers.pytorch_utils import Conv1D
 
 from harness.blocks.changes import ModelChange, Shape
 from harness.blocks.layers import PrunableLinear, weight_view
-from harness.surgery.dependencies import Coupling, Run, scratch_copy
+from harness.surgery.dependencies import DependencyGroup, Run, scratch_copy
 
 NO_EFFECT = 1e-3
 """Of the change that a wrong block makes: less is rounding."""
 
 
-def channel_order(coupling: Coupling, order_I: Tensor) -> Tensor | None:
+def channel_order(dependency_group: DependencyGroup, order_I: Tensor) -> Tensor | None:
     """The order [C] of channels that makes `order_I` of the consumer's columns, None where no order of channels does.
 
     Args:
         order_I: place i is to hold what column `order_I[i]` holds now.
     """
-    channel_of_I = torch.empty(coupling.columns_CK.numel(), dtype=torch.long)
-    channel_of_I[coupling.columns_CK.reshape(-1)] = torch.arange(coupling.num_channels).repeat_interleave(
-        coupling.columns_CK.shape[1]
-    )
-    wanted_CK = order_I.cpu()[coupling.columns_CK]
+    channel_of_I = torch.empty(dependency_group.columns_CK.numel(), dtype=torch.long)
+    channel_of_I[dependency_group.columns_CK.reshape(-1)] = torch.arange(
+        dependency_group.num_channels
+    ).repeat_interleave(dependency_group.columns_CK.shape[1])
+    wanted_CK = order_I.cpu()[dependency_group.columns_CK]
     order_C = channel_of_I[wanted_CK[:, 0]]
-    return order_C if torch.equal(coupling.columns_CK[order_C], wanted_CK) else None
+    return order_C if torch.equal(dependency_group.columns_CK[order_C], wanted_CK) else None
 
 
 @torch.no_grad()
-def reorder(block: nn.Module, coupling: Coupling, order_C: Tensor, *, consumer: bool = True) -> ModelChange:
+def reorder(
+    block: nn.Module, dependency_group: DependencyGroup, order_C: Tensor, *, consumer: bool = True
+) -> ModelChange:
     """Let channels change places, in place: channel c becomes what channel `order_C[c]` is now.
 
     Args:
         consumer: reorder the consumer's columns, too; without, the block computes something else.
     """
-    before = _shapes(block, coupling)
-    for name, rows_CM in {**coupling.producers, **coupling.norms}.items():
+    before = _shapes(block, dependency_group)
+    for name, rows_CM in {**dependency_group.producers, **dependency_group.norms}.items():
         for tensor in _row_tensors(block.get_submodule(name)).values():
             old = tensor.clone()
             tensor[rows_CM.to(tensor.device)] = old[rows_CM[order_C].to(tensor.device)]
     if consumer:
-        weight_OI = weight_view(_linear(block, coupling.consumer))
+        weight_OI = weight_view(_linear(block, dependency_group.consumer))
         old_OI = weight_OI.clone()
-        columns_CK = coupling.columns_CK.to(weight_OI.device)
+        columns_CK = dependency_group.columns_CK.to(weight_OI.device)
         weight_OI[:, columns_CK] = old_OI[:, columns_CK[order_C.to(weight_OI.device)]]
-    return _change(block, coupling, before)
+    return _change(block, dependency_group, before)
 
 
 @torch.no_grad()
-def reorders_cleanly(block: nn.Module, run: Run, coupling: Coupling, order_C: Tensor) -> bool:
+def reorders_cleanly(block: nn.Module, run: Run, dependency_group: DependencyGroup, order_C: Tensor) -> bool:
     """Whether the block computes the same after `reorder`, and something else after half of it.
 
     Channels that feed anything but the consumer, and those of different attention heads, cannot change places.
     """
     before = run(scratch_copy(block))
     whole, half = scratch_copy(block), scratch_copy(block)
-    reorder(whole, coupling, order_C)
-    reorder(half, coupling, order_C, consumer=False)
+    reorder(whole, dependency_group, order_C)
+    reorder(half, dependency_group, order_C, consumer=False)
     return _same(before, run(whole), run(half))
 
 
 @torch.no_grad()
-def cut(block: nn.Module, coupling: Coupling, kept_C: Tensor) -> ModelChange:
+def cut(block: nn.Module, dependency_group: DependencyGroup, kept_C: Tensor) -> ModelChange:
     """Cut out all channels but those with the numbers `kept_C`, in ascending order; layers shrink, order stays."""
-    before = _shapes(block, coupling)
+    before = _shapes(block, dependency_group)
     kept_C = kept_C.cpu()
-    for name, rows_CM in {**coupling.producers, **coupling.norms}.items():
+    for name, rows_CM in {**dependency_group.producers, **dependency_group.norms}.items():
         _keep_rows(block.get_submodule(name), rows_CM[kept_C].reshape(-1).sort().values)
-    _keep_columns(_linear(block, coupling.consumer), coupling.columns_CK[kept_C].reshape(-1).sort().values)
-    return _change(block, coupling, before)
+    _keep_columns(
+        _linear(block, dependency_group.consumer), dependency_group.columns_CK[kept_C].reshape(-1).sort().values
+    )
+    return _change(block, dependency_group, before)
 
 
 @torch.no_grad()
-def cuts_cleanly(block: nn.Module, run: Run, coupling: Coupling, kept_C: Tensor) -> bool:
+def cuts_cleanly(block: nn.Module, run: Run, dependency_group: DependencyGroup, kept_C: Tensor) -> bool:
     """Whether the block computes after `cut` what it computes when the consumer does not read the other channels."""
     shrunk, blind = scratch_copy(block), scratch_copy(block)
-    gone_C = torch.ones(coupling.num_channels, dtype=torch.bool)
+    gone_C = torch.ones(dependency_group.num_channels, dtype=torch.bool)
     gone_C[kept_C.cpu()] = False
-    weight_OI = weight_view(_linear(blind, coupling.consumer))
-    weight_OI[:, coupling.columns_CK[gone_C].reshape(-1).to(weight_OI.device)] = 0.0
-    cut(shrunk, coupling, kept_C)
+    weight_OI = weight_view(_linear(blind, dependency_group.consumer))
+    weight_OI[:, dependency_group.columns_CK[gone_C].reshape(-1).to(weight_OI.device)] = 0.0
+    cut(shrunk, dependency_group, kept_C)
     try:
         after = run(shrunk)
     except (RuntimeError, ValueError):  # the block's own code counts on the old shape
@@ -89,38 +93,38 @@ def cuts_cleanly(block: nn.Module, run: Run, coupling: Coupling, kept_C: Tensor)
     return _same(run(blind), after, run(scratch_copy(block)))
 
 
-def producer_rows(block: nn.Module, coupling: Coupling) -> list[Tensor]:
+def producer_rows(block: nn.Module, dependency_group: DependencyGroup) -> list[Tensor]:
     """The weights that make each channel: [C, N], one tensor a producer, or two of one that holds two of its rows."""
     found = []
-    for name, rows_CM in coupling.producers.items():
+    for name, rows_CM in dependency_group.producers.items():
         weight_OI = weight_view(_linear(block, name))
         found += [weight_OI[rows_C.to(weight_OI.device)] for rows_C in rows_CM.unbind(dim=1)]
     return found
 
 
-def consumer_columns(block: nn.Module, coupling: Coupling) -> Tensor:
+def consumer_columns(block: nn.Module, dependency_group: DependencyGroup) -> Tensor:
     """The weights that read each channel: [C, N]."""
-    weight_OI = weight_view(_linear(block, coupling.consumer))
-    return weight_OI[:, coupling.columns_CK.to(weight_OI.device)].transpose(0, 1).flatten(1)
+    weight_OI = weight_view(_linear(block, dependency_group.consumer))
+    return weight_OI[:, dependency_group.columns_CK.to(weight_OI.device)].transpose(0, 1).flatten(1)
 
 
-def _shapes(block: nn.Module, coupling: Coupling) -> dict[str, Shape]:
+def _shapes(block: nn.Module, dependency_group: DependencyGroup) -> dict[str, Shape]:
     """Shapes [O, I] of the linears that have the channels."""
     found = {}
-    for name in (*coupling.producers, coupling.consumer):
+    for name in (*dependency_group.producers, dependency_group.consumer):
         rows, columns = weight_view(_linear(block, name)).shape
         found[name] = (rows, columns)
     return found
 
 
-def _change(block: nn.Module, coupling: Coupling, before: Mapping[str, Shape]) -> ModelChange:
+def _change(block: nn.Module, dependency_group: DependencyGroup, before: Mapping[str, Shape]) -> ModelChange:
     """What changes in a block whose channels were changed."""
-    now = _shapes(block, coupling)
+    now = _shapes(block, dependency_group)
     beside = {
         f"{name}.{tensor}"
-        for name in (*coupling.producers, *coupling.norms)
+        for name in (*dependency_group.producers, *dependency_group.norms)
         for tensor in _row_tensors(block.get_submodule(name))
-        if name in coupling.norms or tensor != "weight"
+        if name in dependency_group.norms or tensor != "weight"
     }
     return ModelChange({name: (shape, now[name]) for name, shape in before.items()}, frozenset(beside))
 

@@ -12,21 +12,21 @@ from harness.blocks.changes import ModelChange
 from harness.blocks.layers import decoder_blocks
 from harness.errors import UserError
 from harness.surgery.channels import cut
-from harness.surgery.dependencies import Coupling
+from harness.surgery.dependencies import DependencyGroup
 
 MOST_TRIES = 64
 """Models built on the meta device before the search is given up; a field that fits is among the first few."""
 
 Shapes = dict[str, tuple[int, ...]]
-BlockCuts = Sequence[tuple[Coupling, int]]
-"""What is cut in one block: couplings, and how many of their channels stay."""
+BlockCuts = Sequence[tuple[DependencyGroup, int]]
+"""What is cut in one block: dependency groups, and how many of their channels stay."""
 
 
 def fields_after(model: PreTrainedModel, cuts: Sequence[BlockCuts]) -> dict[str, Any]:
     """The fields of the configuration, with their new values, that make a model of the shapes after `cuts`.
 
-    A field is tried where its value is the number of channels of a coupling, where it is a list of such numbers, or
-    where it is unset; the model that the changed configuration makes must have the wanted shape in every tensor.
+    A field is tried where its value is the number of channels of a dependency group, a list of such numbers, or unset;
+    the model that the changed configuration makes must have the wanted shape in every tensor.
 
     Args:
         model: on any device; it is left as it is.
@@ -36,7 +36,7 @@ def fields_after(model: PreTrainedModel, cuts: Sequence[BlockCuts]) -> dict[str,
         UserError: no fields make these shapes.
     """
     wanted = _shapes_after(model, cuts)
-    sizes = {coupling.num_channels: kept for block in cuts for coupling, kept in block}
+    sizes = {dependency_group.num_channels: kept for block in cuts for dependency_group, kept in block}
     for fields in islice(_candidates(model.config.get_text_config(), sizes), MOST_TRIES):
         try:
             shapes = shapes_of(_empty(model, _with(model.config, fields)))
@@ -68,8 +68,8 @@ def shapes_of(model: torch.nn.Module) -> Shapes:
 def _shapes_after(model: PreTrainedModel, cuts: Sequence[BlockCuts]) -> Shapes:
     skeleton = _empty(model, copy.deepcopy(model.config))
     for block, block_cuts in zip(decoder_blocks(skeleton)[1], cuts, strict=True):
-        for coupling, kept in block_cuts:
-            cut(block, coupling, torch.arange(kept))
+        for dependency_group, kept in block_cuts:
+            cut(block, dependency_group, torch.arange(kept))
     return shapes_of(skeleton)
 
 

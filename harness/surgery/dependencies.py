@@ -24,7 +24,7 @@ UNCHANGED = 1e-5  # of the largest input: less is rounding
 
 
 @dataclass(frozen=True, slots=True)
-class Coupling:
+class DependencyGroup:
     """Channels that `producers` make, `norms` pass on, and `consumer` reads.
 
     Args:
@@ -52,10 +52,10 @@ def scratch_copy(block: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def find_couplings(block: nn.Module, run: Run) -> list[Coupling]:
-    """All couplings inside a block, in the order of their consumers; `block` is left as it is.
+def find_dependency_groups(block: nn.Module, run: Run) -> list[DependencyGroup]:
+    """All dependency groups inside a block, in the order of their consumers; `block` is left as it is.
 
-    A coupling says that channel c of the consumer's input changes with row c of each producer and with no other row.
+    In a dependency group, channel c of the consumer's input changes with row c of each producer and with no other row.
     That is not yet that channels may change places: heads of an attention have their own weights for their values.
     """
     block = scratch_copy(block)
@@ -72,9 +72,9 @@ def find_couplings(block: nn.Module, run: Run) -> list[Coupling]:
                 if layout is not None:
                     found[consumer][name] = layout
     return [
-        coupling
+        dependency_group
         for consumer, layouts in found.items()
-        if (coupling := _coupling(linears[consumer], consumer, layouts, norms)) is not None
+        if (dependency_group := _coupling(linears[consumer], consumer, layouts, norms)) is not None
     ]
 
 
@@ -174,21 +174,21 @@ def _explains(layout: _Layout, rows_R: Tensor, inputs_J: Tensor) -> bool:
 
 def _coupling(
     consumer: PrunableLinear, name: str, layouts: Mapping[str, _Layout], norms: Mapping[str, nn.Module]
-) -> Coupling | None:
-    """The coupling of one consumer; None where there are no producers or they see its inputs differently."""
-    makers = [path for path in layouts if path not in norms]
-    if not makers:
+) -> DependencyGroup | None:
+    """The dependency group of one consumer; None where there are no producers or they see its inputs differently."""
+    producers = [path for path in layouts if path not in norms]
+    if not producers:
         return None
-    first = layouts[makers[0]]
+    first = layouts[producers[0]]
     if not all(torch.equal(layout.inputs_CK, first.inputs_CK) for layout in layouts.values()):
         return None
     # A convolution's weight has the kernel's columns of one input channel side by side.
     kernel = weight_view(consumer).shape[1] // _num_inputs(consumer)
     columns_CK = (first.inputs_CK[..., None] * kernel + torch.arange(kernel)).flatten(1)
-    return Coupling(
+    return DependencyGroup(
         name,
         columns_CK,
-        {path: layouts[path].rows_CM for path in makers},
+        {path: layouts[path].rows_CM for path in producers},
         {path: layout.rows_CM for path, layout in layouts.items() if path in norms},
     )
 

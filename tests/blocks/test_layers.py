@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, unreached_weights, weight_view
+from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, unpruned_weights, weight_view
 from harness.errors import UserError
 from tests.families import HIDDEN, INNER, tiny_model
 
@@ -76,21 +76,21 @@ def test_weight_view_computes_and_writes_through(make: Any) -> None:
             view_OI[1, 2] = 7.0
 
 
-def test_stacked_experts_are_reported_as_unreached() -> None:
+def test_stacked_experts_are_reported_as_unpruned() -> None:
     """Mixtral keeps its experts in stacked parameters: each is named, with its shape; nothing is skipped in silence."""
     model = tiny_model("mixtral")
     _, blocks = decoder_blocks(model)
-    missed = dict(unreached_weights(blocks[0]))
+    missed = dict(unpruned_weights(blocks[0]))
     linears = {f"{name}.weight" for name in prunable_linears(blocks[0])}
     matrices = {name for name, weight in blocks[0].named_parameters() if weight.dim() >= 2}
     assert set(missed) == matrices - linears
     assert any(len(shape) == 3 and shape[0] == 4 for shape in missed.values()), missed
 
 
-def test_only_mixtral_has_unreached_weights(family: str) -> None:
+def test_only_mixtral_has_unpruned_weights(family: str) -> None:
     """In families without stacked experts every matrix of a block is prunable."""
     _, blocks = decoder_blocks(tiny_model(family))
-    assert bool(list(unreached_weights(blocks[0]))) == (family == "mixtral")
+    assert bool(list(unpruned_weights(blocks[0]))) == (family == "mixtral")
 
 
 class Branched(nn.Module):

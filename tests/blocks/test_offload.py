@@ -25,7 +25,7 @@ from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM
 from harness.pruning.context import PruningOutcome
-from harness.pruning.dense_analysis import Survey
+from harness.pruning.dense_analysis import DenseAnalysis
 from harness.pruning.layerwise import Walk, prune_model, weights_fingerprint
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
 from harness.pruning.methods.sparsegpt import SparseGPT
@@ -65,13 +65,13 @@ def local(folder: Path) -> Checkpoint:
 def prune(loaded: LoadedModel, tokens_BL: Tensor, method: LayerwiseMethod | None = None) -> PruningOutcome:
     """Prune 2:4, with Wanda unless told otherwise, two sequences of twelve tokens a pass."""
     walk = Walk(dict.fromkeys(prunable_shapes(loaded.model), SemiStructured(2, 4)), "pruned", CPU, 24)
-    return prune_model(loaded.model, method or Wanda(), tokens_BL, walk, Silent(), loaded.residency)
+    return prune_model(loaded.model, method or Wanda(), tokens_BL, walk, Silent(), loaded.offloading)
 
 
 def measure(loaded: LoadedModel, windows_NL: Tensor) -> Perplexity:
     """Perplexity block by block."""
     return perplexity_by_blocks(
-        loaded.model, loaded.residency, windows_NL, batch_tokens=24, device=CPU, reporter=Silent()
+        loaded.model, loaded.offloading, windows_NL, batch_tokens=24, device=CPU, reporter=Silent()
     )
 
 
@@ -86,7 +86,7 @@ def test_disk_and_memory_prune_the_same_bits(
     tokens = random_tokens(4)
     memory, disk = open_model(name, on_disk=False, dtype=dtype), open_model(name, on_disk=True, dtype=dtype)
     assert prune(memory, tokens).layers == prune(disk, tokens).layers
-    assert weights_fingerprint(memory.model) == weights_fingerprint(disk.model, disk.residency)
+    assert weights_fingerprint(memory.model) == weights_fingerprint(disk.model, disk.offloading)
     for loaded, folder in ((memory, "from-memory"), (disk, "from-disk")):
         save_model(loaded, tmp_path / folder)
     configs = [(tmp_path / folder / "config.json").read_text() for folder in ("from-memory", "from-disk")]
@@ -104,7 +104,7 @@ def test_sparsegpt_gives_the_same_bits_from_disk(open_model: Open, random_tokens
     memory, disk = open_model("opt", on_disk=False), open_model("opt", on_disk=True)
     tokens = random_tokens(4)
     assert prune(memory, tokens, SparseGPT()).layers == prune(disk, tokens, SparseGPT()).layers
-    assert weights_fingerprint(memory.model) == weights_fingerprint(disk.model, disk.residency)
+    assert weights_fingerprint(memory.model) == weights_fingerprint(disk.model, disk.offloading)
 
 
 @pytest.mark.parametrize("name", MAPPABLE)
@@ -155,7 +155,7 @@ def test_only_the_block_in_use_is_in_memory(open_model: Open) -> None:
     """Parameters of all other blocks, and of this one afterwards, are on the meta device; the rest is real."""
     loaded = open_model("llama", on_disk=True)
     prefix, blocks = decoder_blocks(loaded.model)
-    with loaded.residency.block(1, CPU) as block:
+    with loaded.offloading.block(1, CPU) as block:
         assert block is blocks[1]
         assert all(weight.device == CPU for weight in block.parameters())
         assert all(weight.is_meta for weight in blocks[0].parameters())
@@ -165,21 +165,21 @@ def test_only_the_block_in_use_is_in_memory(open_model: Open) -> None:
 
 def test_a_changed_block_is_kept_only_where_it_is_said(open_model: Open) -> None:
     """With `writes` the change is read back; without, or when the body fails, the block is as it was."""
-    residency = open_model("llama", on_disk=True).residency
+    offloading = open_model("llama", on_disk=True).offloading
 
     def first_weight() -> float:
-        with residency.block(0, CPU) as block:
+        with offloading.block(0, CPU) as block:
             return float(block.mlp.up_proj.weight[0, 0])
 
     before = first_weight()
-    with residency.block(0, CPU) as block:
+    with offloading.block(0, CPU) as block:
         block.mlp.up_proj.weight[0, 0] = 7.0
     assert first_weight() == before
-    with suppress(ZeroDivisionError), residency.block(0, CPU, writes=True) as block:
+    with suppress(ZeroDivisionError), offloading.block(0, CPU, writes=True) as block:
         block.mlp.up_proj.weight[0, 0] = 7.0
         _ = 1 / 0
     assert first_weight() == before
-    with residency.block(0, CPU, writes=True) as block:
+    with offloading.block(0, CPU, writes=True) as block:
         block.mlp.up_proj.weight[0, 0] = 7.0
     assert first_weight() == 7.0
 
@@ -240,7 +240,7 @@ def test_names_may_be_spelt_as_older_releases_did(name: str, spelling: Callable[
     respell(tmp_path / "model", spelling)
     expected = weights_fingerprint(load_model(local(tmp_path / "model"), None).model)
     with load_from_disk(local(tmp_path / "model"), None, tmp_path) as loaded:
-        assert weights_fingerprint(loaded.model, loaded.residency) == expected
+        assert weights_fingerprint(loaded.model, loaded.offloading) == expected
 
 
 def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
@@ -274,9 +274,9 @@ def test_weights_that_are_not_finite_are_refused_when_they_are_read(tmp_path: Pa
     name = "model.layers.1.mlp.up_proj.weight"
     save_file(good | {name: good[name] * torch.nan}, file, metadata={"format": "pt"})
     with load_from_disk(local(tmp_path / "model"), None, tmp_path) as loaded:
-        with loaded.residency.block(0, CPU):
+        with loaded.offloading.block(0, CPU):
             pass
-        with pytest.raises(UserError, match=f"not finite, first in {name}"), loaded.residency.block(1, CPU):
+        with pytest.raises(UserError, match=f"not finite, first in {name}"), loaded.offloading.block(1, CPU):
             pass
     save_file(good | {"lm_head.weight": good["lm_head.weight"] * torch.inf}, file, metadata={"format": "pt"})
     with (
@@ -366,11 +366,11 @@ def on_both(
                 patterns = method.spread(PrunableWeights(model, InMemory(model)), pattern)
             if patterns is None:
                 held_out = TrialLoss(model, InMemory(model), tokens_BL[:1], batch_tokens=24, device=device)
-                survey = Survey(
+                analysis = DenseAnalysis(
                     model, method, pattern, tokens_BL, device, 24, InMemory(model), Silent(),
                     lambda _, loss=held_out: loss, lambda _, find: find(),
                 )  # fmt: skip
-                patterns = allocated.spread(survey)
+                patterns = allocated.spread(analysis)
             walk = Walk(patterns, method.propagation, device, 24, allocated)
             outcome = prune_model(model, method, tokens_BL, walk, Silent())
         assert bool(accelerator.computed) == (device == DEVICE)
@@ -413,8 +413,8 @@ def test_blocks_go_from_disk_to_an_accelerator(open_model: Open, random_tokens: 
         patterns = dict.fromkeys(prunable_shapes(loaded.model), SemiStructured(2, 4))
         with Accelerator():
             walk = Walk(patterns, "pruned", device, 24)
-            prune_model(loaded.model, Wanda(), tokens, walk, Silent(), loaded.residency)
-        prints.append(weights_fingerprint(loaded.model, loaded.residency))
+            prune_model(loaded.model, Wanda(), tokens, walk, Silent(), loaded.offloading)
+        prints.append(weights_fingerprint(loaded.model, loaded.offloading))
     assert prints[0] == prints[1]
 
 

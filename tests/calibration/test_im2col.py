@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from harness.blocks.calls import BlockCall
 from harness.blocks.inputs import InputObserver
-from harness.blocks.layers import input_rows, prunable_linears, unreached_weights, weight_view
+from harness.blocks.layers import input_rows, prunable_linears, unpruned_weights, weight_view
 from harness.calibration.statistics import FeatureNorm
 
 CONVOLUTIONS: dict[str, dict[str, Any]] = {
@@ -93,7 +93,7 @@ def test_statistics_of_convolutions_count_patches_and_images() -> None:
             assert torch.equal(group.sample_TI, rows_TI[:50])
 
 
-def test_grouped_convolutions_are_reported_as_unreached() -> None:
+def test_grouped_convolutions_are_reported_as_unpruned() -> None:
     """Their filters see different inputs; they are named, not skipped in silence."""
     assert set(prunable_linears(Branches())) == {"a", "b", "c", "head"}
-    assert dict(unreached_weights(Branches())) == {"d.weight": (4, 2, 3, 3)}
+    assert dict(unpruned_weights(Branches())) == {"d.weight": (4, 2, 3, 3)}

@@ -14,7 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
-from harness.blocks.offload import InMemory, Residency
+from harness.blocks.offload import InMemory, Offloading
 from harness.cli.main import main
 from harness.errors import UserError
 from harness.job import Choice
@@ -22,7 +22,7 @@ from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
 from harness.progress import Silent
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM, Allocation
 from harness.pruning.context import PruningOutcome
-from harness.pruning.dense_analysis import BlockTurn, Survey
+from harness.pruning.dense_analysis import BlockTurn, DenseAnalysis
 from harness.pruning.layerwise import Walk, achieved_sparsity, check_patterns, prune_model
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
 from tests.contracts.test_methods import check_zeros, choices_of, label, layerwise
@@ -107,16 +107,16 @@ def spread(
     names = list(prunable_shapes(model))
     dense = sum(float(weight_view(model.get_submodule(name)).abs().sum()) for name in names)  # type: ignore[arg-type]
 
-    def loss(residency: Residency, first: int) -> float:
+    def loss(offloading: Offloading, first: int) -> float:
         left = 0.0
         for index in range(len(decoder_blocks(model)[1])):
-            with residency.block(index, CPU) as block:
+            with offloading.block(index, CPU) as block:
                 left += sum(float(weight_view(linear).abs().sum()) for linear in prunable_linears(block).values())
         return 1.0 - left / dense
 
     walk = (tokens_BL, CPU, 1000, InMemory(model), Silent())
-    survey = Survey(model, method, pattern, *walk, lambda num_sequences: loss, keep)
-    return allocation.spread(survey)
+    analysis = DenseAnalysis(model, method, pattern, *walk, lambda num_sequences: loss, keep)
+    return allocation.spread(analysis)
 
 
 def prune(name: str, method_name: str, pattern: Pattern, tokens_BL: Tensor) -> tuple[PruningOutcome, list[Tensor]]:

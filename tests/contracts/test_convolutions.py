@@ -97,7 +97,7 @@ def test_a_permuted_network_is_the_pruned_one(choice: Choice, network: str, monk
     said = {report.name: report.details.get("permuted") for report in layers}
     assert {how for name, how in said.items() if name in can_be} == {"absorbed"}
     assert {how for name, how in said.items() if name not in can_be} <= {"virtual", None}
-    monkeypatch.setattr("harness.surgery.dependencies.find_couplings", lambda *_: [])
+    monkeypatch.setattr("harness.surgery.dependencies.find_dependency_groups", lambda *_: [])
     layers = prune(plain, choice, TWO_OF_FOUR, rows, "dense").layers
     assert "absorbed" not in {report.details.get("permuted") for report in layers}
     torch.testing.assert_close(logits(permuted, rows), logits(plain, rows), rtol=1e-4, atol=1e-4)

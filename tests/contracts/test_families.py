@@ -24,8 +24,8 @@ from harness.pruning.global_pruning import prune_modelwise
 from harness.pruning.layerwise import Walk, achieved_sparsity, prune_model
 from harness.pruning.methods.base import (
     METHODS,
+    GlobalMethod,
     LayerwiseMethod,
-    ModelwiseMethod,
     PruningMethod,
     StructuredMethod,
 )
@@ -83,7 +83,7 @@ def prune(
     method = METHODS.build(choice)
     propagation = propagation or method.propagation
     batch_tokens = 2 * rows_BL.shape[1]
-    if isinstance(method, ModelwiseMethod):
+    if isinstance(method, GlobalMethod):
         return prune_modelwise(model, method, rows_BL, pattern, ModelContext(CPU, batch_tokens, 0, Silent()))
     patterns = dict.fromkeys(prunable_shapes(model), pattern)
     if isinstance(method, StructuredMethod):

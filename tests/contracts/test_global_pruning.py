@@ -17,7 +17,7 @@ from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
 from harness.pruning.context import ModelContext, PruningOutcome
 from harness.pruning.global_pruning import prune_modelwise
-from harness.pruning.methods.base import METHODS, ModelwiseMethod
+from harness.pruning.methods.base import METHODS, GlobalMethod
 from harness.record import JsonValue
 from tests.families import tiny_model
 
@@ -42,18 +42,15 @@ def choices_of(name: str) -> list[Choice]:
     return choices
 
 
-def modelwise(choice: Choice) -> ModelwiseMethod:
+def modelwise(choice: Choice) -> GlobalMethod:
     """The method of a case."""
     method = METHODS.build(choice)
-    assert isinstance(method, ModelwiseMethod)
+    assert isinstance(method, GlobalMethod)
     return method
 
 
 CHOICES = [
-    choice
-    for name, method in METHODS.all().items()
-    if issubclass(method, ModelwiseMethod)
-    for choice in choices_of(name)
+    choice for name, method in METHODS.all().items() if issubclass(method, GlobalMethod) for choice in choices_of(name)
 ]
 
 

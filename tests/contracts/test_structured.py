@@ -370,10 +370,10 @@ def test_a_cut_network_is_the_dense_one_with_those_channels_zero(network: str, n
         gone = sorted(set(range(count)) - set(largest(old[0], norm_of)))
         slices(old[0][2], count)[:, gone] = 0.0
         for producer, norm, _ in old[1:]:
-            makers = [producer.weight, producer.bias]
+            producers = [producer.weight, producer.bias]
             if norm is old[1][1]:
-                makers += [getattr(norm, "running_mean", None), getattr(norm, "bias", None)]
-            for tensor in makers:
+                producers += [getattr(norm, "running_mean", None), getattr(norm, "bias", None)]
+            for tensor in producers:
                 if tensor is not None:
                     tensor[gone] = 0.0
     outputs = seen_by(without_two_fifths(network, norm_of))

@@ -19,7 +19,7 @@ from harness.models.loading import LoadedModel, load_model
 from harness.patterns import Pattern, Unstructured
 from harness.progress import Silent
 from harness.pruning.allocations.owl import Owl, block_sparsities
-from harness.pruning.dense_analysis import Survey
+from harness.pruning.dense_analysis import DenseAnalysis
 from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.wanda import Wanda
 
@@ -37,50 +37,50 @@ def loaded(golden_dir: Path) -> LoadedModel:
 
 
 @pytest.fixture
-def survey(golden_dir: Path, loaded: LoadedModel) -> Survey:
+def analysis(golden_dir: Path, loaded: LoadedModel) -> DenseAnalysis:
     """Of the tiny model, with the golden calibration tokens."""
     tokens_BL = torch.from_numpy(np.load(golden_dir / "calibration_tokens.npy"))
 
     def nothing(*_: object) -> NoReturn:
         raise AssertionError("OWL measures no trials and keeps nothing")
 
-    return Survey(
+    return DenseAnalysis(
         loaded.model,
         Wanda(),
         Unstructured(0.7),
         tokens_BL,
         CPU,
         ONE_SEQUENCE,
-        loaded.residency,
+        loaded.offloading,
         Silent(),
         nothing,
         nothing,
     )
 
 
-def test_the_outcome_is_the_authors(golden_dir: Path, loaded: LoadedModel, survey: Survey) -> None:
+def test_the_outcome_is_the_authors(golden_dir: Path, loaded: LoadedModel, analysis: DenseAnalysis) -> None:
     """Zeros identical in every layer, weights too: with `int(in_features * sparsity)` zeros a row, as published."""
-    ratios = [OWL.outlier_ratio(block) for block in survey.walk((FeatureNorm,))]
+    ratios = [OWL.outlier_ratio(block) for block in analysis.walk((FeatureNorm,))]
     sparsities = block_sparsities(ratios, 0.7, OWL.width)
     assert [1 - value for value in sparsities] == pytest.approx(DENSITIES)
     patterns: dict[str, Pattern] = {
-        name: Unstructured(value) for value, names in zip(sparsities, survey.blocks, strict=True) for name in names
+        name: Unstructured(value) for value, names in zip(sparsities, analysis.blocks, strict=True) for name in names
     }
     walk = Walk(patterns, "pruned", CPU, ONE_SEQUENCE)
-    prune_model(loaded.model, Wanda(), survey.tokens_BL, walk, Silent())
+    prune_model(loaded.model, Wanda(), analysis.tokens_BL, walk, Silent())
     state = loaded.model.state_dict()
     with np.load(golden_dir / "tiny-llama" / "owl_wanda.unstructured70.npz") as authors:
-        assert sorted(authors.files) == sorted(f"{name}.weight" for name in survey.shapes)
+        assert sorted(authors.files) == sorted(f"{name}.weight" for name in analysis.shapes)
         for name in authors.files:
             np.testing.assert_array_equal(state[name].numpy() == 0, authors[name] == 0)
             np.testing.assert_array_equal(state[name].numpy(), authors[name])
 
 
-def test_the_registered_allocation_differs_by_less_than_two_weights_a_row(survey: Survey) -> None:
+def test_the_registered_allocation_differs_by_less_than_two_weights_a_row(analysis: DenseAnalysis) -> None:
     """It meets the total, which the published rounding misses by 0.7 points on these narrow layers."""
-    patterns = OWL.spread(survey)
-    shapes = prunable_shapes(survey.model)
-    for density, names in zip(DENSITIES, survey.blocks, strict=True):
+    patterns = OWL.spread(analysis)
+    shapes = prunable_shapes(analysis.model)
+    for density, names in zip(DENSITIES, analysis.blocks, strict=True):
         for name in names:
             columns = shapes[name][1]
             published = int(columns * (1 - density))

@@ -24,7 +24,7 @@ from harness.pruning.numerics.learned_rates import (
 
 
 def a_block(seed: int) -> tuple[DenseBlock, dict[str, np.ndarray], dict[str, list[np.ndarray]]]:
-    """Two linears with inputs of their own, as a survey gives them and as plain arrays."""
+    """Two linears with inputs of their own, as an analysis gives them and as plain arrays."""
     stream = np.random.default_rng(seed)
     weights = {"a": stream.normal(size=(7, 5)), "b": stream.normal(size=(4, 9))}
     inputs = {
@@ -152,11 +152,11 @@ def test_the_penalty_by_hand() -> None:
 
 def test_a_scan_from_an_infinite_loss_is_no_scan() -> None:
     """Everything is as good as infinity: a uniform allocation must not come out of it."""
-    survey = SimpleNamespace(
+    analysis = SimpleNamespace(
         method=Magnitude(), keep=lambda key, find: find(), trials=lambda num_sequences: lambda weights: math.inf
     )
     with pytest.raises(ArithmeticError, match="not finite"):
-        Sensitivity().spread(survey)
+        Sensitivity().spread(analysis)
 
 
 @pytest.mark.parametrize("error", [5e-8, 1e-3, 40.0])

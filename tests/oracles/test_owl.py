@@ -18,7 +18,7 @@ from harness.calibration.statistics import FeatureNorm
 from harness.patterns import Unstructured
 from harness.progress import Silent
 from harness.pruning.allocations.owl import Owl, block_sparsities
-from harness.pruning.dense_analysis import Survey
+from harness.pruning.dense_analysis import DenseAnalysis
 from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.wanda import Wanda
 from tests.families import tiny_model
@@ -53,14 +53,14 @@ def five_blocks() -> PreTrainedModel:
     return model
 
 
-def survey_of(model: PreTrainedModel, tokens_BL: Tensor) -> Survey:
+def analysis_of(model: PreTrainedModel, tokens_BL: Tensor) -> DenseAnalysis:
     """Of that model, as a job for Wanda makes it."""
 
     def nothing(*_: object) -> NoReturn:
         raise AssertionError("OWL measures no trials and keeps nothing")
 
     pattern, resident = Unstructured(SPARSITY), InMemory(model)
-    return Survey(model, Wanda(), pattern, tokens_BL, CPU, 24, resident, Silent(), nothing, nothing)
+    return DenseAnalysis(model, Wanda(), pattern, tokens_BL, CPU, 24, resident, Silent(), nothing, nothing)
 
 
 def scores_of(model: PreTrainedModel, name: str, inputs: list[Tensor]) -> list[list[float]]:
@@ -95,7 +95,7 @@ def test_ratios_and_densities(threshold: float, width: float, random_tokens: Cal
     model, tokens_BL, owl = five_blocks(), random_tokens(6), Owl(threshold, width)
     expected = ratios_of(model, tokens_BL, threshold)
     assert len(set(expected)) == BLOCKS
-    found = [owl.outlier_ratio(block) for block in survey_of(model, tokens_BL).walk((FeatureNorm,))]
+    found = [owl.outlier_ratio(block) for block in analysis_of(model, tokens_BL).walk((FeatureNorm,))]
     assert found == expected
     densities = densities_of(expected, width)
     assert [1 - value for value in block_sparsities(found, SPARSITY, width)] == pytest.approx(densities, abs=1e-12)
@@ -124,14 +124,14 @@ def test_the_zeros(published: bool, random_tokens: Callable[..., Tensor]) -> Non
     shapes = prunable_shapes(model)
     densities = densities_of(ratios_of(model, tokens_BL, 2.0), 0.08)
     exact = {name: shapes[name][1] * (1 - densities[i]) for i in range(BLOCKS) for name in block_names(model, i)}
-    survey = survey_of(model, tokens_BL)
+    analysis = analysis_of(model, tokens_BL)
     if published:
-        ratios = [owl.outlier_ratio(block) for block in survey.walk((FeatureNorm,))]
+        ratios = [owl.outlier_ratio(block) for block in analysis.walk((FeatureNorm,))]
         sparsities = block_sparsities(ratios, SPARSITY, 0.08)
         patterns = {n: Unstructured(sparsities[i]) for i in range(BLOCKS) for n in block_names(model, i)}
         counts = {name: int(value) for name, value in exact.items()}
     else:
-        patterns = owl.spread(survey)  # type: ignore[assignment]
+        patterns = owl.spread(analysis)  # type: ignore[assignment]
         counts = {name: int(shapes[name][1] * pattern.sparsity) for name, pattern in patterns.items()}
         assert all(abs(counts[name] - exact[name]) < 1 for name in counts)
         removed = sum(counts[name] * shapes[name][0] for name in counts)

@@ -22,7 +22,7 @@ from harness.progress import Silent
 from harness.pruning.allocations.base import ALLOCATIONS
 from harness.pruning.allocations.besa import Besa
 from harness.pruning.allocations.owl import Owl, block_sparsities
-from harness.pruning.dense_analysis import BlockTurn, Survey
+from harness.pruning.dense_analysis import BlockTurn, DenseAnalysis
 from harness.pruning.layerwise import Walk, achieved_sparsity, prune_model
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
 from harness.pruning.methods.wanda import Wanda
@@ -35,14 +35,14 @@ MODEL = {"num_hidden_layers": 2, "hidden_size": 96, "intermediate_size": 160, "h
 """Wide enough that whole weights a row come within 0.1 % of any total."""
 
 
-def a_survey(model: nn.Module, tokens_BL: Tensor, pattern: Pattern, *, batch_tokens: int = 24) -> Survey:
-    """A survey of a model in memory, whose trials are measured on the calibration tokens."""
+def an_analysis(model: nn.Module, tokens_BL: Tensor, pattern: Pattern, *, batch_tokens: int = 24) -> DenseAnalysis:
+    """An analysis of a model in memory, whose trials are measured on the calibration tokens."""
 
     def held_out(num_sequences: int) -> TrialLoss:
         return TrialLoss(model, InMemory(model), tokens_BL[:num_sequences], batch_tokens=48, device=CPU)  # type: ignore[arg-type]
 
     walk = (tokens_BL, CPU, batch_tokens, InMemory(model), Silent())
-    return Survey(model, Wanda(), pattern, *walk, held_out, lambda key, find: find())
+    return DenseAnalysis(model, Wanda(), pattern, *walk, held_out, lambda key, find: find())
 
 
 # ---------------------------------------------------------------------------------------------------- the total
@@ -141,25 +141,25 @@ def test_owl_sparsities_are_the_published_formula() -> None:
 def test_owl_gives_the_linears_of_a_block_one_sparsity(random_tokens: Callable[..., Tensor]) -> None:
     """Up to the rounding to whole weights, and blocks differ by no more than the band."""
     model = tiny_model("llama", **MODEL)
-    survey = a_survey(model, random_tokens(4), Unstructured(0.6))
-    patterns = Owl(3.0, 0.1).spread(survey)
-    assert list(patterns) == list(survey.shapes)
+    analysis = an_analysis(model, random_tokens(4), Unstructured(0.6))
+    patterns = Owl(3.0, 0.1).spread(analysis)
+    assert list(patterns) == list(analysis.shapes)
     middles = []
-    for names in survey.blocks:
+    for names in analysis.blocks:
         values = [patterns[name].sparsity for name in names]
         assert max(values) - min(values) <= 2 / 96
         middles.append(sum(values) / len(values))
     assert 0.2 - 2 / 96 <= max(middles) - min(middles) <= 0.2 + 2 / 96
-    assert Owl(3.0, 0.05).spread(survey) != patterns
+    assert Owl(3.0, 0.05).spread(analysis) != patterns
 
 
 def test_owl_mixes_n_of_m_by_blocks(random_tokens: Callable[..., Tensor]) -> None:
     """Every block has an N of its own, and the mean is the requested one: 2 of 8 columns around 4:8."""
     model = tiny_model("llama", **MODEL)
-    survey = a_survey(model, random_tokens(4), SemiStructured(4, 8))
-    patterns = Owl(3.0, 0.25).spread(survey)
+    analysis = an_analysis(model, random_tokens(4), SemiStructured(4, 8))
+    patterns = Owl(3.0, 0.25).spread(analysis)
     keeps = []
-    for names in survey.blocks:
+    for names in analysis.blocks:
         (pattern,) = {patterns[name] for name in names}
         assert isinstance(pattern, SemiStructured)
         keeps.append(pattern.keep)
@@ -199,10 +199,10 @@ def test_values_out_of_range_are_refused(choice: Choice, message: str) -> None:
         ALLOCATIONS.build(choice)
 
 
-# ------------------------------------------------------------------------------------------------------ the survey
+# ------------------------------------------------------------------------------------------------------ the analysis
 
 
-def test_a_survey_sees_the_dense_model(family: str, random_tokens: Callable[..., Tensor]) -> None:
+def test_an_analysis_sees_the_dense_model(family: str, random_tokens: Callable[..., Tensor]) -> None:
     """Blocks come in order, with the statistics that hooks on the running model find, and are left as they are."""
     model = tiny_model(family)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
@@ -220,17 +220,17 @@ def test_a_survey_sees_the_dense_model(family: str, random_tokens: Callable[...,
         model(input_ids=tokens_BL, use_cache=False)
     for handle in handles:
         handle.remove()
-    survey = a_survey(model, tokens_BL, Unstructured(0.5))
+    analysis = an_analysis(model, tokens_BL, Unstructured(0.5))
     seen: list[str] = []
-    for index, block in enumerate(survey.walk((FeatureNorm,))):
+    for index, block in enumerate(analysis.walk((FeatureNorm,))):
         assert block.index == index
-        assert list(block.weights) == survey.blocks[index]
+        assert list(block.weights) == analysis.blocks[index]
         for name, weight_OI in block.weights.items():
             assert torch.equal(weight_OI, weight_view(model.get_submodule(name)))  # type: ignore[arg-type]
             found_I = block.statistics[name][FeatureNorm].sum_of_squares_I
             torch.testing.assert_close(found_I, sums[name], rtol=1e-4, atol=1e-5)
             seen.append(name)
-    assert seen == list(survey.shapes)
+    assert seen == list(analysis.shapes)
     assert all(torch.equal(model.state_dict()[name], old) for name, old in before.items())
 
 
@@ -238,13 +238,13 @@ def test_a_survey_sees_the_dense_model(family: str, random_tokens: Callable[...,
 def test_a_trial_measures_other_weights_and_leaves_the_model(name: str, random_tokens: Callable[..., Tensor]) -> None:
     """The loss of a trial is that of a model that has these weights; afterwards the model is dense, also in error."""
     model, tokens_BL = tiny_model(name), random_tokens(4)
-    survey = a_survey(model, tokens_BL, Unstructured(0.5))
+    analysis = an_analysis(model, tokens_BL, Unstructured(0.5))
     before = {path: weight.clone() for path, weight in model.state_dict().items()}
-    trial_loss = survey.trials(3)
+    trial_loss = analysis.trials(3)
     dense = trial_loss({})
     for block in (0, 1, 1, 0):  # forwards, at the same place again, and back
-        path = survey.blocks[block][0]
-        measured = trial_loss({path: torch.zeros(survey.shapes[path])})
+        path = analysis.blocks[block][0]
+        measured = trial_loss({path: torch.zeros(analysis.shapes[path])})
         with pytest.raises(RuntimeError):
             trial_loss({path: torch.zeros(3, 3)})
         assert all(torch.equal(model.state_dict()[path], old) for path, old in before.items())
@@ -395,7 +395,7 @@ def test_activations_that_overflow_fail_loudly(random_tokens: Callable[..., Tens
     first = next(iter(prunable_linears(decoder_blocks(model)[1][0]).values()))
     first.weight.data[0, 0] = torch.inf
     with pytest.raises(ArithmeticError, match="overflowed"):
-        Owl().spread(a_survey(model, random_tokens(2), Unstructured(0.5)))
+        Owl().spread(an_analysis(model, random_tokens(2), Unstructured(0.5)))
     with pytest.raises(ArithmeticError, match="overflowed"):
         besa_patterns(model, random_tokens(2), "pruned", FAST)
 

@@ -17,7 +17,7 @@ from harness.pruning.layerwise import (
     achieved_sparsity,
     check_patterns,
     prune_model,
-    unreached_note,
+    unpruned_note,
     weights_fingerprint,
 )
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
@@ -146,9 +146,9 @@ def test_a_group_that_does_not_divide_the_width_is_refused() -> None:
         check_patterns(dict.fromkeys(shapes, SemiStructured(4, 8)), shapes)
 
 
-def test_unreached_experts_are_said_before_the_job() -> None:
+def test_unpruned_experts_are_said_before_the_job() -> None:
     """The note counts tensors and weights and names the first; models that are reached whole have none."""
-    note = unreached_note(tiny_model("mixtral"))
+    note = unpruned_note(tiny_model("mixtral"))
     assert note is not None
     model = tiny_model("mixtral")
     _, blocks = decoder_blocks(model)
@@ -157,4 +157,4 @@ def test_unreached_experts_are_said_before_the_job() -> None:
     assert f"{len(missed)} tensors" in note
     assert f"{sum(weight.numel() for weight in missed):,} weights" in note
     assert "model.layers.0.mlp." in note
-    assert unreached_note(tiny_model("llama")) is None
+    assert unpruned_note(tiny_model("llama")) is None

@@ -19,13 +19,15 @@ from harness.pruning.methods.magnitude import Magnitude
 
 
 @given(
-    borne=st.lists(st.sampled_from([0.0, *(percent / 100 for percent in range(10, 100, 5))]), min_size=1, max_size=6),
+    tolerated=st.lists(
+        st.sampled_from([0.0, *(percent / 100 for percent in range(10, 100, 5))]), min_size=1, max_size=6
+    ),
     rows=st.lists(st.integers(1, 50), min_size=6, max_size=6),
     total=st.floats(0.05, 0.95),
 )
-def test_scaling_meets_the_request(borne: list[float], rows: list[int], total: float) -> None:
+def test_scaling_meets_the_request(tolerated: list[float], rows: list[int], total: float) -> None:
     """The mean over all weights is the request; none leaves 0 to 1, and a layer that bears more gets no less."""
-    wanted = {str(index): value for index, value in enumerate(borne)}
+    wanted = {str(index): value for index, value in enumerate(tolerated)}
     shapes = {name: (rows[int(name)], 7) for name in wanted}
     found = scaled(wanted, shapes, total)
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
@@ -36,7 +38,7 @@ def test_scaling_meets_the_request(borne: list[float], rows: list[int], total: f
             assert wanted[one] < wanted[other] or found[one] >= found[other] - 1e-12
 
 
-def a_survey(weights: Mapping[str, Tensor], loss: Callable[[Mapping[str, Tensor]], float], sparsity: float) -> Any:
+def an_analysis(weights: Mapping[str, Tensor], loss: Callable[[Mapping[str, Tensor]], float], sparsity: float) -> Any:
     """What the allocation looks at, with a made-up loss of trials."""
     block = SimpleNamespace(weights=weights, statistics=dict.fromkeys(weights, Statistics([])))
     return SimpleNamespace(
@@ -65,7 +67,7 @@ def test_every_layer_is_scanned_alone_from_the_top() -> None:
         trials.append((name, round(sparsity, 3)))
         return 2.0 if sparsity <= bears[name] else 2.5
 
-    patterns = Sensitivity(tolerance=0.4).spread(a_survey(weights, loss, 0.3))
+    patterns = Sensitivity(tolerance=0.4).spread(an_analysis(weights, loss, 0.3))
     assert trials[0] == ("a", 0.95)
     assert [sparsity for name, sparsity in trials if name == "b"] == [round(0.95 - 0.05 * n, 2) for n in range(12)]
     assert len([name for name, _ in trials if name == "c"]) == 18
@@ -77,7 +79,7 @@ def test_every_layer_is_scanned_alone_from_the_top() -> None:
 def test_a_tolerance_is_met_with_equality() -> None:
     """`<=`: zero tolerance keeps what costs nothing."""
     weights = {"a": torch.ones(4, 20), "b": torch.ones(4, 20)}
-    patterns = Sensitivity(tolerance=0.0).spread(a_survey(weights, lambda trial: 1.0 + ("b" in trial), 0.5))
+    patterns = Sensitivity(tolerance=0.0).spread(an_analysis(weights, lambda trial: 1.0 + ("b" in trial), 0.5))
     assert patterns["a"].sparsity > 0.9
     assert patterns["b"].sparsity < 0.1
 
@@ -103,8 +105,8 @@ def test_bisecting_finds_what_the_scan_finds_in_fewer_trials() -> None:
             measured += bool(trial)
             return 1.0 + any(float((weight_OI == 0).float().mean()) > most + 1e-3 for weight_OI in trial.values())
 
-        borne = Sensitivity(search=search)._borne(a_survey(weights, loss, 0.5))  # type: ignore[arg-type]
-        return borne["a"], measured
+        tolerated = Sensitivity(search=search)._tolerated(an_analysis(weights, loss, 0.5))  # type: ignore[arg-type]
+        return tolerated["a"], measured
 
     for percent in (0, *range(10, 100, 5)):
         (scanned, _), (bisected, trials) = scan("scan", percent / 100), scan("bisect", percent / 100)
@@ -131,9 +133,9 @@ def test_a_sweep_scans_once() -> None:
     def trials_of(allocation: Sensitivity, sparsity: float, method: Any) -> int:
         nonlocal measured
         measured = 0
-        survey = a_survey(weights, loss, sparsity)
-        survey.method, survey.keep = method, keep
-        patterns = allocation.spread(survey)
+        analysis = an_analysis(weights, loss, sparsity)
+        analysis.method, analysis.keep = method, keep
+        patterns = allocation.spread(analysis)
         assert sum(pattern.sparsity for pattern in patterns.values()) / 2 == pytest.approx(sparsity, abs=1e-3)
         return measured
 

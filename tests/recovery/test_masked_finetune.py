@@ -25,7 +25,7 @@ from harness.pruning.numerics.permutation import layers_that_are_not
 from harness.record import LayerReport
 from harness.recovery.base import RECOVERIES, RecoveryContext
 from harness.recovery.masked_finetune import MaskedFinetune
-from harness.recovery.sparsity import recounted
+from harness.recovery.sparsity import recomputed_sparsity
 from tests.families import tiny_model
 
 CPU = torch.device("cpu")
@@ -128,7 +128,7 @@ def test_a_permuted_pattern_stays_in_its_order(
     model, rows_BL, outcome = pruned_by(method, family, TWO_OF_FOUR, random_tokens)
     pruned_OI = {name: weight_view(linear).clone() for name, linear in prunable_layers(model).items()}
     MaskedFinetune(steps=4, batch=4, learning_rate=1e-3).recover(RecoveryContext(model, rows_BL, 0, CPU, Silent()))
-    layers = recounted(outcome.layers, model, outcome.change)
+    layers = recomputed_sparsity(outcome.layers, model, outcome.change)
     as_they_lie = [replace(layer, details={}) for layer in layers]
     how = {layer.name: layer.details.get("permuted") for layer in layers}
     assert set(how.values()) == {"absorbed", "virtual"}
@@ -163,10 +163,10 @@ def test_zeros_are_counted_again() -> None:
     model = pruned("llama")
     shapes = {name: tuple(weight_view(linear).shape) for name, linear in prunable_layers(model).items()}
     reports = [LayerReport(name, (shape[0], shape[1]), 0.5, 0.25, None, 0) for name, shape in shapes.items()]
-    assert {report.achieved_sparsity for report in recounted(reports, model, ModelChange())} == {0.5}
+    assert {report.achieved_sparsity for report in recomputed_sparsity(reports, model, ModelChange())} == {0.5}
     weight_view(next(iter(prunable_layers(model).values()))).fill_(1.0)
     with pytest.raises(AssertionError, match="brought weights"):
-        recounted(reports, model, ModelChange())
+        recomputed_sparsity(reports, model, ModelChange())
 
 
 @pytest.mark.parametrize(

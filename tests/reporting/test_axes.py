@@ -1,6 +1,6 @@
 """In what jobs differ, and how that is said."""
 
-from harness.reporting.axes import AXES, differing, distinguishing, setting_labels, short_labels
+from harness.reporting.axes import AXES, differing, distinguishing_params, setting_labels, short_labels
 from harness.reporting.frame import describe
 
 
@@ -22,14 +22,16 @@ def test_labels_say_what_differs_and_no_more(record) -> None:
     assert setting_labels(jobs) == ["sparsegpt, damping=0.01", "sparsegpt, damping=0.1", "wanda, owl"]
 
 
-def test_distinguishing_parameters_are_those_that_not_all_have() -> None:
+def test_distinguishing_params_parameters_are_those_that_not_all_have() -> None:
     """Of several settings what they share is left out; a single one has nothing to tell."""
-    told = distinguishing([("a=1, b=2, c=3", ""), ("a=1, b=4, c=3", ""), ("a=1", "")])
+    told = distinguishing_params([("a=1, b=2, c=3", ""), ("a=1, b=4, c=3", ""), ("a=1", "")])
     assert told == {"a=1, b=2, c=3": "b=2, c=3", "a=1, b=4, c=3": "b=4, c=3", "a=1": ""}
-    assert distinguishing([("a=1", "")]) == {"a=1": ""}
-    assert distinguishing([]) == {}
+    assert distinguishing_params([("a=1", "")]) == {"a=1": ""}
+    assert distinguishing_params([]) == {}
     shots = "add_update=False, shots=3"
-    assert distinguishing([(shots, "shots=3")]) == {shots: "shots=3"}, "what is no default is told, though all share it"
+    assert distinguishing_params([(shots, "shots=3")]) == {shots: "shots=3"}, (
+        "what is no default is told, though all share it"
+    )
 
 
 def test_choices_are_named_as_briefly_as_tells_them_apart() -> None:

@@ -12,7 +12,7 @@ from harness.blocks.offload import InMemory
 from harness.blocks.probe import Probe, Probes
 from harness.blocks.runner import record_into_buffer
 from harness.surgery.channels import reorders_cleanly
-from harness.surgery.dependencies import Coupling, find_couplings
+from harness.surgery.dependencies import DependencyGroup, find_dependency_groups
 from tests.families import HIDDEN, INNER, tiny_model
 from tests.models.convolutions import SIDE, ConvBlock, FlatBlock, randomised
 
@@ -26,14 +26,14 @@ FREE: dict[str, dict[str, tuple[set[str], int]]] = {
     "falcon": {"mlp.dense_4h_to_h": ({"mlp.dense_h_to_4h"}, 4 * HIDDEN)},
     "mixtral": {},  # experts are stacked in one parameter
 }
-"""Producers and channels of every coupling whose channels may change places; the others have gated layers."""
+"""Producers and channels of every dependency group whose channels may change places; the others have gated layers."""
 
 
 def probe_of(model: nn.Module, index: int) -> tuple[nn.Module, Probe]:
     """A block of a language model and its probe."""
-    residency, tokens_BL = InMemory(model), torch.arange(3, 27).view(2, 12)
-    hidden = record_into_buffer(model, [tokens_BL], residency).hidden[0]
-    probes = Probes(model, [tokens_BL], hidden, residency)
+    offloading, tokens_BL = InMemory(model), torch.arange(3, 27).view(2, 12)
+    hidden = record_into_buffer(model, [tokens_BL], offloading).hidden[0]
+    probes = Probes(model, [tokens_BL], hidden, offloading)
     return decoder_blocks(model)[1][index], probes.of_block(index, hidden, torch.device("cpu"))
 
 
@@ -49,10 +49,10 @@ def run_on(*shape: int) -> Callable[[nn.Module], Tensor]:
     return run
 
 
-def is_free(block: nn.Module, run: Callable[[nn.Module], Tensor], coupling: Coupling) -> bool:
+def is_free(block: nn.Module, run: Callable[[nn.Module], Tensor], dependency_group: DependencyGroup) -> bool:
     """Whether its channels may change places."""
-    order_C = torch.randperm(coupling.num_channels, generator=torch.Generator().manual_seed(2))
-    return reorders_cleanly(block, run, coupling, order_C)
+    order_C = torch.randperm(dependency_group.num_channels, generator=torch.Generator().manual_seed(2))
+    return reorders_cleanly(block, run, dependency_group, order_C)
 
 
 def test_feed_forward_layers_are_found_in_every_family(family: str) -> None:
@@ -60,8 +60,8 @@ def test_feed_forward_layers_are_found_in_every_family(family: str) -> None:
     model = tiny_model(family)
     for index in range(len(decoder_blocks(model)[1])):
         block, probe = probe_of(model, index)
-        couplings = find_couplings(block, probe)
-        free = {each.consumer: each for each in couplings if is_free(block, probe, each)}
+        dependency_groups = find_dependency_groups(block, probe)
+        free = {each.consumer: each for each in dependency_groups if is_free(block, probe, each)}
         expected = FREE.get(family, GATED)
         assert {name: (set(each.producers), each.num_channels) for name, each in free.items()} == expected
         for each in free.values():
@@ -75,15 +75,15 @@ def test_nothing_is_changed_by_looking(family: str) -> None:
     model = tiny_model(family).to(torch.bfloat16)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     block, probe = probe_of(model, 1)
-    couplings = find_couplings(block, probe)
-    assert {each.consumer for each in couplings if is_free(block, probe, each)} == set(FREE.get(family, GATED))
+    dependency_groups = find_dependency_groups(block, probe)
+    assert {each.consumer for each in dependency_groups if is_free(block, probe, each)} == set(FREE.get(family, GATED))
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 def test_values_that_query_heads_share_are_seen() -> None:
     """Grouped-query attention: row (h, i) of v feeds value i of both query heads of h."""
     block, probe = probe_of(tiny_model("llama-gqa"), 0)
-    (values,) = [each for each in find_couplings(block, probe) if each.consumer == "self_attn.o_proj"]
+    (values,) = [each for each in find_dependency_groups(block, probe) if each.consumer == "self_attn.o_proj"]
     assert set(values.producers) == {"self_attn.v_proj"}
     expected = [[h * 16 + i, h * 16 + 8 + i] for h in range(2) for i in range(8)]
     assert values.columns_CK.tolist() == expected
@@ -105,34 +105,38 @@ class FusedGate(nn.Module):
 def test_halves_of_a_fused_layer_are_seen() -> None:
     """Channel c is made by rows c and 12 + c."""
     block, run = randomised(FusedGate()), run_on(20, 8)
-    (coupling,) = find_couplings(block, run)
-    assert coupling.producers["gate_up"].tolist() == [[c, 12 + c] for c in range(12)]
-    assert is_free(block, run, coupling)
+    (dependency_group,) = find_dependency_groups(block, run)
+    assert dependency_group.producers["gate_up"].tolist() == [[c, 12 + c] for c in range(12)]
+    assert is_free(block, run, dependency_group)
 
 
 def test_convolutions_are_coupled_through_their_normalisation() -> None:
     """Channel c: filter c, entry c of the normalisation, and 9 columns of the next convolution."""
     block, run = randomised(ConvBlock()), run_on(2, 4, 5, 5)
-    (coupling,) = find_couplings(block, run)
-    assert (coupling.consumer, list(coupling.producers), list(coupling.norms)) == ("conv_b", ["conv_a"], ["norm_a"])
-    assert coupling.columns_CK.tolist() == [list(range(9 * c, 9 * c + 9)) for c in range(6)]
-    assert is_free(block, run, coupling)
+    (dependency_group,) = find_dependency_groups(block, run)
+    assert (dependency_group.consumer, list(dependency_group.producers), list(dependency_group.norms)) == (
+        "conv_b",
+        ["conv_a"],
+        ["norm_a"],
+    )
+    assert dependency_group.columns_CK.tolist() == [list(range(9 * c, 9 * c + 9)) for c in range(6)]
+    assert is_free(block, run, dependency_group)
 
 
 def test_a_linear_behind_a_flattened_image_is_coupled() -> None:
     """Channel c is 16 neighbouring inputs of the linear; a normalisation without a scale is seen as well."""
     block, run = randomised(FlatBlock()), run_on(3, 4, SIDE, SIDE)
-    (coupling,) = find_couplings(block, run)
-    assert (coupling.consumer, list(coupling.norms)) == ("linear", ["norm"])
-    assert coupling.columns_CK.tolist() == [list(range(16 * c, 16 * c + 16)) for c in range(6)]
-    assert is_free(block, run, coupling)
+    (dependency_group,) = find_dependency_groups(block, run)
+    assert (dependency_group.consumer, list(dependency_group.norms)) == ("linear", ["norm"])
+    assert dependency_group.columns_CK.tolist() == [list(range(16 * c, 16 * c + 16)) for c in range(6)]
+    assert is_free(block, run, dependency_group)
 
 
 def test_channels_that_are_read_elsewhere_too_are_not_free() -> None:
     """A skip connection adds what conv_a made to the output: channels cannot change places."""
     block, run = randomised(ConvBlock(skips=True)), run_on(2, 4, 5, 5)
-    (coupling,) = find_couplings(block, run)
-    assert not is_free(block, run, coupling)
+    (dependency_group,) = find_dependency_groups(block, run)
+    assert not is_free(block, run, dependency_group)
 
 
 class Mixed(nn.Module):
@@ -149,7 +153,7 @@ class Mixed(nn.Module):
 
 def test_channels_that_are_mixed_on_the_way_are_not_coupled() -> None:
     """Every row changes every feature through the normalisation's statistics."""
-    assert find_couplings(randomised(Mixed()), run_on(20, 8)) == []
+    assert find_dependency_groups(randomised(Mixed()), run_on(20, 8)) == []
 
 
 @pytest.mark.parametrize("groups", [2, 4])
@@ -157,4 +161,4 @@ def test_grouped_convolutions_are_left_alone(groups: int) -> None:
     """Their filters read a part of the channels each."""
     block = ConvBlock(channels=4, inner=8)
     block.conv_b = nn.Conv2d(8, 4, 3, padding=1, groups=groups)
-    assert find_couplings(randomised(block), run_on(2, 4, 5, 5)) == []
+    assert find_dependency_groups(randomised(block), run_on(2, 4, 5, 5)) == []

@@ -80,7 +80,7 @@ def _measured(asked: Ready[AccuracyProtocol], context: EvaluationContext) -> Eva
     start = time.perf_counter()
     context.reporter.start(f"evaluate: accuracy on {protocol.task}", 1)
     rows_NR = torch.from_numpy(digit_rows("evaluation").copy())
-    measured = accuracy(loaded.model, loaded.residency, rows_NR, context.device)
+    measured = accuracy(loaded.model, loaded.offloading, rows_NR, context.device)
     context.reporter.advance()
     return EvalResult(
         protocol=protocol.key,

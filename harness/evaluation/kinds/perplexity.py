@@ -204,7 +204,7 @@ def _measured(asked: Ready[PerplexityProtocol], context: EvaluationContext) -> E
     else:
         reporter.start(f"{step}, block by block", loaded.num_blocks)
         measured = perplexity_by_blocks(
-            loaded.model, loaded.residency, windows_NL, batch_tokens=batch_tokens, device=device, reporter=reporter
+            loaded.model, loaded.offloading, windows_NL, batch_tokens=batch_tokens, device=device, reporter=reporter
         )
     return EvalResult(
         protocol=protocol.key,

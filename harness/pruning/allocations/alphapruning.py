@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from harness.pruning.dense_analysis import Survey
+    from harness.pruning.dense_analysis import DenseAnalysis
 
 BINS = 100
 """Of the histogram of logarithms whose fullest bin is the peak."""
@@ -58,14 +58,14 @@ class AlphaPruning(Allocation):
     def refuses(self, pattern: Pattern) -> str | None:
         return Allocation.refuses(self, pattern) or beyond_blocks(pattern)
 
-    def spread(self, survey: Survey) -> dict[str, Pattern]:
+    def spread(self, analysis: DenseAnalysis) -> dict[str, Pattern]:
         alphas = [
-            fmean(self.alpha(weight_OI) for weight_OI in survey.weights(index).values())
-            for index in range(len(survey.blocks))
+            fmean(self.alpha(weight_OI) for weight_OI in analysis.weights(index).values())
+            for index in range(len(analysis.blocks))
         ]
-        sizes = [sum(math.prod(survey.shapes[name]) for name in names) for names in survey.blocks]
-        sparsities = proportional(alphas, sizes, survey.pattern.sparsity, self.epsilon)
-        return spread_blocks(sparsities, survey.blocks, survey.shapes, survey.pattern)
+        sizes = [sum(math.prod(analysis.shapes[name]) for name in names) for names in analysis.blocks]
+        sparsities = proportional(alphas, sizes, analysis.pattern.sparsity, self.epsilon)
+        return spread_blocks(sparsities, analysis.blocks, analysis.shapes, analysis.pattern)
 
     def alpha(self, weight_OI: Tensor) -> float:
         """The exponent of the power law of the weight's squared singular values.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
 
     from harness.job import CalibrationSpec
-    from harness.pruning.dense_analysis import BlockTurn, Survey
+    from harness.pruning.dense_analysis import BlockTurn, DenseAnalysis
 
 UNIFORM = "uniform"
 """The allocation that leaves every layer the requested pattern."""
@@ -49,13 +49,13 @@ class Allocation(ABC):  # noqa: B024  # an allocation overrides one of its two m
         taken = ", ".join(kind.choice for kind in self.patterns)
         return f"it spreads {taken}, not {pattern.label}"
 
-    def spread(self, survey: Survey) -> dict[str, Pattern]:
+    def spread(self, analysis: DenseAnalysis) -> dict[str, Pattern]:
         """The pattern of every prunable linear by its path in the model; the model is left dense.
 
         Raises:
             UserError: the requested total cannot be met.
         """
-        return dict.fromkeys(survey.shapes, survey.pattern)
+        return dict.fromkeys(analysis.shapes, analysis.pattern)
 
     def warning(
         self, shapes: Mapping[str, tuple[int, int]], device: torch.device, calibration: CalibrationSpec

@@ -73,5 +73,5 @@ class Besa(Allocation):
         for _ in learn_rates(step.block, rated, list(zip(step.calls, step.hidden, strict=True)), plan):
             pass
         rates = {name: rated[name[start:]].learned_rate(self.smoothing) for name in weights}
-        total = target + turn.owed / sum(sizes)  # what narrow rows of the blocks before rounded off, or on
+        total = target + turn.deficit / sum(sizes)  # what narrow rows of the blocks before rounded off, or on
         return near_total(rates, shapes, min(max(total, 0.0), 1.0))

@@ -23,7 +23,7 @@ from harness.pruning.methods.wanda import Wanda
 from harness.pruning.numerics.budget import beyond_blocks, spread_blocks
 
 if TYPE_CHECKING:
-    from harness.pruning.dense_analysis import DenseBlock, Survey
+    from harness.pruning.dense_analysis import DenseAnalysis, DenseBlock
 
 
 @ALLOCATIONS.register("owl")
@@ -53,10 +53,10 @@ class Owl(Allocation):
     def refuses(self, pattern: Pattern) -> str | None:
         return Allocation.refuses(self, pattern) or beyond_blocks(pattern)
 
-    def spread(self, survey: Survey) -> dict[str, Pattern]:
-        ratios = [self.outlier_ratio(block) for block in survey.walk((FeatureNorm,))]
-        sparsities = block_sparsities(ratios, survey.pattern.sparsity, self.width)
-        return spread_blocks(sparsities, survey.blocks, survey.shapes, survey.pattern)
+    def spread(self, analysis: DenseAnalysis) -> dict[str, Pattern]:
+        ratios = [self.outlier_ratio(block) for block in analysis.walk((FeatureNorm,))]
+        sparsities = block_sparsities(ratios, analysis.pattern.sparsity, self.width)
+        return spread_blocks(sparsities, analysis.blocks, analysis.shapes, analysis.pattern)
 
     def outlier_ratio(self, block: DenseBlock) -> float:
         """The share of the block's weights that stand out."""

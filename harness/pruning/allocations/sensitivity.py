@@ -4,7 +4,7 @@ One layer at a time is pruned by the job's method, all others dense, at 95 %, 90
 loss on held-out data is within a tolerance of the dense model's is what the layer bears (0 if none is).  Then layers
 are brought to the requested total: where they bear more than was asked for, every sparsity is scaled down; where they
 bear less, every density is.  (The published mode has no request: its layers keep what they bear.  It also takes a gain
-in accuracy beyond the tolerance for a loss, and where nothing is borne the sparsity of the best accuracy.)
+in accuracy beyond the tolerance for a loss, and where nothing is tolerated the sparsity of the best accuracy.)
 
 What layers bear does not depend on the request: jobs of a sweep that differ in the sparsity share one scan.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from harness.calibration.statistics import Statistics
     from harness.job import CalibrationSpec
-    from harness.pruning.dense_analysis import Survey
+    from harness.pruning.dense_analysis import DenseAnalysis
 
 SCANNED_PERCENT: tuple[int, ...] = (0, *range(10, 100, 5))
 """What a layer may bear; 0 is not measured."""
@@ -46,7 +46,7 @@ class Sensitivity(Allocation):
     """Layerwise sparsities from a scan: a layer is measured up to 18 times (`scan`) or 5 times (`bisect`).
 
     Args:
-        tolerance: how much more loss is borne, >= 0: in nats a token for language models (0.012 is about 1.2 % of
+        tolerance: how much more loss is tolerated, >= 0: in nats a token for language models (0.012 is about 1.2 % of
             perplexity), as a fraction of the images for classifiers (published: 1.2 points of accuracy).
         search: `scan` tries from 95 % down, as published; `bisect` finds the same where a layer's loss rises with its
             sparsity.
@@ -81,30 +81,30 @@ class Sensitivity(Allocation):
             "allocation.held_out take less"
         )
 
-    def spread(self, survey: Survey) -> dict[str, Pattern]:
-        borne = survey.keep((self, survey.method), lambda: self._borne(survey))
-        wanted = scaled(borne, survey.shapes, survey.pattern.sparsity)
-        return dict(meet_total(wanted, survey.shapes, survey.pattern.sparsity))
+    def spread(self, analysis: DenseAnalysis) -> dict[str, Pattern]:
+        tolerated = analysis.keep((self, analysis.method), lambda: self._tolerated(analysis))
+        wanted = scaled(tolerated, analysis.shapes, analysis.pattern.sparsity)
+        return dict(meet_total(wanted, analysis.shapes, analysis.pattern.sparsity))
 
-    def _borne(self, survey: Survey) -> dict[str, float]:
+    def _tolerated(self, analysis: DenseAnalysis) -> dict[str, float]:
         """The sparsity that each layer bears alone."""
-        trial_loss = survey.trials(self.held_out)
+        trial_loss = analysis.trials(self.held_out)
         most = trial_loss({}) + self.tolerance
         if not math.isfinite(most):
             raise ArithmeticError("the loss of the dense model on held-out text is not finite: nothing to compare with")
 
         def bears(name: str, weight_OI: Tensor, statistics: Statistics, percent: int) -> bool:
-            trial_OI = survey.method.prune(weight_OI, statistics, Unstructured(percent / 100)).weight_OI
+            trial_OI = analysis.method.prune(weight_OI, statistics, Unstructured(percent / 100)).weight_OI
             return trial_loss({name: trial_OI}) <= most
 
-        borne = {}
-        for block in survey.walk(survey.method.needs):
+        tolerated = {}
+        for block in analysis.walk(analysis.method.needs):
             for name, weight_OI in block.weights.items():
                 statistics = block.statistics[name]
                 if statistics.findings is None:
                     statistics.findings = {}  # a method that traces does so once for all these sparsities
-                borne[name] = self._most(partial(bears, name, weight_OI, statistics)) / 100
-        return borne
+                tolerated[name] = self._most(partial(bears, name, weight_OI, statistics)) / 100
+        return tolerated
 
     def _most(self, bears: Callable[[int], bool]) -> int:
         """The per cent that a layer bears."""
@@ -114,12 +114,12 @@ class Sensitivity(Allocation):
         return SCANNED_PERCENT[place]
 
 
-def scaled(borne: Mapping[str, float], shapes: Mapping[str, tuple[int, int]], total: float) -> dict[str, float]:
-    """Sparsities in the order of `borne` whose mean over all weights is `total`; none leaves 0 to 1."""
-    mean = weighted_mean(borne.values(), [math.prod(shapes[name]) for name in borne])
+def scaled(tolerated: Mapping[str, float], shapes: Mapping[str, tuple[int, int]], total: float) -> dict[str, float]:
+    """Sparsities in the order of `tolerated` whose mean over all weights is `total`; none leaves 0 to 1."""
+    mean = weighted_mean(tolerated.values(), [math.prod(shapes[name]) for name in tolerated])
     if mean >= total:
-        return {name: sparsity * total / mean for name, sparsity in borne.items()}
-    return {name: 1.0 - (1.0 - sparsity) * (1.0 - total) / (1.0 - mean) for name, sparsity in borne.items()}
+        return {name: sparsity * total / mean for name, sparsity in tolerated.items()}
+    return {name: 1.0 - (1.0 - sparsity) * (1.0 - total) / (1.0 - mean) for name, sparsity in tolerated.items()}
 
 
 def _seconds_per_flop(device: torch.device) -> float:

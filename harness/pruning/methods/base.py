@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
-    from harness.pruning.context import ModelContext, ModelwiseOutcome, PruningContext, PruningOutcome
+    from harness.pruning.context import GlobalOutcome, ModelContext, PruningContext, PruningOutcome
     from harness.pruning.cutting import Channels
     from harness.record import JsonValue
 
@@ -222,7 +222,7 @@ def fingerprint(weight_OI: Tensor) -> str:
 
 
 class StructuredMethod(PruningMethod):
-    """Ranks the channels of every coupling; the engine cuts those of the least importance out of all its layers.
+    """Ranks the channels of every dependency group; the least important are cut out of all layers of their group.
 
     Attributes:
         needs: statistics of the channels' values, the consumer's input, to collect.
@@ -247,7 +247,7 @@ class StructuredMethod(PruningMethod):
         """Importance [C] of every channel, finite, higher = keep."""
 
 
-class ModelwiseMethod(PruningMethod):
+class GlobalMethod(PruningMethod):
     """Prunes all linears of a model together, having seen the whole of it: gradients, one threshold, several shots.
 
     The model is on the device and in float32 while it is pruned, whatever the job's type: gradients of half-precision
@@ -280,7 +280,7 @@ class ModelwiseMethod(PruningMethod):
     @abstractmethod
     def prune_model(
         self, model: PreTrainedModel, rows_BL: Tensor, pattern: Pattern, context: ModelContext
-    ) -> ModelwiseOutcome:
+    ) -> GlobalOutcome:
         """Prune `model` in place, to exactly `int(weights * sparsity)` zeros of all prunable weights together (or of
         every layer, for a method that ranks within layers), or to N:M in every layer.
 

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError
 from harness.patterns import Pattern
-from harness.pruning.context import ModelContext, ModelwiseOutcome
-from harness.pruning.methods.base import METHODS, ModelwiseMethod
+from harness.pruning.context import GlobalOutcome, ModelContext
+from harness.pruning.methods.base import METHODS, GlobalMethod
 from harness.pruning.numerics.masks import ranks_in_groups
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ LONG_FLOP = 1e13
 
 @METHODS.register("llm_surgeon")
 @dataclass(frozen=True, slots=True)
-class LLMSurgeon(ModelwiseMethod):
+class LLMSurgeon(GlobalMethod):
     """Costs are loss increases, estimated from gradients on the calibration tokens (empirical Fisher information).
 
     Args:
@@ -84,7 +84,7 @@ class LLMSurgeon(ModelwiseMethod):
 
     def prune_model(
         self, model: PreTrainedModel, rows_BL: Tensor, pattern: Pattern, context: ModelContext
-    ) -> ModelwiseOutcome:
+    ) -> GlobalOutcome:
         import torch
 
         from harness.blocks.layers import prunable_layers
@@ -101,7 +101,7 @@ class LLMSurgeon(ModelwiseMethod):
                 self._apply(layers, observer, removed, context)
             del observer  # before the next one fills: the factors are the largest thing in memory
         biases = frozenset(f"{name}.bias" for name, layer in layers.items() if layer.has_bias_column)
-        return ModelwiseOutcome({name: self._details(layers[name], removed[name]) for name in layers}, tensors=biases)
+        return GlobalOutcome({name: self._details(layers[name], removed[name]) for name in layers}, tensors=biases)
 
     def _observed(
         self,

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured
-from harness.pruning.context import ModelContext, ModelwiseOutcome
-from harness.pruning.methods.base import METHODS, ModelwiseMethod
+from harness.pruning.context import GlobalOutcome, ModelContext
+from harness.pruning.methods.base import METHODS, GlobalMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @METHODS.register("lottery")
 @dataclass(frozen=True, slots=True)
-class Lottery(ModelwiseMethod):
+class Lottery(GlobalMethod):
     """Iterative magnitude pruning with rewinding; every round prunes the same fraction of what is left.
 
     In an N:M pattern every group of M loses its smallest weights one after the other over at most M - N rounds.
@@ -68,7 +68,7 @@ class Lottery(ModelwiseMethod):
 
     def prune_model(
         self, model: PreTrainedModel, rows_BL: Tensor, pattern: Pattern, context: ModelContext
-    ) -> ModelwiseOutcome:
+    ) -> GlobalOutcome:
         from harness.blocks.layers import prunable_layers, weight_view
         from harness.pruning.numerics.selection import none_removed
 
@@ -92,7 +92,7 @@ class Lottery(ModelwiseMethod):
         kind = {"none": "the ticket", "random_mask": "a random mask", "random_weights": "the mask on random weights"}
         notes.append(f"{_share(removed)} of the prunable weights removed: {kind[self.control]} at a loss of {loss:.4g}")
         more = self.train == "all" or self.start == "random" or self.control == "random_weights"
-        return ModelwiseOutcome(notes=tuple(notes), tensors=frozenset(beginning if more else ()))
+        return GlobalOutcome(notes=tuple(notes), tensors=frozenset(beginning if more else ()))
 
     def _targets(self, pattern: Pattern) -> Iterator[tuple[Pattern, float]]:
         """What every round prunes to: a pattern, and the fraction of it that is removed by then."""

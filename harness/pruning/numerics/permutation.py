@@ -140,16 +140,22 @@ def absorb(
         What the reports say, by path in the block, and what changed of the block.
     """
     from harness.surgery.channels import channel_order, reorder, reorders_cleanly
-    from harness.surgery.dependencies import find_couplings
+    from harness.surgery.dependencies import find_dependency_groups
 
-    couplings = {coupling.consumer: coupling for coupling in find_couplings(block, run)}
+    dependency_groups = {
+        dependency_group.consumer: dependency_group for dependency_group in find_dependency_groups(block, run)
+    }
     written: dict[int, str] = {}
     said, change = {}, ModelChange()
     for name, order_I in orders.items():
-        coupling = couplings.get(name)
-        order_C = channel_order(coupling, order_I) if coupling is not None else None
-        if coupling is not None and order_C is not None and reorders_cleanly(block, run, coupling, order_C):
-            change = change.then(reorder(block, coupling, order_C))
+        dependency_group = dependency_groups.get(name)
+        order_C = channel_order(dependency_group, order_I) if dependency_group is not None else None
+        if (
+            dependency_group is not None
+            and order_C is not None
+            and reorders_cleanly(block, run, dependency_group, order_C)
+        ):
+            change = change.then(reorder(block, dependency_group, order_C))
             said[name] = describe(order_I, absorbed=True)
         else:
             said[name] = describe(order_I, absorbed=False, same_as=written.get(id(order_I)))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.blocks.layers import decoder_blocks, prunable_linears, weight_view
-from harness.blocks.offload import Residency
+from harness.blocks.offload import Offloading
 
 HIGH_BITS = 15
 """Of a magnitude in float32: its exponent and the first seven bits of its fraction; the sign is always 0."""
@@ -19,9 +19,9 @@ class PrunableWeights:
     A weight is on the CPU, and with `offload=disk` it is there only until the next block is asked for.
     """
 
-    def __init__(self, model: nn.Module, residency: Residency) -> None:
+    def __init__(self, model: nn.Module, offloading: Offloading) -> None:
         self._model = model
-        self._residency = residency
+        self._residency = offloading
 
     def __iter__(self) -> Iterator[tuple[str, Tensor]]:
         prefix, blocks = decoder_blocks(self._model)

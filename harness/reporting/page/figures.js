@@ -44,7 +44,7 @@ function mean(name, members) {
   return {
     key: `mean:${name}`,
     label: `mean ${name} % of ${tasks}`,
-    brief: `mean ${name} % of ${members.length} tasks`,
+    shortLabel: `mean ${name} % of ${members.length} tasks`,
     unit: "%",
     higher: true,
     kind: "zero_shot",
@@ -174,7 +174,7 @@ function denseLine(name, rows, [from, to], measure, colours) {
 }
 
 function withDirection(measure) {
-  return `${measure.brief ?? measure.label} ${measure.higher ? "↑" : "↓"}`;
+  return `${measure.shortLabel ?? measure.label} ${measure.higher ? "↑" : "↓"}`;
 }
 
 /** Methods against patterns; a cell is the mean of its jobs. */

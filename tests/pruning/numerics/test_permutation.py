@@ -78,7 +78,7 @@ def test_the_function_is_that_of_the_permuted_weights(family: str, random_tokens
     absorbed, plain = tiny_model(family), tiny_model(family)
     prune(absorbed, ria("assignment"), tokens_BL)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.surgery.dependencies.find_couplings", lambda *_: [])
+        patch.setattr("harness.surgery.dependencies.find_dependency_groups", lambda *_: [])
         layers = prune(plain, ria("assignment"), tokens_BL).layers
     assert "absorbed" not in {report.details.get("permuted") for report in layers}
     with torch.no_grad():
