@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from harness.errors import UserError
 from harness.record import Defaults, EvalResult, JsonValue, RunRecord
-from harness.reporting.published import Setting
+from harness.reporting.published import UNIFORM as UNIFORM  # re-exported: what most jobs have
+from harness.reporting.published import PaperName, Setting, paper_name
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NO_RECOVERY = "none"
-UNIFORM = "uniform"
 DENSE = "dense"
 PARAMS_SEPARATOR = ", "
 """Between the hyperparameters of one method; none of their values has it."""
@@ -29,8 +29,9 @@ class JobRow:
         calibration: corpus, sequences × tokens; calibration_data: identity of its content.
         dtype: type of the weights, resolved; device: where it ran.
         changed: hyperparameters of the method that were not its defaults when the job ran.
-        paper_name: of the model in papers; has_published_setting: whether method, allocation and recovery are as
-            papers print them.
+        paper_name: of the model in papers; paper_method: of method, hyperparameters, allocation and recovery in
+            papers; empty where none prints them.
+        differs: what the code computes otherwise than those papers' authors did.
     """
 
     job_id: str
@@ -54,7 +55,8 @@ class JobRow:
     dirty: bool
     changed: str
     paper_name: str
-    has_published_setting: bool
+    paper_method: str
+    differs: str
 
     @property
     def is_dense(self) -> bool:
@@ -79,16 +81,10 @@ class Measured:
         part of the protocol key, which then equals no published one.
         """
         job = self.job
-        if not job.paper_name or not job.has_published_setting or result.subset is not None:
+        if not job.paper_name or not job.paper_method or result.subset is not None:
             return None
         protocol = re.sub(r":v[^:]+$", "", result.protocol)
-        return Setting(job.paper_name, paper_method(job), job.pattern, job.sparsity, protocol, result.metric)
-
-
-def paper_method(job: JobRow) -> str:
-    """The method as papers name it: an allocation is written before it, ``owl w. wanda``."""
-    allocation = job.allocation.split(" (")[0]
-    return job.method if allocation in ("", UNIFORM) else f"{allocation} w. {job.method}"
+        return Setting(job.paper_name, job.paper_method, job.pattern, job.sparsity, protocol, result.metric)
 
 
 def measured(records: Sequence[RunRecord]) -> list[Measured]:
@@ -114,6 +110,8 @@ def describe(record: RunRecord) -> JobRow:
     job = _Fields(record.job_id, record.job)
     model, method = job.group("model"), job.group("method")
     calibration = job.group("calibration") if record.job.get("calibration") is not None else None
+    changed = _params(_changed(method, record.defaults.method))
+    named = _paper_name(job, record.defaults, changed)
     return JobRow(
         job_id=record.job_id,
         model=model.text("name"),
@@ -134,24 +132,25 @@ def describe(record: RunRecord) -> JobRow:
         device=record.provenance.device,
         status=record.status,
         dirty=record.provenance.dirty,
-        changed=_params(_changed(method, record.defaults.method)),
+        changed=changed,
         paper_name=record.defaults.paper_name or "",
-        has_published_setting=_has_published_setting(job, record.defaults),
+        paper_method=named.paper_method if named else "",
+        differs=named.differs if named else "",
     )
 
 
-def _has_published_setting(job: "_Fields", defaults: Defaults) -> bool:
-    """A hyperparameter that has no default any more tells nothing."""
-    method, allocation = job.group("method"), job.group("allocation")
+def _paper_name(job: "_Fields", defaults: Defaults, changed: str) -> PaperName | None:
+    """How papers name the method in its setting; a hyperparameter that has no default any more tells nothing."""
+    allocation = job.group("allocation")
     calibration = job.fields.get("calibration")
     propagation = calibration.get("propagation") if isinstance(calibration, dict) else None
-    return (
+    printed = (
         defaults.has_published_numbers
         and job.group("recovery").text("name") == NO_RECOVERY
         and (None in (propagation, defaults.propagation) or propagation == defaults.propagation)
-        and not _changed(method, defaults.method)
         and not _changed(allocation, defaults.allocation)
     )
+    return paper_name(job.group("method").text("name"), changed, allocation.text("name")) if printed else None
 
 
 def _changed(choice: "_Fields", defaults: Mapping[str, JsonValue]) -> dict[str, JsonValue]:

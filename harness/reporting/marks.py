@@ -1,25 +1,23 @@
 """What is marked in a table: what lies inside a tolerance, the best numbers, and footnotes."""
 
-import csv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
-from pathlib import Path
 
-from harness.errors import UserError
-from harness.reporting.frame import Measured
+from harness.reporting.facts import experiments_folder, read_facts
+from harness.reporting.frame import JobRow, Measured
 from harness.reporting.layout import Cell, Column, Table
-from harness.reporting.published import DENSE_PATTERN, PLAIN_VARIANTS, PublishedRow, experiments_folder
-
-TOLERANCES = "tolerances.csv"
+from harness.reporting.published import DENSE_PATTERN, PLAIN_VARIANTS, PublishedRow
 
 DIRTY_NOTE = "† recorded with uncommitted changes to code or configuration"
 UNVERIFIED_NOTE = "? published value not checked against its paper"
+NO_NUMBER, NO_NUMBER_NOTE = "¶", "¶ no number: the model's outputs overflowed or were not numbers (NaN)"
+DIFFERS = "*"
 
 GROUPED_BY = ("model", "checkpoint", "variant", "pattern", "sparsity", "recovery")
 """Labels that rows must share to be ranked against each other: methods compete at one sparsity of one model."""
 
-FORMS = frozenset({"layer-wise", "row-wise"})
+FORMS = frozenset({"row-wise"})
 """Variants that are forms of a method, which compete with the others; the rest are other settings."""
 
 
@@ -76,24 +74,7 @@ def load_tolerances() -> Sequence[Tolerance]:
     Raises:
         UserError: a row cannot be read.
     """
-    return read_tolerances(experiments_folder() / TOLERANCES)
-
-
-def read_tolerances(file: Path) -> Sequence[Tolerance]:
-    """Every row of such a file.
-
-    Raises:
-        UserError: a row cannot be read; the message names file and line.
-    """
-    found = []
-    with file.open(newline="", encoding="utf-8") as stream:
-        for line, fields in enumerate(csv.DictReader(stream), start=2):
-            try:
-                numbers = {name: float(fields.pop(name)) for name in ("max_sparsity", "relative")}
-                found.append(Tolerance(**fields, **numbers))  # type: ignore[arg-type]  # the rest is text
-            except (KeyError, TypeError, ValueError) as error:
-                raise UserError(f"{file}, line {line} is not a tolerance: {error}") from error
-    return tuple(found)
+    return read_facts(experiments_folder() / "tolerances.csv", Tolerance)
 
 
 def _rounding(text: str) -> float:
@@ -131,11 +112,24 @@ class Footnotes:
         self.add(DIRTY_NOTE)
         return "†"
 
-    def verdict(self, cell: Cell) -> None:
-        """Say which tolerance a cell's verdict rests on."""
-        known = tolerance_for(cell.published) if cell.published and cell.inside is not None else None
-        if known:
+    def number(self, job: JobRow, value: float | None, row: PublishedRow | None) -> str:
+        """Marks of a measured number beside the published one: ¶ where there is none, * where the two differ."""
+        marks = ""
+        if value is None:
+            self.add(NO_NUMBER_NOTE)
+            marks += NO_NUMBER
+        if row:
+            self.published(row)
+        if row and job.differs:
+            self.add(f"{DIFFERS} {row.method}: {job.differs}")
+            marks += DIFFERS
+        return marks
+
+    def verdict(self, value: float, row: PublishedRow) -> bool | None:
+        """`inside`, with a footnote that says which tolerance it rests on."""
+        if known := tolerance_for(row):
             self.add(known.note)
+        return inside(value, row)
 
     def published(self, row: PublishedRow) -> None:
         """Name the table that a published value comes from, and say it when nobody has checked the value."""

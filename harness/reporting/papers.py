@@ -137,9 +137,9 @@ def _index(entries: Sequence[Measured]) -> dict[tuple[object, ...], list[Found]]
     for entry in sorted(entries, key=lambda entry: _preference(entry.job)):
         for result in entry.results:
             setting = entry.setting(result)
-            if setting is not None and result.value is not None:
+            if setting is not None:
                 found.setdefault(setting.key, []).append((entry, result))
-    return found
+    return {key: sorted(some, key=lambda one: one[1].value is None) for key, some in found.items()}
 
 
 def _preference(job: JobRow) -> tuple[object, ...]:
@@ -148,16 +148,15 @@ def _preference(job: JobRow) -> tuple[object, ...]:
 
 
 def _cell(row: PublishedRow, matches: Sequence[Found], spreads: Spreads, notes: Footnotes) -> Cell:
-    notes.published(row)
     if not matches:
+        notes.published(row)
         return Cell(published=row)
     entry, result = matches[0]
     if len(matches) > 1:
         others = ", ".join(other.job.job_id for other, _ in matches[1:])
         notes.add(f"{row.model}, {row.method}: shown is {entry.job.job_id}; also measured by {others}")
-    cell = replace(compared(entry, result, row, spreads), marks=notes.dirty(entry))
-    notes.verdict(cell)
-    return cell
+    cell = compared(entry, result, row, spreads, notes)
+    return replace(cell, marks=notes.dirty(entry) + cell.marks)
 
 
 def _conditions(jobs: Sequence[JobRow]) -> Iterable[str]:

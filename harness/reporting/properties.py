@@ -1,14 +1,12 @@
 """The table of properties: what the code says of every method, beside what a survey prints of it."""
 
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.reporting.facts import experiments_folder, read_facts
 from harness.reporting.layout import Cell, Column, Table
 from harness.reporting.marks import Footnotes
-from harness.reporting.published import experiments_folder
 
 TABLE_ID = "METHODS"
 SURVEY = Path("sconce") / "properties.csv"
@@ -80,13 +78,7 @@ def load_survey(file: Path | None = None) -> dict[str, SurveyRow]:
     Raises:
         UserError: the file is not there or has other columns.
     """
-    file = file or experiments_folder() / SURVEY
-    try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            rows = [SurveyRow(**fields) for fields in csv.DictReader(stream)]
-    except (OSError, TypeError) as error:
-        raise UserError(f"{file} is not the survey's property table: {error}") from error
-    return {row.name: row for row in rows}
+    return {row.name: row for row in read_facts(file or experiments_folder() / SURVEY, SurveyRow)}
 
 
 def _row(method: Properties, printed: SurveyRow | None, notes: Footnotes) -> tuple[Cell, ...]:

@@ -1,22 +1,28 @@
 """Published numbers, read from `experiments/*/published.csv`, with the status and the source of each."""
 
-import csv
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cache, cached_property, lru_cache
 from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
 
 from harness.errors import UserError, unknown
+from harness.reporting.facts import experiments_folder, read_facts
 
-PLAIN_VARIANTS = frozenset({"", "w/o tune", "re-evaluated (*)", "all layers 2:4"})
+PLAIN_VARIANTS = frozenset({"", "w/o tune", "re-evaluated (*)", "all layers 2:4", "layer-wise"})
 """Variants that name the method with its defaults and without recovery: what a plain job may be compared with."""
 
-STATUS_RANK = {"verified": 0, "corrected": 0, "single_source": 1, "unverified": 2}
-"""How far a value is trusted, see experiments/README.md; lower is better."""
+UNSURE = {"verified": 0, "corrected": 0, "single_source": 1, "unverified": 2}
+"""How far a value is not to be trusted, by its status (experiments/README.md)."""
 
 DENSE_PATTERN = "dense"
 """The pattern of a model that nothing has pruned."""
+
+UNIFORM = "uniform"
+"""The allocation that papers do not mention: every layer gets the same sparsity."""
 
 REPRODUCTION = "REPRO-"
 """Tables of users' reproductions: printable by id, never the published value of a comparison."""
@@ -46,12 +52,12 @@ class PublishedRow:
     pattern: str
     metric: str
     task: str
-    text: str
+    text: Annotated[str, Field(validation_alias="value")]
     value: float
     unit: str
-    seq_len: int | None
+    seq_len: Annotated[int | None, BeforeValidator(lambda text: text or None)]
     protocol: str
-    status: str
+    status: Literal["verified", "corrected", "single_source", "unverified"]
     source: str
     note: str
 
@@ -141,14 +147,43 @@ def load(folder: Path | None = None) -> Published:
     files = sorted(folder.glob("*/published.csv"))
     if not files:
         raise UserError(f"no */published.csv under {folder}; the published numbers are part of the checkout")
-    return Published(tuple(row for file in files for row in _read(file)))
+    return Published(tuple(row for file in files for row in read_facts(file, PublishedRow)))
 
 
-def experiments_folder() -> Path:
-    """`experiments/` of the checkout, else the copy inside the installed package."""
-    package = Path(__file__).resolve().parent.parent
-    checkout = package.parent / "experiments"
-    return checkout if any(checkout.glob("*/published.csv")) else package / "_experiments"
+@dataclass(frozen=True, slots=True)
+class PaperName:
+    """How papers name what our jobs of one setting compute.
+
+    Args:
+        changed: the method's hyperparameters that are not its defaults, as `JobRow.changed` spells them.
+        allocation: its name; its hyperparameters are the defaults.
+        paper_method: the papers' name of all that.
+        differs: what we compute otherwise than they did; empty where nothing is known.
+    """
+
+    method: str
+    changed: str
+    allocation: str
+    paper_method: str
+    differs: str
+
+
+def paper_name(method: str, changed: str, allocation: str) -> PaperName | None:
+    """How papers name a method in a setting; None where none of them prints that setting.
+
+    The rule is that hyperparameters are the defaults and an allocation is written before the method, ``owl w. wanda``;
+    the exceptions are facts that come with the package.
+    """
+    if exception := _exceptions().get((method, changed, allocation)):
+        return exception
+    named = method if allocation in ("", UNIFORM) else f"{allocation} w. {method}"
+    return None if changed else PaperName(method, changed, allocation, named, "")
+
+
+@cache
+def _exceptions() -> Mapping[tuple[str, str, str], PaperName]:
+    found = read_facts(experiments_folder() / "paper_names.csv", PaperName)
+    return {(one.method, one.changed, one.allocation): one for one in found}
 
 
 @lru_cache(maxsize=4096)
@@ -166,28 +201,4 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 def _trust(row: PublishedRow) -> tuple[bool, int]:
     parts = {normal_name(part) for part in row.method.split(" w. ")}  # "OWL w. Wanda" is of the OWL paper
     own_paper = normal_name(row.paper.split(":")[0]) in parts
-    return (not own_paper, STATUS_RANK[row.status])
-
-
-def _read(file: Path) -> Iterable[PublishedRow]:
-    with file.open(newline="", encoding="utf-8") as stream:
-        for line, fields in enumerate(csv.DictReader(stream), start=2):
-            try:
-                row = _row(fields)
-            except (KeyError, ValueError) as error:
-                raise UserError(f"{file}, line {line} is not a published number: {error}") from error
-            if row.status not in STATUS_RANK:
-                raise UserError(f"{file}, line {line}: status {row.status!r}; allowed: {', '.join(STATUS_RANK)}")
-            yield row
-
-
-def _row(fields: Mapping[str, str]) -> PublishedRow:
-    typed = {"sparsity", "value", "seq_len"}
-    names = [name for name in PublishedRow.__slots__ if name not in typed | {"text"}]
-    return PublishedRow(
-        **{name: fields[name] for name in names},
-        text=fields["value"],
-        value=float(fields["value"]),
-        sparsity=float(fields["sparsity"]),
-        seq_len=int(fields["seq_len"]) if fields["seq_len"] else None,
-    )
+    return (not own_paper, UNSURE[row.status])

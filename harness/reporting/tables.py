@@ -15,7 +15,7 @@ from harness.reporting.layout import (
     percent,
     unique,
 )
-from harness.reporting.marks import Footnotes, inside, ranked
+from harness.reporting.marks import Footnotes, ranked
 from harness.reporting.published import Published, PublishedRow, natural_key
 from harness.reporting.statistics import MEAN_NOTE, Spread, Spreads, mean_over_seeds
 
@@ -80,8 +80,11 @@ def comparison(
     return ranked(table)
 
 
-def compared(entry: Measured, result: EvalResult, row: PublishedRow | None, spreads: Spreads) -> Cell:
-    """The cell of a measured number, beside the published one that it may stand beside, if there is one."""
+def compared(entry: Measured, result: EvalResult, row: PublishedRow | None, spreads: Spreads, notes: Footnotes) -> Cell:
+    """The cell of a measured number, beside the published one that it may stand beside, if there is one.
+
+    No verdict where the two are not of one computation.
+    """
     unit = unit_of(result.metric)
     value = in_unit(result.value, unit)
     spread = spreads.get((entry.job.job_id, result.protocol, result.metric), Spread(0, None))
@@ -89,9 +92,10 @@ def compared(entry: Measured, result: EvalResult, row: PublishedRow | None, spre
         measured=value,
         stderr=in_unit(result.stderr, unit),
         published=row,
+        marks=notes.number(entry.job, value, row),
         interval=in_unit(spread.interval, unit),
         samples=spread.samples or None,
-        inside=inside(value, row) if row and value is not None else None,
+        inside=notes.verdict(value, row) if row and value is not None and not entry.job.differs else None,
     )
 
 
@@ -169,17 +173,12 @@ def _compare(
         return Cell()
     setting = entry.setting(result)
     rows = published.lookup(setting) if setting else ()
-    if not rows:
-        return compared(entry, result, None, spreads)
     if len({row.value for row in rows}) > 1:
         how = "" if rows[0].pattern == DENSE else f" {rows[0].pattern} {percent(rows[0].sparsity)}"
         where = f"{rows[0].model} {rows[0].method}{how}, {result.task}"
         values = unique([f"{row.text} ({row.table_id})" for row in rows])
         notes.add(f"published values differ for {where}: {', '.join(values)}; the first is shown")
-    notes.published(rows[0])
-    cell = compared(entry, result, rows[0], spreads)
-    notes.verdict(cell)
-    return cell
+    return compared(entry, result, rows[0] if rows else None, spreads, notes)
 
 
 def _said_once(axes: Sequence[Axis], entries: Sequence[Measured]) -> list[str]:

@@ -6,8 +6,9 @@ import pytest
 
 from harness.errors import UserError
 from harness.patterns import Unstructured
+from harness.reporting.facts import read_facts
 from harness.reporting.formats.base import write
-from harness.reporting.marks import inside, load_tolerances, read_tolerances, tolerance_for
+from harness.reporting.marks import Tolerance, inside, load_tolerances, tolerance_for
 from harness.reporting.papers import paper_table
 from harness.reporting.published import Published
 from harness.reporting.tables import comparison
@@ -73,8 +74,47 @@ def test_no_verdict_without_a_tolerance(record, perplexity, published: Published
 
 
 def test_a_broken_tolerance_is_named(tmp_path: Path) -> None:
-    """File and line."""
+    """File, line and column."""
     file = tmp_path / "tolerances.csv"
     file.write_text("protocol,metric,max_sparsity,relative,seen,source\na,b,much,0.1,c,d\n")
-    with pytest.raises(UserError, match=r"tolerances.csv, line 2 is not a tolerance"):
-        read_tolerances(file)
+    with pytest.raises(UserError, match=r"tolerances.csv, line 2: max_sparsity='much': "):
+        read_facts(file, Tolerance)
+
+
+@pytest.mark.parametrize("value", [None, float("inf")])
+def test_a_missing_number_is_a_dash_that_says_why(record, perplexity, published: Published, value) -> None:
+    """An overflow to NaN is not the same as nothing measured; an infinite perplexity is a number."""
+    jobs = [record("sparsegpt", results=(perplexity(value),))]
+    for table in (comparison(jobs, published), paper_table("SGPT-T1", jobs, published)):
+        text = write(table, "terminal", 160)
+        assert ("–¶" in text) == ("¶ no number: the model's outputs overflowed" in text) == (value is None)
+        assert ("inf" in text.replace("information", "")) == (value is not None)
+
+
+@pytest.mark.parametrize(
+    ("method", "params", "allocation", "table_id", "printed"),
+    [
+        ("dsnot", {}, "uniform", "DSNOT-T60", "10.22"),
+        ("dsnot", {"accept": "all_rows", "initial": "sparsegpt"}, "uniform", "DSNOT-T60", "9.65"),
+        ("wanda", {}, "besa", "BESA-WT2", "7.04"),
+    ],
+)
+def test_a_computation_that_differs_is_compared_and_marked(
+    record, perplexity, published: Published, method: str, params: dict, allocation: str, table_id: str, printed: str
+) -> None:
+    """DSnoT and BESA stand beside their papers' numbers, with what is computed otherwise, and get no verdict."""
+    pattern = Unstructured(0.6 if method == "dsnot" else 0.5)
+    result = perplexity(float(printed) + 1)
+    job = record(method, pattern, (result,), model="llama-7b", params=params, allocation=allocation)
+    for table in (comparison([job], published), paper_table(table_id, [job], published)):
+        (cell,) = (cell for row in table.rows for cell in row if cell.measured is not None)
+        assert cell.published is not None
+        assert (cell.published.text, cell.marks, cell.inside) == (printed, "*", None)
+        assert any(note.startswith(f"* {cell.published.method}: here ") for note in table.footnotes)
+
+
+def test_other_hyperparameters_of_a_named_method_compare_with_nothing(record, perplexity, published) -> None:
+    """Only the settings that a paper prints have a name in it."""
+    job = record("dsnot", Unstructured(0.6), (perplexity(10.0),), model="llama-7b", params={"max_cycles": 9})
+    (cell,) = (cell for row in comparison([job], published).rows for cell in row if cell.measured is not None)
+    assert cell.published is None

@@ -71,5 +71,5 @@ def test_a_survey_method_that_is_not_here_is_said() -> None:
 def test_a_broken_survey_is_named(tmp_path: Path) -> None:
     """A file with other columns is the user's to mend."""
     (tmp_path / "properties.csv").write_text("a,b\n1,2\n")
-    with pytest.raises(UserError, match="is not the survey's property table"):
+    with pytest.raises(UserError, match=r"properties\.csv, line 2: method=None: Field required"):
         load_survey(tmp_path / "properties.csv")

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.reporting.published import Published, Setting, experiments_folder, load, natural_key, normal_name
+from harness.reporting.facts import experiments_folder
+from harness.reporting.published import Published, Setting, load, natural_key, normal_name
 
 WIKITEXT = "perplexity:wikitext2:seq2048"
 
@@ -107,7 +108,7 @@ def test_a_broken_row_is_named_by_file_and_line(tmp_path: Path) -> None:
     header, first = source.splitlines()[:2]
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "published.csv").write_text(f"{header}\n{first.replace(',word_ppl,', 'x,word_ppl,')}\n")
-    with pytest.raises(UserError, match=r"published.csv, line 2 is not a published number"):
+    with pytest.raises(UserError, match=r"published.csv, line 2: value=.*x.: Input should be a valid number"):
         load(tmp_path)
 
 

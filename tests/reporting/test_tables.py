@@ -9,10 +9,11 @@ import pytest
 from harness.errors import UserError
 from harness.job import CalibrationSpec
 from harness.patterns import SemiStructured, Unstructured
+from harness.reporting.facts import experiments_folder
 from harness.reporting.formats.base import write
 from harness.reporting.layout import Table
 from harness.reporting.papers import paper_table
-from harness.reporting.published import experiments_folder, load
+from harness.reporting.published import load
 from harness.reporting.tables import comparison
 
 TABLE_IDS = load().table_ids()
@@ -249,9 +250,9 @@ def test_counted_zeros_show_where_they_are_not_what_was_asked(record, published)
 
 
 def test_a_value_that_could_not_be_measured_is_a_dash(record, perplexity, published) -> None:
-    """None is a dash, an overflow is inf, and a large perplexity is scientific."""
+    """None is a dash with its mark, an overflow is inf, and a large perplexity is scientific."""
     jobs = [record(m, results=(perplexity(v),)) for m, v in (("a", None), ("b", float("inf")), ("c", 12345.6))]
-    assert column(comparison(jobs, published), "wikitext2 ppl @2048") == ["–", "inf", "1.23e4"]
+    assert column(comparison(jobs, published), "wikitext2 ppl @2048") == ["–¶", "inf", "1.23e4"]
 
 
 def test_accuracy_is_in_percent(record, accuracy, published) -> None:
