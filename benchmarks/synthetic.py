@@ -5,7 +5,7 @@ from itertools import cycle, islice, product
 from harness import record_v1
 from harness.evaluation.kinds.perplexity import PerplexityProtocol
 from harness.evaluation.kinds.zero_shot import ZeroShotProtocol
-from harness.job import CalibrationSpec, Choice, JobSpec, ModelSpec
+from harness.job import CalibrationSpec, Choice, JobSpec, ModelSpec, PruningSpec
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.record import SCHEMA_VERSION, Defaults, EvalResult, LayerReport, Provenance, RunRecord
 
@@ -29,12 +29,14 @@ def records(jobs: int, layers: int) -> list[RunRecord]:
 def _record(number: int, model: str, method: str, pattern: Pattern, layers: int) -> RunRecord:
     spec = JobSpec(
         ModelSpec(model, f"hub:facebook/{model}@abc", "auto"),
-        Choice(method),
-        pattern,
-        Choice("uniform"),
-        CalibrationSpec("c4", "c4-shard-0", 128, 2048, "documents", "pruned"),
-        Choice("none"),
-        number // (len(MODELS) * len(METHODS) * len(PATTERNS)),
+        PruningSpec(
+            Choice(method),
+            pattern,
+            Choice("uniform"),
+            CalibrationSpec("c4", "c4-shard-0", 128, 2048, "documents", "pruned"),
+            Choice("none"),
+            number // (len(MODELS) * len(METHODS) * len(PATTERNS)),
+        ),
         (),
     )
     value = 10 + (number * 7919 % 10_007) / 100

@@ -99,38 +99,63 @@ def protocol_key(parts: Sequence[str], data: str | None) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class JobSpec:
-    """One job.  `pattern` and `calibration` are None for the dense model, which nothing prunes."""
+class PruningSpec:
+    """What is done to a model's weights.
 
-    model: ModelSpec
+    Args:
+        seed: of whatever is drawn, the calibration sequences among it.
+    """
+
     method: Choice
-    pattern: Pattern | None
+    pattern: Pattern
     allocation: Choice
-    calibration: CalibrationSpec | None
+    calibration: CalibrationSpec
     recovery: Choice
     seed: int
+
+
+_DENSE = {
+    "method": {"name": "dense", "params": {}},
+    "allocation": {"name": "uniform", "params": {}},
+    "recovery": {"name": "none", "params": {}},
+    "calibration": None,
+    "seed": 0,
+}
+"""What identities say of the dense model, which has no pruning: its records are found by this."""
+
+
+@dataclass(frozen=True, slots=True)
+class JobSpec:
+    """One job.  `pruning` is None for the dense model."""
+
+    model: ModelSpec
+    pruning: PruningSpec | None
     evaluation: tuple[EvaluationProtocol, ...]
 
     def identity(self) -> dict[str, object]:
         """What decides the weights, as plain data."""
-        fields = asdict(self)
-        del fields["evaluation"]
-        fields |= {"pattern": self.pattern_label, "sparsity": self.requested_sparsity}
-        return fields | {"job_id_version": JOB_ID_VERSION}
+        fields = asdict(self.pruning) if self.pruning else _DENSE
+        named = {"pattern": self.pattern_label, "sparsity": self.requested_sparsity}
+        return {"model": asdict(self.model), **fields, **named, "job_id_version": JOB_ID_VERSION}
 
     @property
     def job_id(self) -> str:
         """For example ``opt-125m__wanda__nm-2-4__1b6f78fd``: three names for people and a digest that decides."""
-        names = [self.model.name, self.method.name] + ([self.pattern.slug] if self.pattern else [])
+        names = [self.model.name, self.method] + ([self.pruning.pattern.slug] if self.pruning else [])
         return "__".join([*names, _digest(self.identity())])
 
     @property
+    def method(self) -> str:
+        """Name of the method, ``dense`` where there is none."""
+        return self.pruning.method.name if self.pruning else "dense"
+
+    @property
     def requested_sparsity(self) -> float:
-        return self.pattern.sparsity if self.pattern else 0.0
+        return self.pruning.pattern.sparsity if self.pruning else 0.0
 
     @property
     def pattern_label(self) -> str:
-        return self.pattern.label if self.pattern else "dense"
+        return self.pruning.pattern.label if self.pruning else "dense"
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,26 +18,33 @@ from harness.job import (
     Choice,
     JobSpec,
     ModelSpec,
+    PruningSpec,
     RunOptions,
     canonical_json,
 )
 from harness.patterns import SemiStructured, Unstructured
 
 CALIBRATION = CalibrationSpec("c4", "sha256:abc", 128, 2048, "documents", "pruned")
-WANDA = JobSpec(
-    model=ModelSpec("opt-125m", "hub:facebook/opt-125m@27dcfa7", "float16"),
+PRUNING = PruningSpec(
     method=Choice("wanda"),
     pattern=SemiStructured(2, 4),
     allocation=Choice("uniform"),
     calibration=CALIBRATION,
     recovery=Choice("none"),
     seed=0,
+)
+WANDA = JobSpec(
+    model=ModelSpec("opt-125m", "hub:facebook/opt-125m@27dcfa7", "float16"),
+    pruning=PRUNING,
     evaluation=(PerplexityProtocol("wikitext2", None, 2048),),
 )
 SPARSEGPT = replace(
-    WANDA, method=Choice("sparsegpt", {"damping": 0.01, "block_size": 128}), pattern=Unstructured(0.5), seed=3
+    WANDA,
+    pruning=replace(
+        PRUNING, method=Choice("sparsegpt", {"damping": 0.01, "block_size": 128}), pattern=Unstructured(0.5), seed=3
+    ),
 )
-DENSE = replace(WANDA, method=Choice("dense"), pattern=None, calibration=None)
+DENSE = replace(WANDA, pruning=None)
 
 
 def test_frozen_ids() -> None:
@@ -75,7 +82,8 @@ def test_frozen_ids() -> None:
 )  # fmt: skip
 def test_what_decides_weights_makes_another_job(changes: Mapping[str, Any]) -> None:
     """Each field of the identity counts, alone."""
-    assert replace(WANDA, **changes).job_id != WANDA.job_id
+    changed = replace(WANDA, **changes) if "model" in changes else replace(WANDA, pruning=replace(PRUNING, **changes))
+    assert changed.job_id != WANDA.job_id
 
 
 def test_evaluations_make_no_other_job() -> None:
@@ -96,7 +104,8 @@ def test_run_options_are_no_part_of_a_job() -> None:
 def test_the_order_of_parameters_is_no_identity() -> None:
     """Hyperparameters are named, not ordered."""
     turned = Choice("sparsegpt", {"block_size": 128, "damping": 0.01})
-    assert replace(SPARSEGPT, method=turned).job_id == SPARSEGPT.job_id
+    assert SPARSEGPT.pruning is not None
+    assert replace(SPARSEGPT, pruning=replace(SPARSEGPT.pruning, method=turned)).job_id == SPARSEGPT.job_id
 
 
 def test_the_identity_says_the_pattern_in_words() -> None:
@@ -109,7 +118,7 @@ def test_the_identity_says_the_pattern_in_words() -> None:
 def test_a_job_cannot_be_changed() -> None:
     """An identity that moved under a running job would name other weights."""
     with pytest.raises(FrozenInstanceError):
-        WANDA.seed = 1  # type: ignore[misc]
+        WANDA.pruning = None  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(

@@ -103,7 +103,7 @@ def _plan_row(job: "PlannedJob", seconds: float | None, warn: "Preflight") -> di
     peak = estimated_peak(job.request) if job.needs_run else None
     return {
         "job_id": spec.job_id,
-        "method": spec.method.name,
+        "method": spec.method,
         "pattern": spec.pattern_label,
         "sparsity": spec.requested_sparsity,
         "model": spec.model.name,

@@ -27,6 +27,7 @@ from harness.job import (
     ModelSpec,
     Offload,
     Propagation,
+    PruningSpec,
     RunOptions,
     TrackingOptions,
 )
@@ -34,7 +35,7 @@ from harness.models.checkpoint import SOURCES, Checkpoint
 from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM, Allocation
 from harness.pruning.methods.base import METHODS, PruningMethod
-from harness.recovery.base import NO_RECOVERY, RECOVERIES
+from harness.recovery.base import RECOVERIES
 
 FieldRole = Literal["identity", "runtime"]
 FIELD_ROLES: dict[str, FieldRole] = {
@@ -85,24 +86,24 @@ def build(cfg: DictConfig, overrides: tuple[str, ...], *, in_sweep: bool) -> Job
     allocation = _as_built(allocation, allocated)
     if built.needs_whole_model and cfg.offload != "none":
         raise UserError(f"offload={cfg.offload} cannot run method={method.name}; allowed: offload=none")
-    if pattern is None:
-        allocation = Choice(UNIFORM)  # nothing is spread: the dense model is one job
-    elif (refusal := _refusal(method.name, built, allocation.name, allocated, pattern)) is not None:
+    if (
+        pattern is not None
+        and (refusal := _refusal(method.name, built, allocation.name, allocated, pattern)) is not None
+    ):
         return Refusal(overrides, refusal)
     checkpoint = _checkpoint(cfg.model)
     asked = _evaluations(cfg)
     _check_kind(checkpoint, cfg, asked, calibrates=pattern is not None)
-    recovery = _recovery(cfg) if pattern is not None else Choice(NO_RECOVERY)
-    calibration, calibration_data = _calibration(cfg, built, allocated) if pattern is not None else (None, None)
+    pruning, calibration_data = None, None
+    if pattern is not None:  # the dense model is one job, whatever is said of pruning
+        recovery = _recovery(cfg)
+        calibration, calibration_data = _calibration(cfg, built, allocated)
+        seed = values.integer("seed", cfg.seed, least=0, most=MOST_SEED)
+        pruning = PruningSpec(method, pattern, allocation, calibration, recovery, seed)
     evaluation, evaluation_data = _evaluation(cfg, asked)
     spec = JobSpec(
         model=ModelSpec(checkpoint.name, checkpoint.identity, values.one_of("dtype", cfg.dtype, get_args(DType))),
-        method=method,
-        pattern=pattern,
-        allocation=allocation,
-        calibration=calibration,
-        recovery=recovery,
-        seed=values.integer("seed", cfg.seed, least=0, most=MOST_SEED) if pattern is not None else 0,
+        pruning=pruning,
         evaluation=evaluation,
     )
     command = tuple(text.replace("\\:", ":") for text in overrides)  # Hydra escapes what it hands on

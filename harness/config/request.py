@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from harness.data.catalogue import DataRef
-from harness.job import EvaluationProtocol, JobSpec, RunOptions
+from harness.job import EvaluationProtocol, JobSpec, PruningSpec, RunOptions
 from harness.models.checkpoint import Checkpoint
 from harness.registry import load_folder
 
@@ -33,6 +33,12 @@ class JobRequest:
     evaluation: Mapping[str, DataRef]
     command: tuple[str, ...]
     paper_name: str | None = None
+
+    @property
+    def pruning(self) -> PruningSpec:
+        """What is done to the weights; only of a job that prunes."""
+        assert self.spec.pruning is not None, "the dense model is not pruned"
+        return self.spec.pruning
 
     def missing(self, measured: set[str]) -> list[EvaluationProtocol]:
         """The protocols asked for whose keys are not in `measured`."""

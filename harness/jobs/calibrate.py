@@ -23,9 +23,8 @@ from harness.pruning.context import HeldOutLoss
 
 def drawn_with(request: JobRequest) -> Hashable:
     """What decides the calibration sequences."""
-    calibration = request.spec.calibration
-    assert calibration is not None, "a job that prunes has calibration"
-    return replace(calibration, propagation="pruned"), request.calibration, request.spec.seed
+    pruning = request.pruning
+    return replace(pruning.calibration, propagation="pruned"), request.calibration, pruning.seed
 
 
 def kept_calibration(request: JobRequest, loaded: LoadedModel) -> Tensor:
@@ -35,8 +34,7 @@ def kept_calibration(request: JobRequest, loaded: LoadedModel) -> Tensor:
 
 def calibration_tokens(request: JobRequest, loaded: LoadedModel, *, more: int = 0) -> tuple[Tensor, Tensor]:
     """The job's sequences, and up to `more` held-out ones that share no row and no token with them."""
-    calibration, data = request.spec.calibration, request.calibration
-    assert calibration is not None, "a job that prunes has calibration"
+    calibration, data = request.pruning.calibration, request.calibration
     assert data is not None, "calibration has data"
     check_length("calibration.seq_len", calibration.seq_len, loaded)
     count, seq_len = calibration.num_sequences, calibration.seq_len
@@ -49,7 +47,7 @@ def calibration_tokens(request: JobRequest, loaded: LoadedModel, *, more: int = 
             load_documents(data),
             loaded.tokenizer,
             seq_len=seq_len,
-            seed=request.spec.seed,
+            seed=request.pruning.seed,
             sampling=calibration.sampling,
         )
         drawn, places = text.draw(count)
@@ -63,14 +61,13 @@ def held_out_loss(request: JobRequest, loaded: LoadedModel, device: torch.device
     Raises:
         UserError: there are none.
     """
-    calibration = request.spec.calibration
-    assert calibration is not None, "a job that prunes has calibration"
+    pruning = request.pruning
     is_labelled = request.checkpoint.kind.labelled
     _, tokens_BL = calibration_tokens(request, loaded, more=TRAINING_ROWS if is_labelled else num_sequences)
     if not len(tokens_BL):
         raise UserError(
-            f"allocation={request.spec.allocation.name} measures on sequences that calibration leaves over, and "
-            f"calibration.num_sequences={calibration.num_sequences} leaves none; allowed: fewer"
+            f"allocation={pruning.allocation.name} measures on sequences that calibration leaves over, and "
+            f"calibration.num_sequences={pruning.calibration.num_sequences} leaves none; allowed: fewer"
         )
     if not is_labelled:
         batch_tokens = request.options.batch_tokens

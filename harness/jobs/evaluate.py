@@ -69,8 +69,8 @@ def check_tokenizer(request: JobRequest, loaded: LoadedModel) -> None:
         return
     spec = request.spec
     texts = []
-    if spec.calibration and spec.calibration.corpus not in (TOKENS, DIGITS):
-        texts.append(f"calibration={spec.calibration.corpus}")
+    if spec.pruning and spec.pruning.calibration.corpus not in (TOKENS, DIGITS):
+        texts.append(f"calibration={spec.pruning.calibration.corpus}")
     texts += [
         f"evaluation of {protocol.name}"
         for protocol in spec.evaluation

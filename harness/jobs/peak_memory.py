@@ -44,7 +44,8 @@ def estimated_peak(request: JobRequest) -> PeakMemory | None:
     None while its checkpoint is not on this machine, whose headers tell the sizes, where that stores another type than
     plain floating point, and for methods that see the whole model at once, whose gradients and factors are not counted.
     """
-    if METHODS.build(request.spec.method).needs_whole_model:
+    pruning = request.spec.pruning
+    if pruning is not None and METHODS.build(pruning.method).needs_whole_model:
         return None
     dimensions = dimensions_of(request.checkpoint)
     if dimensions is None or dimensions.stored_type not in STORED_TYPES:
@@ -136,7 +137,8 @@ class _Terms:
 
     @property
     def _needs(self) -> set[str]:
-        return {statistic.__name__ for statistic in getattr(METHODS.build(self._request.spec.method), "needs", ())}
+        method = METHODS.get(self._request.spec.method)
+        return {statistic.__name__ for statistic in getattr(method, "needs", ())}
 
     @property
     def _statistics(self) -> int:
@@ -148,7 +150,7 @@ class _Terms:
     @property
     def _solve(self) -> int:
         """The largest layer as float32 with scores, mask and error; a factorisation of its Hessian in steps."""
-        if self._request.spec.pattern is None:
+        if self._request.spec.pruning is None:
             return 0
         largest = max(rows * columns for rows, columns in self._dimensions.matrices)
         widest = max(columns for _, columns in self._dimensions.matrices)
@@ -156,14 +158,14 @@ class _Terms:
 
     @property
     def _calibration_tokens(self) -> int:
-        calibration = self._request.spec.calibration
-        if calibration is None:
+        if self._request.spec.pruning is None:
             return 0
+        calibration = self._request.pruning.calibration
         tokens = calibration.num_sequences * calibration.seq_len
         return tokens if self._needs else min(tokens, max(ERROR_TOKENS, calibration.seq_len))
 
     def _batch(self, tokens: int) -> int:
-        calibration = self._request.spec.calibration
-        if calibration is None:
+        if self._request.spec.pruning is None:
             return 0
+        calibration = self._request.pruning.calibration
         return min(tokens, max(self._request.options.batch_tokens, calibration.seq_len))

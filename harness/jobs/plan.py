@@ -143,8 +143,9 @@ def in_running_order(jobs: Iterable[PlannedJob]) -> list[PlannedJob]:
 
     def place(job: PlannedJob) -> tuple[int, int]:
         spec = job.request.spec
-        calibration = spec.calibration and replace(spec.calibration, propagation="pruned")
-        model, drawn = (spec.model,), (spec.model, calibration, spec.seed)
+        pruning = spec.pruning
+        calibration = pruning and (replace(pruning.calibration, propagation="pruned"), pruning.seed)
+        model, drawn = (spec.model,), (spec.model, calibration)
         return places.setdefault(model, len(places)), places.setdefault(drawn, len(places))
 
     return sorted(jobs, key=place)

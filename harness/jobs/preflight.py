@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from harness.config.request import JobRequest
 from harness.errors import UserError
-from harness.job import JobSpec
+from harness.job import PruningSpec
 from harness.models.dimensions import dimensions_of
 from harness.pruning.allocations.base import ALLOCATIONS, Allocation
 from harness.pruning.methods.base import METHODS, PruningMethod
@@ -14,11 +14,10 @@ if TYPE_CHECKING:
     import torch
 
 
-def warnings(spec: JobSpec, shapes: Mapping[str, tuple[int, int]], device: "torch.device") -> list[str]:
+def warnings(pruning: PruningSpec, shapes: Mapping[str, tuple[int, int]], device: "torch.device") -> list[str]:
     """Of the method and of the allocation of a job that prunes linears of these shapes (O, I) there."""
-    assert spec.calibration is not None, "a job that prunes has calibration"
-    allocation = ALLOCATIONS.build(spec.allocation)
-    found = METHODS.build(spec.method).warning(shapes, device), allocation.warning(shapes, device, spec.calibration)
+    of_method = METHODS.build(pruning.method).warning(shapes, device)
+    found = of_method, ALLOCATIONS.build(pruning.allocation).warning(shapes, device, pruning.calibration)
     return [warning for warning in found if warning is not None]
 
 
@@ -37,13 +36,13 @@ class Preflight:
             request.checkpoint.check_resolved()
         except UserError as error:
             return [f"this job gets another id when it is run, and cannot run yet: {error}"]
-        spec = request.spec
-        if spec.pattern is None:
+        pruning = request.spec.pruning
+        if pruning is None:
             return []
-        method, allocation = METHODS.build(spec.method), ALLOCATIONS.build(spec.allocation)
+        method, allocation = METHODS.build(pruning.method), ALLOCATIONS.build(pruning.allocation)
         warning: list[object] = [method] if type(method).warning is not PruningMethod.warning else []
         if type(allocation).warning is not Allocation.warning:
-            warning += [allocation, spec.calibration]
+            warning += [allocation, pruning.calibration]
         if not warning:
             return []
         key = repr((*warning, request.checkpoint, request.options.device))
@@ -62,4 +61,4 @@ class Preflight:
             for block in range(dimensions.num_blocks)
             for number, shape in enumerate(dimensions.matrices)
         }
-        return warnings(request.spec, shapes, resolve_device(request.options.device))
+        return warnings(request.pruning, shapes, resolve_device(request.options.device))

@@ -24,11 +24,9 @@ def prune(
     Raises:
         UserError: a layer cannot take its pattern, or the calibration cannot be had.
     """
-    spec, options = request.spec, request.options
-    assert spec.pattern is not None, "a job that prunes has a pattern"
-    assert spec.calibration is not None, "a job that prunes has calibration"
+    pruning, options = request.pruning, request.options
     shapes = prunable_shapes(loaded.model)
-    check_patterns(dict.fromkeys(shapes, spec.pattern), shapes)
+    check_patterns(dict.fromkeys(shapes, pruning.pattern), shapes)
     with clock("calibrate"):
         tokens_BL = kept_calibration(request, loaded)
     drawn = drawn_with(request)
@@ -40,19 +38,19 @@ def prune(
         loaded.model,
         loaded.offloading,
         tokens_BL,
-        spec.pattern,
-        spec.calibration.propagation,
+        pruning.pattern,
+        pruning.calibration.propagation,
         device,
         options.batch_tokens,
-        spec.seed,
+        pruning.seed,
         reporter,
         clock,
-        allocation=None if spec.allocation.name == UNIFORM else ALLOCATIONS.build(spec.allocation),
+        allocation=None if pruning.allocation.name == UNIFORM else ALLOCATIONS.build(pruning.allocation),
         held_out=partial(held_out_loss, request, loaded, device),
         cache=cache,
         caches_statistics=options.offload == "none",  # else there is no room for those of other jobs
     )
-    outcome = METHODS.build(spec.method).run(context)
+    outcome = METHODS.build(pruning.method).run(context)
     if context.allocation is not None:
         clock.add("allocate", outcome.allocate_s)
     clock.add("calibrate", outcome.calibrate_s)

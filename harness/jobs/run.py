@@ -27,7 +27,7 @@ from harness.models.loading import (
 )
 from harness.models.model_cache import ModelCache
 from harness.progress import Clock, Reporter
-from harness.pruning.allocations.base import ALLOCATIONS
+from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM
 from harness.pruning.layerwise import (
     achieved_sparsity,
     unpruned_note,
@@ -64,7 +64,7 @@ def run_job(
     """
     spec, options = request.spec, request.options
     clock, cache = Clock(), cache or ModelCache()
-    torch.manual_seed(spec.seed)
+    torch.manual_seed(spec.pruning.seed if spec.pruning else 0)
     device = resolve_device(options.device)
     _reset_peaks(device)
     reporter.start("load the model", 1)
@@ -104,7 +104,7 @@ def _run_loaded(
         prepared = prepare(request, loaded, missing)
     layers: tuple[LayerReport, ...] = ()
     change = ModelChange()
-    if spec.pattern is not None:
+    if spec.pruning is not None:
         layers, change, said = _prune_and_recover(request, loaded, device, clock, reporter)
         notes += said
     with clock("evaluate"):
@@ -147,19 +147,18 @@ def _prune_and_recover(
     request: JobRequest, loaded: LoadedModel, device: torch.device, clock: Clock, reporter: Reporter
 ) -> tuple[tuple[LayerReport, ...], ModelChange, list[str]]:
     """Reports of the layers as they are after the recovery, what changed of the model, and notes for the record."""
-    spec = request.spec
     unpruned = unpruned_note(loaded.model)
-    notes = [*([unpruned] if unpruned else []), *warnings(spec, prunable_shapes(loaded.model), device)]
+    notes = [*([unpruned] if unpruned else []), *warnings(request.pruning, prunable_shapes(loaded.model), device)]
     for note in notes:
         reporter.note(note)
     pruned = prune(request, loaded, device, clock, reporter)
     layers, change = tuple(pruned.layers), pruned.change
     notes += pruned.notes
-    recovery = RECOVERIES.build(spec.recovery)
+    recovery = RECOVERIES.build(request.pruning.recovery)
     if recovery.changes_model:
         with clock("recover"):
             rows_BL = kept_calibration(request, loaded)
-            recovered = recovery.recover(RecoveryContext(loaded.model, rows_BL, spec.seed, device, reporter))
+            recovered = recovery.recover(RecoveryContext(loaded.model, rows_BL, request.pruning.seed, device, reporter))
         notes.append(recovered.note)
         change = change.then(recovered.change)
         layers = recomputed_sparsity(layers, loaded.model, change)
@@ -168,7 +167,9 @@ def _prune_and_recover(
 
 def _plugin_notes(spec: JobSpec) -> list[str]:
     """Which choices of the job are of plug-ins, and of which."""
-    tables = ((METHODS, spec.method), (ALLOCATIONS, spec.allocation), (RECOVERIES, spec.recovery))
+    if (pruning := spec.pruning) is None:
+        return []
+    tables = ((METHODS, pruning.method), (ALLOCATIONS, pruning.allocation), (RECOVERIES, pruning.recovery))
     return [note for table, choice in tables if (note := table.origin_note(choice.name)) is not None]
 
 
@@ -205,7 +206,9 @@ def failed_record(request: JobRequest, error: str) -> RunRecord:
 
 def _defaults(request: JobRequest) -> Defaults:
     """What the record is to be judged by, as the code has it now."""
-    method, allocation = METHODS.get(request.spec.method.name), ALLOCATIONS.get(request.spec.allocation.name)
+    pruning = request.spec.pruning
+    method = METHODS.get(request.spec.method)
+    allocation = ALLOCATIONS.get(pruning.allocation.name if pruning else UNIFORM)
     of_method, of_allocation = (
         {field.name: field.default for field in fields(entry) if field.default is not MISSING}
         for entry in (method, allocation)

@@ -32,7 +32,7 @@ def test_held_out_sequences_touch_no_calibration_sequence(tmp_path: Path, sampli
         file.write_text("\n".join("".join(characters[at : at + 40]) for at in range(0, 600, 40)))
     data = DataRef("tokens" if sampling == "given" else "ptb", "calibration", "path", str(file), "sha256:0", False)
     spec = CalibrationSpec(data.name, data.identity, 8, 10, sampling, "pruned")
-    request: Any = SimpleNamespace(spec=SimpleNamespace(calibration=spec, seed=seed), calibration=data)
+    request: Any = SimpleNamespace(pruning=SimpleNamespace(calibration=spec, seed=seed), calibration=data)
     loaded: Any = SimpleNamespace(tokenizer=Letters(), vocab_size=2000, max_length=None)
     drawn_BL, apart_BL = calibration_tokens(request, loaded, more=6)
     assert drawn_BL.shape == (8, 10)

@@ -25,6 +25,7 @@ from harness.job import (
     Choice,
     JobSpec,
     ModelSpec,
+    PruningSpec,
     RunOptions,
     TrackingOptions,
 )
@@ -52,13 +53,16 @@ DATA = st.builds(DataRef, st.text(), st.just("evaluation"), st.just("path"), st.
 SPECS = st.builds(
     JobSpec,
     model=st.builds(ModelSpec, st.text(), st.text(), st.sampled_from(["auto", "float16"])),
-    method=CHOICES,
-    pattern=st.none() | PATTERNS,
-    allocation=CHOICES,
-    calibration=st.none()
-    | st.builds(CalibrationSpec, st.text(), st.text(), COUNTS, COUNTS, st.just("stream"), st.just("dense")),
-    recovery=CHOICES,
-    seed=COUNTS,
+    pruning=st.none()
+    | st.builds(
+        PruningSpec,
+        CHOICES,
+        PATTERNS,
+        CHOICES,
+        st.builds(CalibrationSpec, st.text(), st.text(), COUNTS, COUNTS, st.just("stream"), st.just("dense")),
+        CHOICES,
+        COUNTS,
+    ),
     evaluation=st.lists(PROTOCOLS).map(tuple),
 )
 OPTIONS = st.builds(

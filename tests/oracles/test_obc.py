@@ -316,8 +316,7 @@ def test_obc_sees_the_dense_model_unless_told_otherwise(job: tuple[str, ...]) ->
         (wanda,) = plan([*job[1:], "method=wanda"], multirun=False)
     assert ids["auto"] == ids["dense"] != ids["pruned"]
     assert isinstance(wanda, JobRequest)
-    assert wanda.spec.calibration is not None
-    assert wanda.spec.calibration == replace(wanda.spec.calibration, propagation="pruned")
+    assert wanda.pruning.calibration == replace(wanda.pruning.calibration, propagation="pruned")
 
 
 def test_an_unknown_propagation_is_refused(job: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from harness.job import (
     Choice,
     JobSpec,
     ModelSpec,
+    PruningSpec,
 )
 from harness.patterns import Pattern, Unstructured
 from harness.record import SCHEMA_VERSION, Defaults, EvalResult, LayerReport, Provenance, RunRecord
@@ -82,15 +83,13 @@ def make_record(
     layers: tuple[LayerReport, ...] = (),
 ) -> RunRecord:
     """A record; what is not given is a plain Wanda job on OPT-125M."""
-    dense = method == "dense"
+    dense = method == "dense" or pattern is None
+    pruning = PruningSpec(
+        Choice(method, params or {}), pattern, Choice(allocation), calibration, Choice(recovery), seed
+    )
     spec = JobSpec(
         model=ModelSpec(model, f"hub:facebook/{model}@abc", dtype),  # type: ignore[arg-type]
-        method=Choice(method, params or {}),
-        pattern=None if dense else pattern,
-        allocation=Choice(allocation),
-        calibration=None if dense else calibration,
-        recovery=Choice(recovery),
-        seed=seed,
+        pruning=None if dense else pruning,
         evaluation=(),
     )
     return RunRecord(

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from harness import record_v1
-from harness.job import Choice, JobSpec, ModelSpec
+from harness.job import CalibrationSpec, Choice, JobSpec, ModelSpec, PruningSpec
 from harness.patterns import SemiStructured, Unstructured
 from harness.record import SCHEMA_VERSION, Defaults, EvalResult, LayerReport, Provenance, RunRecord
 from harness.tracking.wandb import client as wandb_client
@@ -62,12 +62,14 @@ def make_record() -> RecordMaker:
     ) -> RunRecord:
         spec = JobSpec(
             model=ModelSpec(model, "hub:facebook/opt-125m@abc", "auto"),
-            method=Choice("wanda", {"block_size": 128}),
-            pattern=Unstructured(sparsity) if sparsity else SemiStructured(2, 4),
-            allocation=Choice("uniform"),
-            calibration=None,
-            recovery=Choice("none"),
-            seed=seed,
+            pruning=PruningSpec(
+                method=Choice("wanda", {"block_size": 128}),
+                pattern=Unstructured(sparsity) if sparsity else SemiStructured(2, 4),
+                allocation=Choice("uniform"),
+                calibration=CalibrationSpec("c4", "sha256:abc", 128, 2048, "documents", "pruned"),
+                recovery=Choice("none"),
+                seed=seed,
+            ),
             evaluation=(),
         )
         fields: dict[str, Any] = {
