@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from harness.blocks.changes import ModelChange
@@ -16,8 +15,9 @@ from harness.blocks.probe import Probe
 from harness.errors import UserError
 from harness.patterns import Pattern, Structured
 from harness.record import LayerReport
-from harness.surgery.channels import consumer_columns, cut, cuts_cleanly, producer_rows, reorders_cleanly
-from harness.surgery.dependencies import DependencyGroup, find_dependency_groups
+from harness.surgery.channels import consumer_columns, cut, cuts_cleanly, producer_rows
+from harness.surgery.dependencies import DependencyGroup
+from harness.surgery.free import free_dependency_groups
 
 if TYPE_CHECKING:  # methods reach this module through their kind
     from harness.pruning.methods.base import StructuredMethod
@@ -62,19 +62,6 @@ def kept_channels(importance_C: Tensor, count: int) -> Tensor:
         raise ArithmeticError("the importance of a channel is not finite: weights or activations overflowed")
     order_C = importance_C.sort(stable=True).indices
     return order_C[len(order_C) - count :].sort().values.cpu()
-
-
-def free_dependency_groups(block: nn.Module, probe: Probe) -> list[DependencyGroup]:
-    """Dependency groups whose channels are all alike: any order of them makes the same block, so any of them may go.
-
-    Heads of an attention see their own positions, so that their values are no such channels.
-    """
-    found = []
-    for dependency_group in find_dependency_groups(block, probe):
-        order_C = torch.randperm(dependency_group.num_channels, generator=torch.Generator().manual_seed(0))
-        if reorders_cleanly(block, probe, dependency_group, order_C):
-            found.append(dependency_group)
-    return found
 
 
 def cut_block(

@@ -17,9 +17,10 @@ from harness.errors import UserError
 from harness.patterns import Structured
 from harness.progress import Reporter
 from harness.pruning.context import PruningContext, PruningOutcome
-from harness.pruning.cutting import cut_block, free_dependency_groups, num_kept
+from harness.pruning.cutting import cut_block, num_kept
 from harness.pruning.layerwise import Walk, prune_model
 from harness.surgery.configuration import BlockCuts, apply_fields, fields_after
+from harness.surgery.free import free_dependency_groups
 
 if TYPE_CHECKING:  # methods reach this module through their kind
     from harness.pruning.methods.base import StructuredMethod

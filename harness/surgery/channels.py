@@ -1,4 +1,4 @@
-"""Channels of a block change places or are cut out, in every layer that makes, passes on or reads them."""
+"""Channels or heads of a block change places or are cut out, in every layer that makes, passes on or reads them."""
 
 from collections.abc import Mapping
 
@@ -8,7 +8,8 @@ from transformers.pytorch_utils import Conv1D
 
 from harness.blocks.changes import ModelChange, Shape
 from harness.blocks.layers import PrunableLinear, weight_view
-from harness.surgery.dependencies import DependencyGroup, Run, scratch_copy
+from harness.surgery.dependencies import DependencyGroup
+from harness.surgery.influence import Run, scratch_copy
 
 NO_EFFECT = 1e-3
 """Of the change that a wrong block makes: less is rounding."""
@@ -74,6 +75,10 @@ def cut(block: nn.Module, dependency_group: DependencyGroup, kept_C: Tensor) -> 
     _keep_columns(
         _linear(block, dependency_group.consumer), dependency_group.columns_CK[kept_C].reshape(-1).sort().values
     )
+    for path, names in dependency_group.sizes.items():
+        part = block.get_submodule(path)
+        for name in names:
+            setattr(part, name, getattr(part, name) // dependency_group.num_channels * len(kept_C))
     return _change(block, dependency_group, before)
 
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from harness.record import JsonValue, LayerReport
-    from harness.surgery.dependencies import Run
+    from harness.surgery.influence import Run
 
 Permutation = Literal["none", "heuristic", "assignment"]
 WORK_ENTRIES = 1 << 24  # of the largest temporary tensor, in entries
