@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.record import EvalResult
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
-from harness.reporting.figures.look import file_name, titled, told_apart, value_scale
+from harness.reporting.figures.look import Spec, composed, file_name, titled, told_apart, tooltip, value_scale
 from harness.reporting.figures.points import Data, scale
 from harness.reporting.frame import measured
 from harness.reporting.layout import unique
@@ -60,7 +60,7 @@ def pairs(data: Data) -> tuple[dict[Key, list[Pair]], dict[Key, EvalResult]]:
     return dict(sorted(found.items())), examples
 
 
-def _chart(data: Data, some: Sequence[Pair], example: EvalResult) -> Any:
+def _chart(data: Data, some: Sequence[Pair], example: EvalResult) -> Spec:
     import altair
 
     unit = "perplexity" if example.metric == "perplexity" else f"{example.metric} [%]"
@@ -81,14 +81,15 @@ def _chart(data: Data, some: Sequence[Pair], example: EvalResult) -> Any:
     look = told_apart(methods, data.styles, ("color", "shape"))
     across = altair.X("published:Q", title=f"published {unit}", scale=both, axis=axis)
     base = altair.Chart(altair.InlineData(values=rows)).encode(x=across)
-    shown = base.encode(**look, y=up("measured"), tooltip=["label:N", "published:Q", "measured:Q", "job:N"])
+    shown = base.encode(**look, y=up("measured"), tooltip=tooltip("label:N", "published:Q", "measured:Q", "job:N"))
     ends = altair.InlineData(values=[{"published": end, "measured": end} for end in both["domain"]])
-    chart = altair.layer(
+    parts = (
         altair.Chart(ends).mark_line(color="#888888", strokeWidth=1).encode(x=across, y=up("measured")),
-        base.mark_rule(clip=True).encode(color=look["color"], y=up("low"), y2="high:Q"),
+        base.mark_rule(clip=True).encode(color=look["color"], y=up("low"), y2=altair.Y2("high:Q")),
         shown.transform_filter("datum.verified").mark_point(size=50, filled=True),
         shown.transform_filter("!datum.verified").mark_point(size=50, filled=False),
-    ).properties(width=SIDE, height=SIDE)
+    )
+    chart = composed("layer", parts, width=SIDE, height=SIDE)
     said = [f"{example.task}, n = {example.num_samples}", f"[{example.protocol}]"]
     said += ["on the line: equal; hollow: the published value was not checked against its paper"]
     said += ["error bars: standard error of the measured value"] if any(pair.error for pair in some) else []

@@ -9,9 +9,10 @@ A figure of one's own is one file, in this folder or in one that ``report --plug
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from harness.registry import Registry
+from harness.reporting.figures.look import Spec, with_datasets
 from harness.reporting.figures.points import Data
 
 if TYPE_CHECKING:
@@ -28,12 +29,11 @@ class Picture:
     """
 
     name: str
-    chart: "altair.TopLevelMixin"
+    chart: "Spec | altair.TopLevelMixin"
 
-    def spec(self) -> dict[str, Any]:
+    def spec(self) -> Spec:
         """The chart as Vega-Lite; what no Vega-Lite can say is found when it is drawn."""
-        made: dict[str, Any] = self.chart.to_dict(validate=False)
-        return made
+        return with_datasets(self.chart if isinstance(self.chart, dict) else self.chart.to_dict(validate=False))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,11 +4,10 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from harness.record import RunRecord
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
-from harness.reporting.figures.look import COLORS, titled
+from harness.reporting.figures.look import COLORS, Spec, composed, titled, tooltip
 from harness.reporting.figures.points import Data
 from harness.reporting.frame import DENSE, describe
 from harness.reporting.layout import clean
@@ -74,7 +73,7 @@ def _means(records: Sequence[RunRecord]) -> dict[str, float]:
     return dict(sums)
 
 
-def _chart(bars: Sequence[Bar]) -> Any:
+def _chart(bars: Sequence[Bar]) -> Spec:
     import altair
 
     found = {phase for bar in bars for phase in bar.seconds}
@@ -86,18 +85,18 @@ def _chart(bars: Sequence[Bar]) -> Any:
         if phase in bar.seconds
     ]
     colors = [OTHER_COLOR if phase == OTHER else COLORS[place % len(COLORS)] for place, phase in enumerate(order)]
-    chart = (
+    drawn = (
         altair.Chart(altair.InlineData(values=rows))
         .mark_bar(stroke="white", strokeWidth=1)
         .encode(
             x=altair.X("sum(seconds):Q", title="wall time [s], mean over n jobs", stack=True),
             y=altair.Y("bar:N", title=None, sort=[bar.label for bar in bars], axis=altair.Axis(ticks=False)),
             color=altair.Color("phase:N", title=None, scale=altair.Scale(domain=order, range=colors)),
-            order="order:Q",
-            tooltip=["bar:N", "phase:N", altair.Tooltip("seconds:Q", format=".3g", title="seconds")],
+            order=altair.Order("order:Q"),
+            tooltip=[*tooltip("bar:N", "phase:N"), altair.Tooltip("seconds:Q", format=".3g", title="seconds")],
         )
-        .properties(width=WIDTH, height=altair.Step(BAR_HEIGHT))
     )
+    chart = composed("layer", [drawn], width=WIDTH, height={"step": BAR_HEIGHT})
     return titled(
         chart,
         "Where the wall time goes",

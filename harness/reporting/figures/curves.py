@@ -7,7 +7,16 @@ from typing import Any
 
 from harness.reporting.axes import pattern_order
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
-from harness.reporting.figures.look import DENSE_COLOR, DENSE_STYLE, PANEL_HEIGHT, PANEL_WIDTH, value_scale
+from harness.reporting.figures.look import (
+    DENSE_COLOR,
+    DENSE_STYLE,
+    PANEL_HEIGHT,
+    PANEL_WIDTH,
+    Spec,
+    composed,
+    tooltip,
+    value_scale,
+)
 from harness.reporting.figures.points import Data, Panel, Point, pattern_name
 from harness.reporting.figures.sheet import Looks, Row, Sheet, row_of
 from harness.reporting.frame import DENSE
@@ -16,7 +25,6 @@ from harness.reporting.layout import clean, unique
 Across = Callable[[Point], float]
 PLACE_WIDTH = 46
 """Pixels of a pattern beside the lines."""
-TOOLTIP = ("label:N", "model:N", "place:N", "value:Q", "error:Q", "jobs:N")
 
 
 def sparsity_percent(point: Point) -> float:
@@ -70,7 +78,7 @@ class Quality:
         return altair.Y(f"{field}:Q", scale=self.scale, axis=self.axis, title=self.title)
 
 
-def curve_panel(panel: Panel, looks: Looks, x: tuple[Across, str]) -> Any:
+def curve_panel(panel: Panel, looks: Looks, x: tuple[Across, str]) -> Spec:
     """Unstructured sparsities as lines; beside them every other pattern in a place of its own, for 2:4 is not 50 %."""
     import altair
 
@@ -106,29 +114,30 @@ def curve_panel(panel: Panel, looks: Looks, x: tuple[Across, str]) -> Any:
                 panel, rest, looks, place, Quality(scale, bare, "") if parts else quality, PLACE_WIDTH * len(patterns)
             )
         )
-    return altair.hconcat(*parts, spacing=4).properties(title=clean(panel.model))
+    return composed("hconcat", parts, spacing=4, title=clean(panel.model))
 
 
 def _dense(panel: Panel) -> list[Row]:
     return [row_of(None, panel, panel.dense)] if panel.dense else []
 
 
-def _layers(panel: Panel, rows: list[Row], looks: Looks, across: dict[str, Any], y: "Quality", width: int) -> Any:
+def _layers(panel: Panel, rows: list[Row], looks: Looks, across: dict[str, Any], y: "Quality", width: int) -> Spec:
     """Dense model, lines, error bars and points, the later over the earlier."""
     import altair
 
     base = altair.Chart(altair.InlineData(values=rows)).encode(**across)
     dense = altair.Chart(altair.InlineData(values=_dense(panel)))
     layers = [
-        dense.mark_rect(color=DENSE_COLOR, opacity=0.08).encode(y=y("low"), y2="high:Q"),
+        dense.mark_rect(color=DENSE_COLOR, opacity=0.08).encode(y=y("low"), y2=altair.Y2("high:Q")),
         dense.mark_rule(size=1.3).encode(**looks("color", "strokeDash"), y=y()),
     ]
     if "xOffset" not in across:
-        layers.append(base.mark_line().encode(**looks("color", "strokeDash"), y=y(), order="x:Q"))
+        layers.append(base.mark_line().encode(**looks("color", "strokeDash"), y=y(), order=altair.Order("x:Q")))
+    said = tooltip("label:N", "model:N", "place:N", "value:Q", "error:Q", "jobs:N")
     bars = base.transform_filter("datum.error > 0")
-    layers.append(bars.mark_rule(opacity=0.7).encode(**looks("color"), y=y("low"), y2="high:Q"))
-    layers.append(base.mark_point(size=36).encode(**looks("color", "shape"), y=y(), tooltip=list(TOOLTIP)))
-    return altair.layer(*layers).properties(width=width, height=PANEL_HEIGHT)
+    layers.append(bars.mark_rule(opacity=0.7).encode(**looks("color"), y=y("low"), y2=altair.Y2("high:Q")))
+    layers.append(base.mark_point(size=36).encode(**looks("color", "shape"), y=y(), tooltip=said))
+    return composed("layer", layers, width=width, height=PANEL_HEIGHT)
 
 
 def errors(panels: Any) -> list[str]:

@@ -1,10 +1,10 @@
 """Method by pattern, every value written into its field."""
 
 from collections.abc import Iterator
-from typing import Any
 
 from harness.reporting.axes import pattern_order
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
+from harness.reporting.figures.look import Spec, composed, tooltip
 from harness.reporting.figures.points import Data, Panel, Point, pattern_name
 from harness.reporting.figures.sheet import Looks, Sheet, row_of
 from harness.reporting.layout import clean, number, unique
@@ -39,7 +39,7 @@ def _short(value: float) -> str:
     return f"{value:.0f}" if 1000 <= value < 1e4 else f"{value:.1f}" if 100 <= value < 1000 else number(value)
 
 
-def heat_panel(panel: Panel, looks: Looks) -> Any:
+def heat_panel(panel: Panel, looks: Looks) -> Spec:
     """Rows are series, columns patterns."""
     import altair
 
@@ -67,16 +67,17 @@ def heat_panel(panel: Panel, looks: Looks) -> Any:
     base = altair.Chart(altair.InlineData(values=rows)).encode(
         x=altair.X("place:N", title=None, sort=unique([pattern_name(*where) for where in points]), axis=_AXIS),
         y=altair.Y("label:N", title=None, sort=[one.label for one in panel.series], axis=_AXIS),
-        tooltip=["label:N", "model:N", "place:N", "value:Q", "error:Q", "jobs:N"],
+        tooltip=tooltip("label:N", "model:N", "place:N", "value:Q", "error:Q", "jobs:N"),
     )
     dense = "" if panel.dense is None else f", dense {number(panel.dense.value)}"
-    size = {"width": altair.Step(FIELD_WIDTH), "height": altair.Step(FIELD_HEIGHT)}
-    return altair.layer(
+    size = {"width": {"step": FIELD_WIDTH}, "height": {"step": FIELD_HEIGHT}}
+    parts = (
         base.mark_rect().encode(color=altair.Color("value:Q", scale=scale, legend=None)),
         base.mark_text(fontSize=10).encode(
-            text="written:N", color=altair.condition(dark, altair.value("white"), altair.value("black"))
+            text=altair.Text("written:N"), color=altair.condition(dark, altair.value("white"), altair.value("black"))
         ),
-    ).properties(title=[f"{clean(panel.model)}{dense}", panel.label], **size)
+    )
+    return composed("layer", parts, title=[f"{clean(panel.model)}{dense}", panel.label], **size)
 
 
 _AXIS = {"grid": False, "domain": False, "ticks": False, "labelAngle": 0}

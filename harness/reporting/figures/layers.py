@@ -8,7 +8,7 @@ from typing import Any
 
 from harness.record import RunRecord
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
-from harness.reporting.figures.look import PANEL_HEIGHT, PANEL_WIDTH, titled, value_scale
+from harness.reporting.figures.look import PANEL_HEIGHT, PANEL_WIDTH, Spec, composed, titled, tooltip, value_scale
 from harness.reporting.figures.points import Data, pattern_name
 from harness.reporting.figures.sheet import Looks
 from harness.reporting.frame import DENSE, JobRow, describe
@@ -113,11 +113,9 @@ def _profile(label: str, records: Sequence[RunRecord]) -> Profile:
     return Profile(label, tuple(blocks), tuple(counted), tuple(means), tuple(record.job_id for record in records))
 
 
-def _chart(page: Sequence[Selection], data: Data) -> Any:
-    import altair
-
+def _chart(page: Sequence[Selection], data: Data) -> Spec:
     labels = unique(sorted((profile.label for each in page for profile in each.profiles), key=natural_key))
-    chart = altair.hconcat(*(layer_panel(each, Looks(labels, data.styles)) for each in page), spacing=24)
+    chart = composed("hconcat", [layer_panel(each, Looks(labels, data.styles)) for each in page], spacing=24)
     most = max(len(profile.job_ids) for each in page for profile in each.profiles)
     notes = ["a block's linears: zeros weighted by their weights"]
     notes += ["output error: plain mean of ||XW' - XW|| / ||XW|| on calibration data (lower is better)"]
@@ -125,7 +123,7 @@ def _chart(page: Sequence[Selection], data: Data) -> Any:
     return titled(chart, "Zeros and output error by block", notes, PANEL_WIDTH * max(len(page), 2))
 
 
-def layer_panel(selection: Selection, looks: Looks) -> Any:
+def layer_panel(selection: Selection, looks: Looks) -> Spec:
     """Zeros above, output error below, over the blocks of one model."""
     import altair
 
@@ -148,17 +146,18 @@ def layer_panel(selection: Selection, looks: Looks) -> Any:
     )
     base = altair.Chart(altair.InlineData(values=rows)).encode(x=block)
 
-    def part(field: str, title: str, values: Sequence[float]) -> Any:
+    def part(field: str, title: str, values: Sequence[float]) -> Spec:
         scale, axis = value_scale(values)
         one = base.encode(y=altair.Y(f"{field}:Q", title=title, scale=scale, axis=axis), color=looks("color")["color"])
-        return altair.layer(
+        drawn = (
             one.mark_line().encode(**looks("strokeDash")),
             one.transform_filter(f"datum.marked && isValid(datum.{field})")
             .mark_point(size=36)
-            .encode(**looks("shape"), tooltip=["label:N", "model:N", "block:Q", "zeros:Q", "error:Q", "jobs:N"]),
-        ).properties(width=PANEL_WIDTH, height=PANEL_HEIGHT)
+            .encode(**looks("shape"), tooltip=tooltip("label:N", "model:N", "block:Q", "zeros:Q", "error:Q", "jobs:N")),
+        )
+        return composed("layer", drawn, width=PANEL_WIDTH, height=PANEL_HEIGHT)
 
     errors = [row["error"] for row in rows if row["error"] is not None]
     parts = [part("zeros", "zeros counted [%]", zeros)]
     parts += [part("error", "relative output error", errors)] if errors else []
-    return altair.vconcat(*parts).properties(title=clean(f"{selection.model}, {selection.pattern}"))
+    return composed("vconcat", parts, title=clean(f"{selection.model}, {selection.pattern}"))

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
-from harness.reporting.figures.look import PANEL_HEIGHT, PANEL_WIDTH, QUIET, value_scale
+from harness.reporting.figures.look import PANEL_HEIGHT, PANEL_WIDTH, QUIET, Spec, composed, tooltip, value_scale
 from harness.reporting.figures.points import Data, Panel, Point
 from harness.reporting.figures.sheet import Looks, Sheet, row_of
 from harness.reporting.layout import clean
@@ -113,7 +113,7 @@ def _of(cost: Cost, data: Data) -> Iterator[Picture | NotDrawn]:
         yield NotDrawn(f"pareto-{cost.name}", "no pruned model has both a finite quality and this cost")
 
 
-def front_panel(panel: Panel, looks: Looks, cost: Cost) -> Any:
+def front_panel(panel: Panel, looks: Looks, cost: Cost) -> Spec:
     """One marker a point, and the front over all of them with the dense model."""
     import altair
 
@@ -133,16 +133,15 @@ def front_panel(panel: Panel, looks: Looks, cost: Cost) -> Any:
     shown = base.encode(
         **looks("color", "shape"),
         opacity=altair.condition("datum.leads", altair.value(1), altair.value(BEATEN_OPACITY)),
-        tooltip=["label:N", "model:N", "pattern:N", "cost:Q", "value:Q", "jobs:N"],
+        tooltip=tooltip("label:N", "model:N", "pattern:N", "cost:Q", "value:Q", "jobs:N"),
     )
     steps = base.transform_filter("datum.leads").mark_line(
         color=QUIET, strokeWidth=1, interpolate="step-after" if cost.less_is_better else "step-before"
     )
     solid = shown.transform_filter("!datum.hollow").mark_point(size=45, filled=True)
     hollow = shown.transform_filter("datum.hollow").mark_point(size=45, filled=False, strokeWidth=1.4)
-    return altair.layer(steps.encode(order="cost:Q"), solid, hollow).properties(
-        width=PANEL_WIDTH, height=PANEL_HEIGHT, title=clean(panel.model)
-    )
+    parts = (steps.encode(order=altair.Order("cost:Q")), solid, hollow)
+    return composed("layer", parts, width=PANEL_WIDTH, height=PANEL_HEIGHT, title=clean(panel.model))
 
 
 def _cost(point: Point, cost: Cost) -> float | None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from harness.reporting.figures.base import Picture
-from harness.reporting.figures.look import PANEL_WIDTH, Style, file_name, titled, told_apart
+from harness.reporting.figures.look import PANEL_WIDTH, Spec, Style, composed, file_name, titled, told_apart
 from harness.reporting.figures.points import Measurement, Panel, Point, Series
 from harness.reporting.frame import DENSE
 from harness.reporting.layout import clean, unique
@@ -42,7 +42,7 @@ class Sheet:
 
     name: str
     title: str
-    draw: Callable[[Panel, Looks], Any]
+    draw: Callable[[Panel, Looks], Spec]
     notes: Sequence[str] = ()
     colors: Literal["shared", "independent"] = "shared"
 
@@ -55,9 +55,7 @@ class Sheet:
             name = f"{self.name}-{file_name(measured.key.split(':', 1)[1])}{suffix}"
             yield Picture(name, self._chart(measured, page, known))
 
-    def _chart(self, measured: Measurement, models: Sequence[str], known: Mapping[str, Style]) -> Any:
-        import altair
-
+    def _chart(self, measured: Measurement, models: Sequence[str], known: Mapping[str, Style]) -> Spec:
         panels = {where: one for where, one in measured.panels.items() if where[1] in models}
         labels = unique(sorted((one.label for each in panels.values() for one in each.series), key=natural_key))
         looks = Looks([*labels, DENSE] if any(each.dense for each in panels.values()) else labels, known)
@@ -65,9 +63,9 @@ class Sheet:
             [self.draw(panels[metric, model], looks) for model in models if (metric, model) in panels]
             for metric in measured.metrics
         ]
-        chart = altair.vconcat(
-            *(altair.hconcat(*row, spacing=24).resolve_scale(color=self.colors) for row in rows if row)
-        ).resolve_scale(color=self.colors)
+        resolve = {"scale": {"color": self.colors}}
+        drawn = [composed("hconcat", row, spacing=24, resolve=resolve) for row in rows if row]
+        chart = composed("vconcat", drawn, resolve=resolve)
         left_out = [note for each in panels.values() for note in each.notes]
         said = unique([measured.title, f"[{measured.key}]", *self.notes, *left_out])
         return titled(chart, self.title, said, 1.3 * PANEL_WIDTH * len(models))

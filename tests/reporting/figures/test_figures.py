@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import altair
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,7 +68,7 @@ def parts_of(panel: Panel, x: Any) -> list[dict[str, Any]]:
     """The specification of a panel's curves: lines first, then the places of patterns, whichever there are."""
     labels = [one.label for one in panel.series]
     looks = Looks([*labels, "dense"], {**styles(labels), "dense": styles(["dense"])["dense"]})
-    spec = curve_panel(panel, looks, x).to_dict(validate=False)
+    spec = Picture("curves", curve_panel(panel, looks, x)).spec()
     for part in spec["hconcat"]:
         part["rows"] = {layer["mark"]["type"]: spec["datasets"][layer["data"]["name"]] for layer in part["layer"]}
     return list(spec["hconcat"])
@@ -188,7 +189,7 @@ def test_speed_is_drawn_only_where_it_was_measured(sweep: list[RunRecord], publi
 def test_heat_maps_hold_every_value(sweep: list[RunRecord], published: Published) -> None:
     """A field a method and pattern, with the number written into it."""
     panel = panel_of(sweep, published)
-    spec = heat_panel(panel, Looks((), {})).to_dict(validate=False)
+    spec = Picture("heat", heat_panel(panel, Looks((), {}))).spec()
     (rows,) = spec["datasets"].values()
     assert [row["value"] for row in rows] == [30.0, 40.0, 50.0, 60.0, 29.0, 39.0, 49.0, 59.0]
     assert [row["written"] for row in rows] == [f"{row['value']:.2f}" for row in rows]
@@ -258,7 +259,8 @@ def test_every_figure_is_valid_and_its_rows_name_their_jobs(
     for found in FIGURES.get(name)(Data.of(sweep, published)):
         if isinstance(found, NotDrawn):
             continue
-        spec = found.chart.to_dict(validate=True)
+        spec = found.spec()
+        altair.Chart.from_dict(spec, validate=True)
         rows = [row for rows in spec["datasets"].values() for row in rows]
         named = [job for row in rows for job in row.get("jobs", [row.get("job")]) if job]
         assert named
