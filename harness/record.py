@@ -109,7 +109,7 @@ class RunRecord:
     status: Annotated[Status, "done or failed"]
     results: Annotated[tuple[EvalResult, ...], "measured numbers"]
     layers: Annotated[tuple[LayerReport, ...], "one report a pruned linear, in model order"]
-    achieved_sparsity: Annotated[float | None, "zeros, or weights cut out, over all prunable weights, counted"]
+    achieved_sparsity: Annotated[float | None, "zeros, or weights cut out, over all matrices of the blocks, counted"]
     weights_fingerprint: Annotated[str | None, "sha256 of the pruned weights, to recognise them when they are remade"]
     timings_s: Annotated[Mapping[str, float], "wall time in seconds: load, calibrate, prune, evaluate, total"]
     peak_memory_bytes: Annotated[Mapping[str, int], "peak resident memory (cpu) and allocated memory (accelerator)"]
@@ -117,6 +117,9 @@ class RunRecord:
     notes: Annotated[tuple[str, ...], "what a reader must know: subsets, fallbacks, layers a method does not reach"]
     error: Annotated[str | None, "traceback of a failed job"]
     questions: Annotated[QuestionFile | None, "answers per question; None where none were kept"] = None
+    unreached_weights: Annotated[
+        int | None, "weights of the blocks' matrices that the method did not reach; None = not counted"
+    ] = None
 
     __pydantic_config__ = ConfigDict(ser_json_inf_nan="strings")
 

@@ -7,26 +7,35 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
+    DeepseekV3Config,
     FalconConfig,
     Gemma2Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
+    GptOssConfig,
+    GraniteMoeConfig,
     LlamaConfig,
     MistralConfig,
     MixtralConfig,
+    OlmoeConfig,
     OPTConfig,
     PhiConfig,
     PreTrainedConfig,
     PreTrainedModel,
+    Qwen2MoeConfig,
     Qwen3Config,
+    Qwen3MoeConfig,
 )
+
+from harness.blocks.experts import split_experts
 
 VOCAB = 64
 HIDDEN = 32
 INNER = 48
 SLIDING = {"sliding_window": 5}
 """A window shorter than the test sequences, so that sliding and full attention differ."""
+ROUTED = {"num_experts": 4, "num_experts_per_tok": 2}
 
 
 def _modern(config: Callable[..., PreTrainedConfig], **options: Any) -> PreTrainedConfig:
@@ -79,15 +88,54 @@ FAMILIES: dict[str, Callable[[], PreTrainedConfig]] = {
     "falcon": lambda: FalconConfig(vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=2, num_attention_heads=4),
     "mixtral": lambda: _modern(MixtralConfig, num_local_experts=4, num_experts_per_tok=2),
 }
+MIXTURES: dict[str, Callable[[], PreTrainedConfig]] = {
+    "mixtral": FAMILIES["mixtral"],
+    "olmoe": lambda: _modern(OlmoeConfig, **ROUTED),
+    "qwen2-moe": lambda: _modern(
+        Qwen2MoeConfig, **ROUTED, moe_intermediate_size=24, shared_expert_intermediate_size=40
+    ),
+    "qwen3-moe": lambda: _modern(Qwen3MoeConfig, **ROUTED, moe_intermediate_size=24),
+    "deepseek-v3": lambda: _modern(
+        DeepseekV3Config,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_shared_experts=1,
+        moe_intermediate_size=24,
+        n_group=2,
+        topk_group=1,
+        first_k_dense_replace=1,
+        num_key_value_heads=4,
+        kv_lora_rank=16,
+        q_lora_rank=16,
+        **dict.fromkeys(("qk_rope_head_dim", "qk_nope_head_dim", "v_head_dim"), 8),
+    ),
+    "gpt-oss": lambda: _modern(
+        GptOssConfig,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        layer_types=["sliding_attention", "full_attention"],
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        **SLIDING,
+    ),
+    "granite-moe": lambda: _modern(GraniteMoeConfig, num_local_experts=4, num_experts_per_tok=2),
+}
+"""Families that keep the matrices of experts in stacks, each in its way."""
 
 
 def tiny_model(family: str, **changes: Any) -> PreTrainedModel:
-    """A float32 model of `family` in evaluation mode; `changes` are set on its config.
+    """`plain_model` as it is loaded to be pruned: with a linear for every expert of a mixture."""
+    model = plain_model(family, **changes)
+    split_experts(model)
+    return model
+
+
+def plain_model(family: str, **changes: Any) -> PreTrainedModel:
+    """A float32 model of `family` as transformers makes it, in evaluation mode; `changes` are set on its config.
 
     Weights are normal with a deviation of 0.1, larger than the families' own: blocks then change what they are given,
     and a mistake in a block shows in the logits.
     """
-    config = FAMILIES[family]()
+    config = (FAMILIES | MIXTURES)[family]()
     for name, value in changes.items():
         setattr(config, name, value)
     # Token ids of the defaults (2, 50256, ...) lie outside the tiny vocabulary, which transformers warns about.

@@ -77,11 +77,18 @@ def input_rows(linear: PrunableLinear, x: Tensor) -> Tensor:
     return patches_BIT.transpose(1, 2).reshape(-1, patches_BIT.shape[1])
 
 
-def unpruned_weights(block: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Matrices of a block that are not the weight of a prunable linear, such as experts in one stacked parameter."""
-    reached = {id(linear.weight) for linear in prunable_linears(block).values()}
+def matrices(block: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every parameter of a block that is a matrix, or several in one: more than one of its sizes is more than 1."""
     for name, weight in block.named_parameters():
-        if weight.dim() >= 2 and id(weight) not in reached:
+        if sum(size > 1 for size in weight.shape) >= 2:
+            yield name, weight
+
+
+def unpruned_weights(block: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Matrices of a block that are not the weight of a prunable linear, such as that of a router."""
+    reached = {id(linear.weight) for linear in prunable_linears(block).values()}
+    for name, weight in matrices(block):
+        if id(weight) not in reached:
             yield name, tuple(weight.shape)
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from harness.blocks.experts import stacked_again
 from harness.blocks.layers import decoder_blocks
 from harness.blocks.prefetch import Prefetcher
 from harness.blocks.shards import Shards
@@ -75,7 +76,8 @@ class InMemory:
 
     def save(self, folder: Path) -> None:
         assert isinstance(self._model, PreTrainedModel), "only a transformers model can be saved"
-        self._model.save_pretrained(folder)
+        with stacked_again(self._model):
+            self._model.save_pretrained(folder)
 
 
 class OnDisk:

@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +16,40 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
-from transformers.core_model_loading import WeightConverter, WeightRenaming, rename_source_key
+from transformers.core_model_loading import (
+    Concatenate,
+    MergeModulelist,
+    WeightConverter,
+    WeightRenaming,
+    rename_source_key,
+)
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
+from harness.blocks.experts import experts_of_stacks
 from harness.data.safetensors_files import tensor_bytes
 from harness.errors import UserError
+
+EXPERT = re.compile(r"\.(\d+)\.")
+BATCH_WEIGHTS = 1 << 26
+"""So many are compared at a time: files are read in few pieces, and what was read is let go."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A stored tensor, or the slice at `place` of a stored stack, that makes the rows of a tensor of the model."""
+
+    file: Path
+    key: str
+    place: int | None = None
 
 
 class Shards:
     """The tensors of a checkpoint that a model needs, by the model's names.
 
     Checkpoints may spell names otherwise than the model does (with or without the base model's prefix, or as an older
-    release did); transformers' own renamings are applied, and what was found is kept in `key_of`.
+    release did); transformers' own renamings are applied.  The matrices of experts may be stored in stacks or one by
+    one, gate and up apart.
 
     Args:
         files: safetensors files of the checkpoint.
@@ -34,14 +57,14 @@ class Shards:
     """
 
     def __init__(self, files: Iterable[Path], model: PreTrainedModel) -> None:
-        self.key_of: dict[str, str] = {}
-        """The checkpoint's name of a tensor by the model's name."""
-        self._file_of: dict[str, Path] = {}
+        self._parts: dict[str, list[_Part]] = {}
         self._converted: set[str] = set()
-        wanted = model.state_dict()
+        experts = experts_of_stacks(model)
+        wanted = model.state_dict() | dict.fromkeys(experts, torch.empty(0))
         transforms = get_model_conversion_mapping(model)
         renamings = [transform for transform in transforms if isinstance(transform, WeightRenaming)]
         converters = [transform for transform in transforms if isinstance(transform, WeightConverter)]
+        rows: defaultdict[str, dict[int, _Part]] = defaultdict(dict)
         for file in files:
             with safe_open(file, framework="pt") as shard:
                 keys = list(shard.keys())
@@ -49,14 +72,21 @@ class Shards:
                 name, pattern = rename_source_key(key, renamings, converters, model.base_model_prefix, wanted)
                 if name not in wanted and key in wanted:
                     name, pattern = key, None
-                if pattern is not None:  # several tensors make one, or one is changed: a matter of the whole model
-                    self._converted.add(name)
-                elif name in wanted:
-                    self.key_of[name] = key
-                    self._file_of[name] = file
+                if pattern is None and name in wanted:
+                    for place, tensor in enumerate(experts.get(name, ())):
+                        self._parts[tensor] = [_Part(file, key, place)]
+                    self._parts.setdefault(name, [_Part(file, key)])
+                elif pattern is not None:
+                    converter = next(each for each in converters if pattern in each.source_patterns)
+                    if name in experts and _puts_experts_together(converter):
+                        tensor = experts[name][int(EXPERT.findall(key)[-1])]
+                        rows[tensor][converter.source_patterns.index(pattern)] = _Part(file, key)
+                    else:  # several tensors make one, or one is changed: a matter of the whole model
+                        self._converted |= {name, *experts.get(name, ())}
+        self._parts |= {name: [parts[place] for place in sorted(parts)] for name, parts in rows.items()}
 
     def __contains__(self, name: str) -> bool:
-        return name in self.key_of
+        return name in self._parts
 
     def check(self, names: Iterable[str]) -> None:
         """Raise `UserError` naming the first of `names` that the checkpoint does not hold as one tensor."""
@@ -72,51 +102,77 @@ class Shards:
 
     def equal(self, tensors: Mapping[str, Tensor]) -> set[str]:
         """Names of the tensors that the checkpoint stores with these very values, be it in another type."""
-        found = set()
+        found: set[str] = set()
+        batch: dict[str, Tensor] = {}
         for name in (name for name in tensors if name in self):
-            # Opened for each: the pages that were read are let go with the file, and would count as our memory.
-            with safe_open(self._file_of[name], framework="pt") as shard:
-                stored, tensor = shard.get_tensor(self.key_of[name]), tensors[name]
-                if stored.shape == tensor.shape and torch.equal(stored.to(tensor.dtype), tensor):
-                    found.add(name)
-                del stored
-        return found
+            batch[name] = tensors[name]
+            if sum(tensor.numel() for tensor in batch.values()) >= BATCH_WEIGHTS:
+                found |= self._equal(batch)
+                batch = {}
+        return found | self._equal(batch)
+
+    def _equal(self, tensors: Mapping[str, Tensor]) -> set[str]:
+        stored = self._read(tensors, torch.device("cpu"))
+        return {
+            name
+            for name, tensor in tensors.items()
+            if stored[name].shape == tensor.shape and torch.equal(stored[name], tensor)
+        }
 
     def read(self, slots: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         """Copies on `device` of the tensors named by `slots`, in the type of the slot.
 
-        The files are memory-mapped; each is closed before the next is opened, and nothing that is returned refers to
-        the mapping, so that its pages can go.
-
         Raises:
-            UserError: a tensor has another shape than its slot, or is not finite.
+            UserError: a tensor has another shape than its slot.
         """
-        by_file: defaultdict[Path, list[str]] = defaultdict(list)
-        for name in slots:
-            by_file[self._file_of[name]].append(name)
-        found = {}
-        for file, names in by_file.items():
-            with safe_open(file, framework="pt") as shard:
-                for name in names:
-                    mapped = shard.get_tensor(self.key_of[name])
-                    slot = slots[name]
-                    if mapped.shape != slot.shape:
-                        shapes = f"{tuple(mapped.shape)} in the checkpoint and {tuple(slot.shape)} in the model"
-                        raise UserError(f"offload=disk cannot map {name}: it is {shapes}; allowed: equal shapes")
-                    found[name] = mapped.to(device=device, dtype=slot.dtype, copy=True)
-                    del mapped
+        found = self._read(slots, device)
+        for name, slot in slots.items():
+            if found[name].shape != slot.shape:
+                shapes = f"{tuple(found[name].shape)} in the checkpoint and {tuple(slot.shape)} in the model"
+                raise UserError(f"offload=disk cannot map {name}: it is {shapes}; allowed: equal shapes")
         return found
 
+    def _read(self, slots: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """The files are memory-mapped; each is closed before the next is opened, and nothing that is returned refers to
+        the mapping, so that its pages can go.
+        """
+        by_file: defaultdict[Path, list[_Part]] = defaultdict(list)
+        dtype = {part: slot.dtype for name, slot in slots.items() for part in self._parts[name]}
+        for part in dtype:
+            by_file[part.file].append(part)
+        copies: dict[_Part, Tensor] = {}
+        for file, parts in by_file.items():
+            with safe_open(file, framework="pt") as shard:
+                for part in parts:
+                    whole = part.place is None
+                    mapped = shard.get_tensor(part.key) if whole else shard.get_slice(part.key)[part.place]
+                    copies[part] = mapped.to(device=device, dtype=dtype[part], copy=True)
+                    del mapped
+        return {
+            name: copies[parts[0]] if len(parts) == 1 else torch.cat([copies[part] for part in parts])
+            for name in slots
+            for parts in [self._parts[name]]
+        }
+
     def write(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Write `tensors` under the checkpoint's names; from now on they are read from `file`.
+        """Write `tensors` as the checkpoint has them; from now on they are read from `file`.
 
         The file is complete or not there at all.
         """
+        stored: dict[str, Tensor] = {}
+        stacks: defaultdict[str, dict[int, Tensor]] = defaultdict(dict)
+        for name, tensor in tensors.items():
+            parts, on_cpu = self._parts[name], tensor.detach().cpu()
+            for part, rows in zip(parts, [on_cpu] if len(parts) == 1 else on_cpu.chunk(len(parts)), strict=True):
+                if part.place is not None:
+                    stacks[part.key][part.place] = rows
+                else:
+                    stored[part.key] = rows.contiguous() if len(parts) == 1 else rows.clone()
+        stored |= {key: torch.stack([each[place] for place in sorted(each)]) for key, each in stacks.items()}
         partial = file.with_suffix(".partial")
-        on_cpu = {self.key_of[name]: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        save_file(on_cpu, partial, metadata={"format": "pt"})
+        save_file(stored, partial, metadata={"format": "pt"})
         os.replace(partial, file)
-        self._file_of |= dict.fromkeys(tensors, file)
+        self._parts |= {name: [replace(part, file=file) for part in self._parts[name]] for name in tensors}
 
     def write_index(self, folder: Path, files: Mapping[Path, str]) -> None:
         """Move `files` to their names in `folder` and write the index that makes the folder a checkpoint."""
@@ -156,3 +212,13 @@ def stored_dtype(files: Iterable[Path]) -> torch.dtype:
                 if dtype.is_floating_point:
                     return dtype
     return torch.float32
+
+
+def _puts_experts_together(converter: WeightConverter) -> bool:
+    """Whether it stacks matrices of experts, with the rows of several of one expert one below the other."""
+    first, *then = converter.operations
+    return (
+        isinstance(first, MergeModulelist)
+        and first.dim == 0
+        and (not then or (len(then) == 1 and isinstance(then[0], Concatenate) and then[0].dim == 1))
+    )

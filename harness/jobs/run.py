@@ -1,5 +1,6 @@
 """One job from request to record: load, calibrate, prune, evaluate."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
@@ -9,7 +10,7 @@ import torch
 
 from harness.answers import TaskAnswers
 from harness.blocks.changes import ModelChange
-from harness.blocks.layers import prunable_shapes
+from harness.blocks.layers import matrices, prunable_shapes
 from harness.config.request import JobRequest
 from harness.errors import UserError
 from harness.job import EvaluationProtocol, JobSpec
@@ -103,10 +104,11 @@ def _run_loaded(
         check_tokenizer(request, loaded)
         prepared = prepare(request, loaded, missing)
     layers: tuple[LayerReport, ...] = ()
-    change = ModelChange()
+    change, dense_weights = ModelChange(), sum(weight.numel() for _, weight in matrices(loaded.blocks))
     if spec.pruning is not None:
         layers, change, said = _prune_and_recover(request, loaded, device, clock, reporter)
         notes += said
+    unreached = dense_weights - sum(math.prod(report.shape) for report in layers)
     with clock("evaluate"):
         if options.offload == "none":
             loaded.model.to(device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
@@ -132,13 +134,14 @@ def _run_loaded(
         status="done",
         results=_in_order(spec.evaluation, [*measured, *results]),
         layers=layers,
-        achieved_sparsity=achieved_sparsity(layers) if layers else 0.0,
+        achieved_sparsity=achieved_sparsity(layers, unreached) if layers else 0.0,
         weights_fingerprint=fingerprint,
         timings_s={phase: round(seconds, 4) for phase, seconds in clock.seconds.items()},
         peak_memory_bytes=_peak_memory(device),
         provenance=replace(provenance, dirty=provenance.dirty or kept_dirty),
         notes=tuple(notes),
         error=None,
+        unreached_weights=unreached if layers else None,
     )
     return FinishedJob(record, tuple(answers)), change
 

@@ -20,7 +20,7 @@ class Dimensions:
 
     Args:
         num_blocks: decoder blocks.
-        matrices: (out_features, in_features) of the two-dimensional weights of one block, the largest block's.
+        matrices: (out_features, in_features) of the matrices of one block, the largest block's, those of stacks too.
         block_weights: weights of that block.
         outside: shapes of the tensors outside of the blocks: embeddings, final norm, head.
         stored_type: safetensors' name of the type that most weights are stored in.
@@ -104,7 +104,9 @@ def _dimensions(tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, stored_by
     largest = max(blocks.values(), key=lambda shapes: sum(math.prod(shape) for shape in shapes))
     inside = set(members[main])
     outside = tuple(shape for name, (_, shape) in tensors.items() if name not in inside)
+    stacked = [shape for shape in largest if len(shape) == 3 and min(shape) > 1]
     matrices = tuple((shape[0], shape[1]) for shape in largest if len(shape) == 2)
+    matrices += tuple((rows, columns) for count, rows, columns in stacked for _ in range(count))
     if not matrices or not any(len(shape) == 2 for shape in outside):
         return None
     types = Counter[str]()

@@ -25,7 +25,9 @@ from transformers import (
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.core_model_loading import build_glob_alternation
 
+from harness.blocks.experts import split_experts
 from harness.blocks.layers import decoder_blocks
 from harness.blocks.offload import InMemory, Offloading, OnDisk, materialise_outside
 from harness.blocks.shards import Shards, shard_files, stored_dtype
@@ -64,8 +66,12 @@ class LoadedModel:
         return self.on_disk or InMemory(self.model)
 
     @property
+    def blocks(self) -> nn.ModuleList:
+        return decoder_blocks(self.model)[1]
+
+    @property
     def num_blocks(self) -> int:
-        return len(decoder_blocks(self.model)[1])
+        return len(self.blocks)
 
     @property
     def vocab_size(self) -> int:
@@ -111,6 +117,7 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype | None) -> LoadedModel
             "allowed: a complete checkpoint"
         )
     _check_finite(model, checkpoint.name)
+    split_experts(model)
     note = trained_note(checkpoint.name, model) if checkpoint.source == "trained" else None
     return LoadedModel(model.eval(), tokenizer, note=note)
 
@@ -163,8 +170,12 @@ def _skeleton(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: b
             .auto_class()
             .from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
         )
-    if plan := model._get_dtype_plan(dtype):
-        raise UserError(f"offload=disk cannot map {min(plan)}, which stays float32; allowed: dtype=float32")
+    if plan := model._get_dtype_plan(dtype):  # such as the biases of a router, which stay float32
+        in_plan, pattern_of, _ = build_glob_alternation(list(plan))
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            if (found := in_plan.search(name)) is not None:
+                tensor.data = tensor.data.to(plan[pattern_of[str(found.lastgroup)]])
+    split_experts(model)
     return model
 
 

@@ -344,10 +344,14 @@ class _timed:
         setattr(self._outcome, self._name, getattr(self._outcome, self._name) + elapsed)
 
 
-def achieved_sparsity(layers: Sequence[LayerReport]) -> float:
-    """Zeros, or weights that were cut out, over all prunable weights of the dense model, counted."""
+def achieved_sparsity(layers: Sequence[LayerReport], unreached: int = 0) -> float:
+    """Zeros, or weights that were cut out, over all weights of the dense blocks' matrices, counted.
+
+    Args:
+        unreached: weights of matrices that the method did not reach; they count as kept.
+    """
     zeros = sum(report.achieved_sparsity * math.prod(report.shape) for report in layers)
-    return zeros / sum(math.prod(report.shape) for report in layers)
+    return zeros / (unreached + sum(math.prod(report.shape) for report in layers))
 
 
 def weights_fingerprint(model: nn.Module, offloading: Offloading | None = None) -> str:

@@ -46,6 +46,8 @@ def _job(record: RunRecord) -> Iterator[tuple[str, str]]:
         yield name, _inline(value)
     counted = record.achieved_sparsity
     yield "zeros counted", DASH if counted is None else percent(counted)
+    if record.unreached_weights:
+        yield "weights not reached", f"{record.unreached_weights:,}"
 
 
 def _inline(value: JsonValue) -> str:

@@ -9,6 +9,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from harness.blocks.changes import ModelChange
+from harness.blocks.experts import split_experts
 from harness.blocks.layers import decoder_blocks
 from harness.errors import UserError
 from harness.surgery.channels import cut
@@ -76,7 +77,9 @@ def _shapes_after(model: PreTrainedModel, cuts: Sequence[BlockCuts]) -> Shapes:
 def _empty(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
     """A model of the same class on the meta device."""
     with torch.device("meta"):
-        return type(model)(config)
+        empty = type(model)(config)
+    split_experts(empty)
+    return empty
 
 
 def _with(config: PreTrainedConfig, fields: Mapping[str, Any]) -> PreTrainedConfig:

@@ -37,7 +37,8 @@ class Influence:
     def of_rows(self, name: str, scale_R: Tensor) -> dict[str, Tensor | None]:
         """Which features of every linear's input change when the rows of one layer are scaled, by the linear's path.
 
-        None stands for an input that has another shape then: tokens were routed otherwise.
+        None stands for an input that has another shape then, or that is there in neither case: tokens were routed
+        otherwise, or none to an expert.
         """
         tensors = row_tensors(self._block.get_submodule(name)).values()
         kept = [tensor_R.clone() for tensor_R in tensors]
@@ -48,7 +49,7 @@ class Influence:
         finally:
             for tensor_R, old_R in zip(tensors, kept, strict=True):
                 tensor_R.copy_(old_R)
-        return {linear: _changed(old_NJ, now.get(linear)) for linear, old_NJ in self._before.items()}
+        return {linear: _changed(self._before.get(linear), now.get(linear)) for linear in self.linears}
 
     def num_rows(self, name: str) -> int:
         return len(next(iter(row_tensors(self._block.get_submodule(name)).values())))
@@ -76,8 +77,8 @@ def num_inputs(linear: PrunableLinear) -> int:
     return linear.in_channels if isinstance(linear, nn.Conv2d) else weight_view(linear).shape[1]
 
 
-def _changed(old_NJ: Tensor, new_NJ: Tensor | None) -> Tensor | None:
-    if new_NJ is None or new_NJ.shape != old_NJ.shape:
+def _changed(old_NJ: Tensor | None, new_NJ: Tensor | None) -> Tensor | None:
+    if old_NJ is None or new_NJ is None or new_NJ.shape != old_NJ.shape:
         return None
     return ((new_NJ - old_NJ).abs().amax(dim=0) > UNCHANGED * old_NJ.abs().max()).cpu()
 

@@ -9,7 +9,7 @@ from transformers.pytorch_utils import Conv1D
 
 from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, unpruned_weights, weight_view
 from harness.errors import UserError
-from tests.families import HIDDEN, INNER, tiny_model
+from tests.families import HIDDEN, INNER, plain_model, tiny_model
 
 ATTENTION = {f"self_attn.{name}_proj" for name in "qkvo"}
 GATED = ATTENTION | {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
@@ -33,7 +33,10 @@ EXPECTED: dict[str, tuple[str, set[str]]] = {
     ),
     "bloom": ("transformer.h", FUSED),
     "falcon": ("transformer.h", FUSED),
-    "mixtral": ("model.layers", ATTENTION),
+    "mixtral": (
+        "model.layers",
+        ATTENTION | {f"mlp.experts.{index}.{name}" for index in range(4) for name in ("gate_up_proj", "down_proj")},
+    ),
 }
 
 
@@ -76,21 +79,20 @@ def test_weight_view_computes_and_writes_through(make: Any) -> None:
             view_OI[1, 2] = 7.0
 
 
-def test_stacked_experts_are_reported_as_unpruned() -> None:
-    """Mixtral keeps its experts in stacked parameters: each is named, with its shape; nothing is skipped in silence."""
-    model = tiny_model("mixtral")
-    _, blocks = decoder_blocks(model)
-    missed = dict(unpruned_weights(blocks[0]))
-    linears = {f"{name}.weight" for name in prunable_linears(blocks[0])}
-    matrices = {name for name, weight in blocks[0].named_parameters() if weight.dim() >= 2}
-    assert set(missed) == matrices - linears
-    assert any(len(shape) == 3 and shape[0] == 4 for shape in missed.values()), missed
+def test_stacks_that_nobody_splits_are_unreached() -> None:
+    """Experts in the form that transformers makes them are no linears: each stack is named, with its shape."""
+    _, blocks = decoder_blocks(plain_model("mixtral"))
+    assert dict(unpruned_weights(blocks[0])) == {
+        "mlp.experts.gate_up_proj": (4, 2 * INNER, HIDDEN),
+        "mlp.experts.down_proj": (4, HIDDEN, INNER),
+        "mlp.gate.weight": (4, HIDDEN),
+    }
 
 
-def test_only_mixtral_has_unpruned_weights(family: str) -> None:
-    """In families without stacked experts every matrix of a block is prunable."""
+def test_every_matrix_is_reached_but_that_of_a_router(family: str) -> None:
+    """What decides which experts a token goes to is no linear layer."""
     _, blocks = decoder_blocks(tiny_model(family))
-    assert bool(list(unpruned_weights(blocks[0]))) == (family == "mixtral")
+    assert set(dict(unpruned_weights(blocks[0]))) == ({"mlp.gate.weight"} if family == "mixtral" else set())
 
 
 class Branched(nn.Module):

@@ -37,8 +37,8 @@ from tests.families import tiny_model
 PATTERNS: tuple[Pattern, ...] = (Unstructured(0.5), SemiStructured(2, 4), Structured(0.5, "channel"))
 FEWEST = {"shots": 1, "rounds": 1, "steps": 1, "batch": 2, "max_correlate": 64}
 """Values of parameters that decide how long a method works, by their names."""
-CANNOT_SHRINK = frozenset({"bloom", "mixtral"})
-"""BLOOM's configuration has no field for its channels, and Mixtral's experts are one stacked tensor."""
+CANNOT_SHRINK = frozenset({"bloom"})
+"""BLOOM's configuration has no field for its channels."""
 CPU = torch.device("cpu")
 Shapes = Mapping[str, tuple[int, int]]
 

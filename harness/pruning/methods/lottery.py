@@ -147,9 +147,12 @@ def initialise(model: PreTrainedModel, seed: int) -> None:
 
     import torch
 
+    from harness.blocks.experts import split_experts
+
     with torch.random.fork_rng([]):  # weights are drawn on the CPU
         torch.manual_seed(seed)
         fresh = type(model)(copy.deepcopy(model.config))
+    split_experts(fresh)
     model.load_state_dict(fresh.state_dict())
 
 

@@ -58,11 +58,11 @@ def speed_fronts(data: Data) -> Iterator[Picture | NotDrawn]:
 
 
 def sizes(data: Data) -> Cost:
-    """Prunable weights that are not zero, in millions; the dense model's count is that of the model's pruned jobs."""
+    """Weights of the blocks that are not zero, in millions; the dense model's count is that of its pruned jobs."""
     prunable: dict[str, int] = {}
     for record in data.records:
         if record.layers:
-            weights = sum(layer.shape[0] * layer.shape[1] for layer in record.layers)
+            weights = sum(layer.shape[0] * layer.shape[1] for layer in record.layers) + (record.unreached_weights or 0)
             prunable.setdefault(str(_checkpoint(record.job)), weights)
     values = {}
     for record in data.records:

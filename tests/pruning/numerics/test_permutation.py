@@ -49,7 +49,6 @@ ABSORBED = {
     "phi": {"fc2"},
     "bloom": {"dense_4h_to_h"},
     "falcon": {"dense_4h_to_h"},
-    "mixtral": set(),
 }
 
 
