@@ -16,12 +16,11 @@ from torch import Tensor
 
 from benchmarks.setting import embedded_model, embedded_tokens
 from harness.blocks.calls import record_calls
-from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
+from harness.blocks.layers import decoder_blocks, prunable_linears, weight_view
 from harness.job import Choice
 from harness.models.loading import DTYPES, LoadedModel
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.progress import Silent
-from harness.pruning.layerwise import Walk, prune_model
+from harness.pruning.context import PruningContext
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
 
 BATCH_TOKENS = 4096
@@ -76,8 +75,8 @@ def prune(loaded: LoadedModel, method_name: str, pattern: Pattern, tokens_BL: Te
     """A whole pruning job, without loading and evaluation."""
     method = METHODS.build(Choice(method_name))
     assert isinstance(method, LayerwiseMethod), f"{method_name} is layerwise"
-    walk = Walk(dict.fromkeys(prunable_shapes(loaded.model), pattern), "pruned", torch.device("cpu"), BATCH_TOKENS)
-    prune_model(loaded.model, method, tokens_BL, walk, Silent())
+    cpu = torch.device("cpu")
+    method.run(PruningContext(loaded.model, loaded.offloading, tokens_BL, pattern, "pruned", cpu, BATCH_TOKENS))
 
 
 def _linears(loaded: LoadedModel) -> list:  # type: ignore[type-arg]

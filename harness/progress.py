@@ -88,17 +88,20 @@ class JobReporter:
 
 
 class Clock:
-    """Wall time in seconds by phase."""
+    """Wall time in seconds by phase; that of a phase within another one counts for the inner one alone."""
 
     def __init__(self) -> None:
         self.started = time.perf_counter()
         self.seconds: dict[str, float] = {}
+        self._inner = 0.0  # seconds of the phases within the current one
 
     @contextmanager
     def __call__(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
+        start, earlier, self._inner = time.perf_counter(), self._inner, 0.0
         yield
-        self.add(phase, time.perf_counter() - start)
+        elapsed = time.perf_counter() - start
+        self.add(phase, elapsed - self._inner)
+        self._inner = earlier + elapsed
 
     def add(self, phase: str, seconds: float) -> None:
         self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds

@@ -44,8 +44,7 @@ def ours(folder: Path, sequences: str = "32", start: str = "0") -> None:
     from harness.models.checkpoint import Checkpoint
     from harness.models.loading import load_model
     from harness.patterns import SemiStructured
-    from harness.progress import Silent
-    from harness.pruning.layerwise import Walk, prune_model
+    from harness.pruning.context import PruningContext
     from harness.pruning.methods.wanda import Wanda
 
     smollm2 = load_model(Checkpoint("embedded", "smollm2-135m", None, None, False), torch.float32)
@@ -61,9 +60,8 @@ def ours(folder: Path, sequences: str = "32", start: str = "0") -> None:
     assert smollm2.tokenizer is not None, "the embedded model has a tokenizer"
     smollm2.tokenizer.save_pretrained(folder / "model")
     save_file({"calibration": tokens_BL, "windows": windows_NL}, folder / "tokens.safetensors")
-    patterns = dict.fromkeys(linears(smollm2.model), SemiStructured(2, 4))
-    walk = Walk(patterns, "pruned", torch.device("cpu"), batch_tokens=LENGTH)
-    prune_model(smollm2.model, Wanda(), tokens_BL, walk, Silent())
+    two_of_four, cpu = SemiStructured(2, 4), torch.device("cpu")
+    Wanda().run(PruningContext(smollm2.model, smollm2.offloading, tokens_BL, two_of_four, "pruned", cpu, LENGTH))
     keep(folder, "ours", smollm2.model)
 
 

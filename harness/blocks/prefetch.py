@@ -24,7 +24,7 @@ class Prefetcher:
     computes.
 
     Args:
-        read: a block's tensors on the CPU by name; nothing but the block's own turn changes them.
+        read: a block's tensors on the CPU by name; nothing changes them before the block is given out.
         num_blocks: how many blocks there are.
     """
 
@@ -48,7 +48,7 @@ class Prefetcher:
         return staged.tensors
 
     def _claim(self, index: int, device: torch.device) -> _Staged | None:
-        """What was read ahead, if it is this block: a walk that ended early leaves another one's behind."""
+        """What was read ahead, if it is this block: a loop that ended early leaves another one's behind."""
         waiting, self._next = self._next, None
         if waiting is None:
             return None

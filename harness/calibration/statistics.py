@@ -146,32 +146,32 @@ class InputHessian:
 
 
 StatisticT = TypeVar("StatisticT", bound=Statistic)
-FindingT = TypeVar("FindingT")
+FoundT = TypeVar("FoundT")
 
 
 class Statistics:
     """The statistics of one layer input, looked up by their class: `stats[FeatureNorm].l2_I`.
 
     Attributes:
-        findings: what was worked out from them at some cost, to be used again by whoever has equal ones (a later job
-            of the process); None = it is dropped.
+        cache: what was worked out from them at some cost, to be used again by whoever has equal ones (a later job of
+            the process); None = it is dropped.
     """
 
     def __init__(self, statistics: Iterable[Statistic]) -> None:
         self._by_kind: dict[type[Statistic], Statistic] = {type(statistic): statistic for statistic in statistics}
-        self.findings: MutableMapping[Hashable, Any] | None = None
+        self.cache: MutableMapping[Hashable, Any] | None = None
 
     def __getitem__(self, kind: type[StatisticT]) -> StatisticT:
         assert kind in self._by_kind, f"{kind.__name__} was not collected; name it in the method's `needs`"
         return cast("StatisticT", self._by_kind[kind])
 
-    def find(self, key: Hashable, work_out: Callable[[], FindingT]) -> FindingT:
-        """What was found under `key`, worked out now if nothing was."""
-        if self.findings is None:
+    def cached(self, key: Hashable, work_out: Callable[[], FoundT]) -> FoundT:
+        """What is cached under `key`, worked out now if nothing is."""
+        if self.cache is None:
             return work_out()
-        if key not in self.findings:
-            self.findings[key] = work_out()
-        return cast("FindingT", self.findings[key])
+        if key not in self.cache:
+            self.cache[key] = work_out()
+        return cast("FoundT", self.cache[key])
 
     def update(self, x_TI: Tensor, num_sequences: int) -> None:
         """Add a batch to every statistic."""

@@ -1,8 +1,8 @@
 """The peak memory of a job, estimated before it starts from the sizes of its model; nothing is loaded or computed.
 
-The terms are what the walk holds at its fullest moment: the libraries, the weights (while they are loaded also the
-checkpoint's own, where it stores another type), the calibration activations, one batch on its way through a block,
-the statistics and what a solve needs beside them, and the head's logits.  `python -m benchmarks memory` prints
+The terms are what sequential pruning holds at its fullest moment: the libraries, the weights (while they are loaded
+also the checkpoint's own, where it stores another type), the calibration activations, one batch on its way through a
+block, the statistics and what a solve needs beside them, and the head's logits.  `python -m benchmarks memory` prints
 estimates next to measured peaks.
 """
 

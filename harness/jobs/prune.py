@@ -50,9 +50,4 @@ def prune(
         cache=cache,
         caches_statistics=options.offload == "none",  # else there is no room for those of other jobs
     )
-    outcome = METHODS.build(pruning.method).run(context)
-    if context.allocation is not None:
-        clock.add("allocate", outcome.allocate_s)
-    clock.add("calibrate", outcome.calibrate_s)
-    clock.add("prune", outcome.prune_s)
-    return outcome
+    return METHODS.build(pruning.method).run(context)

@@ -29,7 +29,7 @@ from harness.models.loading import (
 from harness.models.model_cache import ModelCache
 from harness.progress import Clock, Reporter
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM
-from harness.pruning.layerwise import (
+from harness.pruning.layer_reports import (
     achieved_sparsity,
     unpruned_note,
     weights_fingerprint,

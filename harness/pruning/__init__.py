@@ -1,1 +1,1 @@
-"""Pruning: methods, masks, and the walk over a model's blocks."""
+"""Pruning: methods, masks, allocations, and sequential (block-wise), global and structured pruning."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from harness.blocks.changes import ModelChange
+from harness.progress import Clock, Reporter, Silent
 
 if TYPE_CHECKING:
     import torch
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from harness.blocks.offload import Offloading
     from harness.job import Propagation
     from harness.patterns import Pattern
-    from harness.progress import Clock, Reporter
     from harness.pruning.allocations.base import Allocation
     from harness.record import JsonValue, LayerReport
 
@@ -27,7 +27,7 @@ HeldOutLoss = Callable[["Offloading", int], float]
 negative log-likelihood a token of a language model, share of wrong answers of an image classifier."""
 
 
-class Cache(Protocol):
+class CalibrationCache(Protocol):
     """What was found once, for later jobs of the model that have the same calibration."""
 
     def __call__(self, key: Hashable, find: Callable[[], FoundT], /) -> FoundT:
@@ -35,16 +35,27 @@ class Cache(Protocol):
         ...
 
 
-@dataclass(slots=True)
-class PruningOutcome:
-    """What pruning did: reports in model order, the change, notes for the record, wall time of its parts in seconds."""
+def _nothing_cached(key: Hashable, find: Callable[[], FoundT]) -> FoundT:
+    return find()
 
-    layers: list[LayerReport] = field(default_factory=list)
+
+def _nothing_held_out(num_sequences: int) -> HeldOutLoss:
+    raise AssertionError(f"the context gives no {num_sequences} held-out sequences")
+
+
+@dataclass(frozen=True, slots=True)
+class PruningOutcome:
+    """What pruning did to a model or one of its blocks: reports in model order, the change, notes for the record."""
+
+    layers: Sequence[LayerReport] = ()
     change: ModelChange = field(default_factory=ModelChange)
     notes: tuple[str, ...] = ()
-    calibrate_s: float = 0.0
-    prune_s: float = 0.0
-    allocate_s: float = 0.0
+
+    def then(self, later: PruningOutcome) -> PruningOutcome:
+        """This outcome and a later one as one."""
+        return PruningOutcome(
+            [*self.layers, *later.layers], self.change.then(later.change), (*self.notes, *later.notes)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +71,7 @@ class PruningContext:
         device: where a block, or for a global method the whole model, is computed.
         batch_tokens: most tokens in one forward pass, >= 1; at least one sequence is run at a time.
         seed: of the job, for whatever the method draws.
-        clock: told how long was spent on what.
+        clock: told how long was spent on what: `calibrate`, `allocate` or `prune`.
         allocation: spreads the sparsity over the layers; None = all have the pattern.
         held_out: makes what measures trials, on at most that many held-out sequences (a classifier: on all).
         cache: of what does not depend on the requested pattern.
@@ -74,13 +85,25 @@ class PruningContext:
     propagation: Propagation
     device: torch.device
     batch_tokens: int
-    seed: int
-    reporter: Reporter
-    clock: Clock
-    allocation: Allocation | None
-    held_out: Callable[[int], HeldOutLoss]
-    cache: Cache
-    caches_statistics: bool
+    seed: int = 0
+    reporter: Reporter = field(default_factory=Silent)
+    clock: Clock = field(default_factory=Clock)
+    allocation: Allocation | None = None
+    held_out: Callable[[int], HeldOutLoss] = _nothing_held_out
+    cache: CalibrationCache = _nothing_cached
+    caches_statistics: bool = False
+
+    @property
+    def refining_allocation(self) -> Allocation | None:
+        """The allocation, where it has a say once a block was observed."""
+        return self.allocation if self.allocation is not None and self.allocation.refines else None
+
+    @property
+    def observed_tokens(self) -> int:
+        """Most tokens in one forward pass of a block that is observed: an allocation that refines learns from one
+        sequence at a time.
+        """
+        return self.batch_tokens if self.refining_allocation is None else 1
 
 
 @dataclass(frozen=True, slots=True)

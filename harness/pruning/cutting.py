@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from harness.blocks.changes import ModelChange
-from harness.blocks.inputs import InputGroup
 from harness.blocks.layers import PrunableLinear, prunable_linears, weight_view
-from harness.blocks.probe import Probe
 from harness.errors import UserError
 from harness.patterns import Pattern, Structured
+from harness.pruning.context import PruningOutcome
+from harness.pruning.sequential import ObservedBlock
 from harness.record import LayerReport
 from harness.surgery.channels import consumer_columns, cut, cuts_cleanly, producer_rows
 from harness.surgery.dependencies import DependencyGroup
@@ -64,22 +64,16 @@ def kept_channels(importance_C: Tensor, count: int) -> Tensor:
     return order_C[len(order_C) - count :].sort().values.cpu()
 
 
-def cut_block(
-    block: nn.Module,
-    groups: Sequence[InputGroup],
-    method: StructuredMethod,
-    prefix: str,
-    patterns: Mapping[str, Pattern],
-    probe: Probe | None,
-) -> tuple[dict[str, LayerReport], ModelChange]:
-    """Cut the least important channels of every dependency group out of a block; reports of all linears, by path in it.
+def cut_block(method: StructuredMethod, observed: ObservedBlock, patterns: Mapping[str, Pattern]) -> PruningOutcome:
+    """Cut the least important channels of every dependency group out of a block; reports of all its linears.
 
     Raises:
         UserError: the block's own code needs the channels.
     """
+    block, prefix, probe = observed.step.block, observed.step.path, observed.probe
     assert probe is not None, "blocks that are cut have probes"
     linears = prunable_linears(block)
-    group_of = {name: group for group in groups for name in group.names}
+    group_of = {name: group for group in observed.groups for name in group.names}
     dense = {name: weight_view(linear) for name, linear in linears.items()}
     kept: list[tuple[DependencyGroup, Tensor]] = []
     ratios = dict.fromkeys(linears, 0.0)
@@ -106,14 +100,14 @@ def cut_block(
         for dependency_group, kept_C in kept
     }
     shrunk = {name for dependency_group, _ in kept for name in dependency_group.producers}
-    reports = {
-        name: _report(
+    reports = [
+        _report(
             f"{prefix}.{name}", (dense[name], linear), ratios[name],
             None if name in shrunk else group_of[name].sample_TI.float(), columns.get(name),
         )
         for name, linear in linears.items()
-    }  # fmt: skip
-    return reports, change
+    ]  # fmt: skip
+    return PruningOutcome(reports, change.below(prefix))
 
 
 def _report(

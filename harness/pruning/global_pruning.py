@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -19,7 +16,7 @@ from harness.blocks.layers import PrunableLinear, prunable_layers, weight_view
 from harness.models.objective import in_float32
 from harness.patterns import Pattern
 from harness.pruning.context import ModelContext, PruningContext, PruningOutcome
-from harness.pruning.layerwise import layer_report
+from harness.pruning.layer_reports import layer_report
 from harness.record import ERROR_TOKENS
 
 if TYPE_CHECKING:  # methods reach this module through their kind
@@ -28,8 +25,11 @@ if TYPE_CHECKING:  # methods reach this module through their kind
 
 def prune_globally(method: GlobalMethod, context: PruningContext) -> PruningOutcome:
     """Prune the whole model at once."""
-    given = ModelContext(context.device, context.batch_tokens, context.seed, context.reporter)
-    return prune_modelwise(context.model, method, context.tokens_BL, context.pattern, given)
+    given = ModelContext(
+        context.device, context.batch_tokens, context.seed, context.reporter, partial(context.clock, "calibrate")
+    )
+    with context.clock("prune"):
+        return prune_modelwise(context.model, method, context.tokens_BL, context.pattern, given)
 
 
 def prune_modelwise(
@@ -37,15 +37,12 @@ def prune_modelwise(
 ) -> PruningOutcome:
     """Prune `model` in place, in float32; it is on the context's device afterwards, in its own types again.
 
-    Output errors are measured as in the walk, on the first calibration tokens that reach a layer, with the inputs that
-    it has in the dense model.
+    Output errors are measured as in sequential pruning, on the first calibration tokens that reach a layer, with the
+    inputs that it has in the dense model.
 
     Raises:
         UserError: a layer that no calibration token reaches.
     """
-    outcome = PruningOutcome()
-    stopwatch = _Stopwatch(outcome)
-    context = replace(context, looks_at_data=stopwatch.looks_at_data)
     halves = any(weight.dtype != torch.float32 for weight in model.parameters())
     model.to(context.device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
     linears = prunable_layers(model)
@@ -55,13 +52,13 @@ def prune_modelwise(
             samples = sample_inputs(model, linears, context.batches(rows_BL))
         dense = {name: weight_view(linear).clone() for name, linear in linears.items()}
         done = method.prune_model(model, rows_BL, pattern, context)
+    layers = []
     for name, linear in linears.items():
         weights = dense.pop(name), weight_view(linear)
-        outcome.layers.append(layer_report(name, weights, samples[name], pattern, done.details.get(name, {})))
-    outcome.change = ModelChange.of_weights({each.name: each.shape for each in outcome.layers}, done.tensors)
-    outcome.prune_s = stopwatch.elapsed - outcome.calibrate_s
-    outcome.notes = (*done.notes, *(["pruned in float32, since gradients are needed"] if halves else []))
-    return outcome
+        layers.append(layer_report(name, weights, samples[name], pattern, done.details.get(name, {})))
+    change = ModelChange.of_weights({each.name: each.shape for each in layers}, done.tensors)
+    notes = (*done.notes, *(["pruned in float32, since gradients are needed"] if halves else []))
+    return PruningOutcome(layers, change, notes)
 
 
 @torch.no_grad()
@@ -81,23 +78,3 @@ def sample_inputs(
     samples = {name: sample_TI for group in observer.groups for sample_TI in [group.sample_TI] for name in group.names}
     check_reached(linears, samples)
     return samples
-
-
-class _Stopwatch:
-    """Wall time since it was made, and the part of it that looked at data."""
-
-    def __init__(self, outcome: PruningOutcome) -> None:
-        self._outcome = outcome
-        self._started = time.perf_counter()
-
-    @property
-    def elapsed(self) -> float:
-        return time.perf_counter() - self._started
-
-    @contextmanager
-    def looks_at_data(self) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self._outcome.calibrate_s += time.perf_counter() - start

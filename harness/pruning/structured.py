@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,11 +14,10 @@ from harness.blocks.offload import Offloading
 from harness.blocks.probe import Probes
 from harness.blocks.runner import BlockRunner
 from harness.errors import UserError
-from harness.patterns import Structured
-from harness.progress import Reporter
+from harness.patterns import Pattern, Structured
 from harness.pruning.context import PruningContext, PruningOutcome
 from harness.pruning.cutting import cut_block, num_kept
-from harness.pruning.layerwise import Walk, prune_model
+from harness.pruning.sequential import prune_sequentially
 from harness.surgery.configuration import BlockCuts, apply_fields, fields_after
 from harness.surgery.free import free_dependency_groups
 
@@ -27,42 +26,26 @@ if TYPE_CHECKING:  # methods reach this module through their kind
 
 
 def prune_channels(method: StructuredMethod, context: PruningContext) -> PruningOutcome:
-    """Cut the same part of the channels out of every block."""
-    patterns = dict.fromkeys(prunable_shapes(context.model), context.pattern)
-    walk = Walk(patterns, context.propagation, context.device, context.batch_tokens)
-    return shrink_model(context.model, method, context.tokens_BL, walk, context.reporter, context.offloading)
-
-
-def shrink_model(
-    model: PreTrainedModel,
-    method: StructuredMethod,
-    tokens_BL: Tensor,
-    walk: Walk,
-    reporter: Reporter,
-    offloading: Offloading,
-) -> PruningOutcome:
-    """Cut the least important channels out of every block of `model`, and have its configuration say so.
+    """Cut the least important channels out of every block, and have the model's configuration say so.
 
     The same number goes in blocks of one shape.  Layers that have no channels of their own, such as those of an
     attention, are left as they are, and their reports say that nothing of them was asked for.
-
-    Args:
-        tokens_BL: calibration token ids, all of one length.
-        walk: its patterns are one `Structured` for all layers.
 
     Raises:
         UserError: there is nothing to cut, the configuration cannot say that it was cut, or no calibration token
             reaches a layer.
     """
-    (pattern,) = set(walk.patterns.values())
+    model, pattern = context.model, context.pattern
     assert isinstance(pattern, Structured), f"a structured method makes no {pattern.label} pattern"
-    reporter.start("prune: find the channels", 1)
-    fields = configuration_fields(model, pattern, tokens_BL, offloading, walk.device)
-    outcome = prune_model(model, method, tokens_BL, replace(walk, prune_one=cut_block), reporter, offloading)
-    outcome.change = outcome.change.then(apply_fields(model, fields))
+    context.reporter.start("prune: find the channels", 1)
+    with context.clock("prune"):
+        fields = configuration_fields(model, pattern, context.tokens_BL, context.offloading, context.device)
+    patterns: dict[str, Pattern] = dict.fromkeys(prunable_shapes(model), pattern)
+    cut = partial(cut_block, method)
+    outcome = prune_sequentially(context, patterns, method.needs, cut, with_probes=True)
     sizes = ", ".join(f"{name}={value}" for name, value in fields.items())
-    outcome.notes = (*outcome.notes, f"the model's configuration has now {sizes}")
-    return outcome
+    said = f"the model's configuration has now {sizes}"
+    return outcome.then(PruningOutcome(change=apply_fields(model, fields), notes=(said,)))
 
 
 def configuration_fields(

@@ -17,8 +17,8 @@ from harness.models.loading import LoadedModel, save_model
 from harness.models.model_cache import ModelCache
 from harness.patterns import Unstructured
 from harness.progress import Silent
-from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.wanda import Wanda
+from tests.contexts import a_context
 from tests.families import MIXTURES, plain_model
 
 CPU = torch.device("cpu")
@@ -34,8 +34,7 @@ def logits(model: nn.Module, tokens_BL: Tensor) -> Tensor:
 
 def prune(model: PreTrainedModel, tokens_BL: Tensor) -> None:
     """Half of every row by Wanda, two sequences at a time."""
-    walk = Walk(dict.fromkeys(prunable_shapes(model), Unstructured(0.5)), "pruned", CPU, 2 * tokens_BL.shape[1])
-    prune_model(model, Wanda(), tokens_BL, walk, Silent())
+    Wanda().run(a_context(model, tokens_BL, Unstructured(0.5), batch_tokens=2 * tokens_BL.shape[1]))
 
 
 @every_mixture
@@ -129,8 +128,7 @@ def test_the_next_job_finds_the_dense_experts_again(
     loaded = cache.take(checkpoint, "same", None)
     dense = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
     shapes = prunable_shapes(loaded.model)
-    walk = Walk(dict.fromkeys(shapes, Unstructured(0.5)), "pruned", CPU, 24)
-    outcome = prune_model(loaded.model, Wanda(), random_tokens(8), walk, Silent())
+    outcome = Wanda().run(a_context(loaded.model, random_tokens(8), Unstructured(0.5)))
     assert any(not torch.equal(tensor, dense[name]) for name, tensor in loaded.model.state_dict().items())
     cache.give_back(outcome.change)
     monkeypatch.setattr("harness.models.model_cache.load_model", None)

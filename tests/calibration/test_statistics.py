@@ -48,7 +48,7 @@ def test_statistics_are_found_by_their_kind() -> None:
 
 
 def test_what_was_found_is_found_again() -> None:
-    """Worked out once a key where findings are kept, every time where they are not."""
+    """Worked out once a key where there is a cache, every time where they are not."""
     statistics = Statistics([])
     worked_out: list[str] = []
 
@@ -56,11 +56,11 @@ def test_what_was_found_is_found_again() -> None:
         worked_out.append("trace")
         return "trace"
 
-    assert [statistics.find("key", work_out) for _ in range(2)] == ["trace", "trace"]
+    assert [statistics.cached("key", work_out) for _ in range(2)] == ["trace", "trace"]
     assert len(worked_out) == 2
-    statistics.findings = {}
-    assert [statistics.find("key", work_out) for _ in range(2)] == ["trace", "trace"]
+    statistics.cache = {}
+    assert [statistics.cached("key", work_out) for _ in range(2)] == ["trace", "trace"]
     assert len(worked_out) == 3
-    statistics.find("another", work_out)
+    statistics.cached("another", work_out)
     assert len(worked_out) == 4
-    assert statistics.findings == {"key": "trace", "another": "trace"}
+    assert statistics.cache == {"key": "trace", "another": "trace"}

@@ -14,17 +14,19 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
-from harness.blocks.offload import InMemory, Offloading
+from harness.blocks.offload import Offloading
 from harness.cli.main import main
 from harness.errors import UserError
 from harness.job import Choice
 from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
-from harness.progress import Silent
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM, Allocation
 from harness.pruning.context import PruningOutcome
-from harness.pruning.dense_analysis import BlockTurn, DenseAnalysis
-from harness.pruning.layerwise import Walk, achieved_sparsity, check_patterns, prune_model
+from harness.pruning.dense_analysis import DenseAnalysis
+from harness.pruning.layer_reports import achieved_sparsity
+from harness.pruning.layerwise import check_patterns
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
+from harness.pruning.sequential import ObservedBlock
+from tests.contexts import a_context, prune_to
 from tests.contracts.test_methods import check_zeros, choices_of, label, layerwise
 from tests.families import tiny_model
 
@@ -114,9 +116,8 @@ def spread(
                 left += sum(float(weight_view(linear).abs().sum()) for linear in prunable_linears(block).values())
         return 1.0 - left / dense
 
-    walk = (tokens_BL, CPU, 1000, InMemory(model), Silent())
-    analysis = DenseAnalysis(model, method, pattern, *walk, lambda num_sequences: loss, keep)
-    return allocation.spread(analysis)
+    context = a_context(model, tokens_BL, pattern, batch_tokens=1000, held_out=lambda num_sequences: loss, cache=keep)
+    return allocation.spread(DenseAnalysis(context, method))
 
 
 def prune(name: str, method_name: str, pattern: Pattern, tokens_BL: Tensor) -> tuple[PruningOutcome, list[Tensor]]:
@@ -124,8 +125,7 @@ def prune(name: str, method_name: str, pattern: Pattern, tokens_BL: Tensor) -> t
     model, method, allocation = a_model(), METHODS.build(Choice(method_name)), ALLOCATIONS.build(Choice(name))
     assert isinstance(method, LayerwiseMethod)
     patterns = spread(model, method, allocation, pattern, tokens_BL)
-    walk = Walk(patterns, "pruned", CPU, 1000, allocation)
-    outcome = prune_model(model, method, tokens_BL, walk, Silent())
+    outcome = prune_to(patterns, method, a_context(model, tokens_BL, pattern, batch_tokens=1000, allocation=allocation))
     return outcome, [weight.detach() for weight in model.parameters()]
 
 
@@ -152,8 +152,8 @@ def test_the_total_is_the_request_whatever_the_widths_and_the_method(
     for sparsity in FRACTIONS:
         model = a_model(NARROW)
         patterns = spread(model, method, allocation, Unstructured(sparsity), random_tokens(2), kept)
-        walk = Walk(patterns, "pruned", CPU, 1000, allocation)
-        layers = prune_model(model, method, random_tokens(2), walk, Silent()).layers
+        context = a_context(model, random_tokens(2), Unstructured(sparsity), batch_tokens=1000, allocation=allocation)
+        layers = prune_to(patterns, method, context).layers
         counts = {report.name: round(report.requested_sparsity * report.shape[1]) for report in layers}
         for report in layers:
             zeros_OI = weight_view(model.get_submodule(report.name)) == 0  # type: ignore[arg-type]
@@ -174,7 +174,8 @@ def test_uniform_rounds_every_row_down(choice: Choice, random_tokens: Callable[.
         model = a_model(NARROW)
         patterns = spread(model, method, ALLOCATIONS.build(Choice(UNIFORM)), Unstructured(sparsity), random_tokens(2))
         assert set(patterns.values()) == {Unstructured(sparsity)}
-        layers = prune_model(model, method, random_tokens(2), Walk(patterns, "pruned", CPU, 1000), Silent()).layers
+        context = a_context(model, random_tokens(2), Unstructured(sparsity), batch_tokens=1000)
+        layers = prune_to(patterns, method, context).layers
         for report in layers:
             rows, columns = report.shape
             zeros_OI = weight_view(model.get_submodule(report.name)) == 0  # type: ignore[arg-type]
@@ -304,9 +305,9 @@ def add_first_block_dense() -> None:
 
         refines = True
 
-        def refine(self, turn: BlockTurn) -> dict[str, Pattern]:
-            factor = 0.0 if turn.step.path.endswith(".0") else 2.0
-            return {name: Unstructured(pattern.sparsity * factor) for name, pattern in turn.patterns.items()}
+        def refine(self, block: ObservedBlock, patterns: Mapping[str, Pattern], deficit: float) -> dict[str, Pattern]:
+            factor = 0.0 if block.step.path.endswith(".0") else 2.0
+            return {name: Unstructured(pattern.sparsity * factor) for name, pattern in patterns.items()}
 
 
 @pytest.mark.usefixtures("fresh_registry")

@@ -13,24 +13,19 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.blocks.layers import prunable_layers, prunable_shapes, weight_view
-from harness.blocks.offload import InMemory
 from harness.errors import UserError
 from harness.job import Choice, Propagation
 from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
-from harness.progress import Silent
-from harness.pruning.context import ModelContext, PruningOutcome
+from harness.pruning.context import PruningOutcome
 from harness.pruning.cutting import num_kept
-from harness.pruning.global_pruning import prune_modelwise
-from harness.pruning.layerwise import Walk, achieved_sparsity, prune_model
+from harness.pruning.layer_reports import achieved_sparsity
 from harness.pruning.methods.base import (
     METHODS,
-    GlobalMethod,
     LayerwiseMethod,
     PruningMethod,
-    StructuredMethod,
 )
 from harness.pruning.numerics.permutation import recorded_permutations
-from harness.pruning.structured import shrink_model
+from tests.contexts import a_context
 from tests.contracts.test_methods import check_zeros
 from tests.families import tiny_model
 
@@ -82,17 +77,7 @@ def prune(
     """
     method = METHODS.build(choice)
     propagation = propagation or method.propagation
-    batch_tokens = 2 * rows_BL.shape[1]
-    if isinstance(method, GlobalMethod):
-        return prune_modelwise(model, method, rows_BL, pattern, ModelContext(CPU, batch_tokens, 0, Silent()))
-    patterns = dict.fromkeys(prunable_shapes(model), pattern)
-    if isinstance(method, StructuredMethod):
-        walk = Walk(patterns, propagation, CPU, batch_tokens)
-        return shrink_model(model, method, rows_BL, walk, Silent(), InMemory(model))
-    assert isinstance(method, LayerwiseMethod)
-    weights = [(name, weight_view(linear)) for name, linear in prunable_layers(model).items()]
-    walk = Walk(method.spread(weights, pattern) or patterns, propagation, CPU, batch_tokens)
-    return prune_model(model, method, rows_BL, walk, Silent())
+    return method.run(a_context(model, rows_BL, pattern, propagation=propagation, batch_tokens=2 * rows_BL.shape[1]))
 
 
 def check_masks(method: PruningMethod, pattern: Pattern, weights: Mapping[str, Tensor]) -> None:

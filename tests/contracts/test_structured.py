@@ -13,19 +13,17 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from harness.blocks.layers import decoder_blocks, prunable_shapes, weight_view
-from harness.blocks.offload import InMemory
 from harness.calibration.statistics import Statistics
 from harness.errors import UserError
 from harness.job import Choice
 from harness.models.digits import DigitsCnn, DigitsConfig
-from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
-from harness.progress import Silent
+from harness.patterns import SemiStructured, Structured, Unstructured
 from harness.pruning.context import PruningOutcome
 from harness.pruning.cutting import Channels, kept_channels, num_kept
-from harness.pruning.layerwise import Walk, achieved_sparsity, weights_fingerprint
+from harness.pruning.layer_reports import achieved_sparsity, weights_fingerprint
 from harness.pruning.methods.base import METHODS, StructuredMethod
 from harness.pruning.methods.channel_magnitude import ChannelMagnitude
-from harness.pruning.structured import shrink_model
+from tests.contexts import a_context
 from tests.contracts.test_methods import choices_of, label
 from tests.families import HIDDEN, INNER, tiny_model
 from tests.models.convolutions import ConvConfig, ConvModel, randomised
@@ -58,9 +56,7 @@ def shrink(model: Any, choice: Choice, tokens_BL: Tensor, ratio: float = 0.5) ->
     """Cut that part of the channels of every block, on the CPU."""
     method = METHODS.build(choice)
     assert isinstance(method, StructuredMethod)
-    patterns: dict[str, Pattern] = dict.fromkeys(prunable_shapes(model), Structured(ratio, "channel"))
-    walk = Walk(patterns, "pruned", torch.device("cpu"), 24)
-    return shrink_model(model, method, tokens_BL, walk, Silent(), InMemory(model))
+    return method.run(a_context(model, tokens_BL, Structured(ratio, "channel")))
 
 
 def logits(model: Any, tokens_BL: Tensor) -> Tensor:

@@ -45,11 +45,11 @@ from harness.models.checkpoint import Checkpoint
 from harness.models.loading import load_model
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
-from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
 from harness.pruning.numerics.masks import ComparisonGroup
 from harness.record import RunRecord
 from harness.tracking.store import RecordStore
+from tests.contexts import a_context
 
 Weight = np.ndarray[Any, np.dtype[np.float32]]
 Weights = Mapping[str, Weight]
@@ -97,11 +97,10 @@ def outcome(folder: Path, model: str, method: str, pattern: str) -> tuple[Weight
         built = METHODS.build(Choice(method))
         assert isinstance(built, LayerwiseMethod)
         tokens_BL = torch.from_numpy(np.load(folder / "calibration_tokens.npy"))
-        patterns = dict.fromkeys(prunable_shapes(loaded.model), PATTERNS[pattern])
-        walk = Walk(patterns, "pruned", torch.device("cpu"), ONE_SEQUENCE)
+        context = a_context(loaded.model, tokens_BL, PATTERNS[pattern], batch_tokens=ONE_SEQUENCE)
         ties = model == "tiny-opt" and method == "sparsegpt"
         with threads(2 if ties else torch.get_num_threads()):  # see MOST_TIED_ZEROS
-            prune_model(loaded.model, built, tokens_BL, walk, Silent())
+            built.run(context)
     windows_NL = torch.from_numpy(np.load(folder / "evaluation_tokens.npy")).view(-1, 64)
     measured = perplexity(loaded.model, windows_NL, batch_tokens=256, device=torch.device("cpu"), reporter=Silent())
     assert measured.value is not None

@@ -6,24 +6,20 @@ the ratios are.  That is what tests/oracles/test_owl.py is for, with more blocks
 """
 
 from pathlib import Path
-from typing import NoReturn
 
 import numpy as np
 import pytest
 import torch
 
-from harness.blocks.layers import prunable_shapes
 from harness.calibration.statistics import FeatureNorm
 from harness.models.checkpoint import Checkpoint
 from harness.models.loading import LoadedModel, load_model
 from harness.patterns import Pattern, Unstructured
-from harness.progress import Silent
 from harness.pruning.allocations.owl import Owl, block_sparsities
 from harness.pruning.dense_analysis import DenseAnalysis
-from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.wanda import Wanda
+from tests.contexts import a_context, prune_to
 
-CPU = torch.device("cpu")
 ONE_SEQUENCE = 64
 OWL = Owl(outlier_threshold=3.0, width=0.08)
 DENSITIES = [0.38, 0.22]
@@ -40,34 +36,18 @@ def loaded(golden_dir: Path) -> LoadedModel:
 def analysis(golden_dir: Path, loaded: LoadedModel) -> DenseAnalysis:
     """Of the tiny model, with the golden calibration tokens."""
     tokens_BL = torch.from_numpy(np.load(golden_dir / "calibration_tokens.npy"))
-
-    def nothing(*_: object) -> NoReturn:
-        raise AssertionError("OWL measures no trials and keeps nothing")
-
-    return DenseAnalysis(
-        loaded.model,
-        Wanda(),
-        Unstructured(0.7),
-        tokens_BL,
-        CPU,
-        ONE_SEQUENCE,
-        loaded.offloading,
-        Silent(),
-        nothing,
-        nothing,
-    )
+    return DenseAnalysis(a_context(loaded.model, tokens_BL, Unstructured(0.7), batch_tokens=ONE_SEQUENCE), Wanda())
 
 
 def test_the_outcome_is_the_authors(golden_dir: Path, loaded: LoadedModel, analysis: DenseAnalysis) -> None:
     """Zeros identical in every layer, weights too: with `int(in_features * sparsity)` zeros a row, as published."""
-    ratios = [OWL.outlier_ratio(block) for block in analysis.walk((FeatureNorm,))]
+    ratios = [OWL.outlier_ratio(block) for block in analysis.observed_blocks((FeatureNorm,))]
     sparsities = block_sparsities(ratios, 0.7, OWL.width)
     assert [1 - value for value in sparsities] == pytest.approx(DENSITIES)
     patterns: dict[str, Pattern] = {
         name: Unstructured(value) for value, names in zip(sparsities, analysis.blocks, strict=True) for name in names
     }
-    walk = Walk(patterns, "pruned", CPU, ONE_SEQUENCE)
-    prune_model(loaded.model, Wanda(), analysis.tokens_BL, walk, Silent())
+    prune_to(patterns, Wanda(), analysis.context)
     state = loaded.model.state_dict()
     with np.load(golden_dir / "tiny-llama" / "owl_wanda.unstructured70.npz") as authors:
         assert sorted(authors.files) == sorted(f"{name}.weight" for name in analysis.shapes)
@@ -79,7 +59,7 @@ def test_the_outcome_is_the_authors(golden_dir: Path, loaded: LoadedModel, analy
 def test_the_registered_allocation_differs_by_less_than_two_weights_a_row(analysis: DenseAnalysis) -> None:
     """It meets the total, which the published rounding misses by 0.7 points on these narrow layers."""
     patterns = OWL.spread(analysis)
-    shapes = prunable_shapes(analysis.model)
+    shapes = analysis.shapes
     for density, names in zip(DENSITIES, analysis.blocks, strict=True):
         for name in names:
             columns = shapes[name][1]

@@ -11,9 +11,8 @@ from harness.job import Choice
 from harness.models.checkpoint import Checkpoint
 from harness.models.loading import load_model
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.progress import Silent
-from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
+from tests.contexts import a_context
 
 PATTERNS: dict[str, Pattern] = {"unstructured": Unstructured(0.5), "2of4": SemiStructured(2, 4)}
 
@@ -25,8 +24,7 @@ def test_the_zeros_are_the_authors(golden_dir: Path, pattern: str) -> None:
     method = METHODS.build(Choice("ria", {"activation_power": 0.5, "comparison_group": "row"}))
     assert isinstance(method, LayerwiseMethod)
     tokens_BL = torch.from_numpy(np.load(golden_dir / "calibration_tokens.npy"))
-    walk = Walk(dict.fromkeys(prunable_shapes(loaded.model), PATTERNS[pattern]), "pruned", torch.device("cpu"), 64)
-    prune_model(loaded.model, method, tokens_BL, walk, Silent())
+    method.run(a_context(loaded.model, tokens_BL, PATTERNS[pattern], batch_tokens=64))
     state = loaded.model.state_dict()
     with np.load(golden_dir / "tiny-llama" / f"ria_row.{pattern}.npz") as authors:
         assert sorted(authors.files) == sorted(f"{name}.weight" for name in prunable_shapes(loaded.model))

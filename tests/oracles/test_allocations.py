@@ -2,6 +2,7 @@
 
 import math
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ from torch import Tensor
 from harness.calibration.statistics import FeatureNorm, Statistics
 from harness.pruning.allocations.owl import Owl, block_sparsities
 from harness.pruning.allocations.sensitivity import Sensitivity
-from harness.pruning.dense_analysis import DenseBlock
 from harness.pruning.methods.magnitude import Magnitude
 from harness.pruning.numerics.learned_rates import (
     CANDIDATES_D,
@@ -23,7 +23,7 @@ from harness.pruning.numerics.learned_rates import (
 )
 
 
-def a_block(seed: int) -> tuple[DenseBlock, dict[str, np.ndarray], dict[str, list[np.ndarray]]]:
+def a_block(seed: int) -> tuple[Any, dict[str, np.ndarray], dict[str, list[np.ndarray]]]:
     """Two linears with inputs of their own, as an analysis gives them and as plain arrays."""
     stream = np.random.default_rng(seed)
     weights = {"a": stream.normal(size=(7, 5)), "b": stream.normal(size=(4, 9))}
@@ -36,7 +36,8 @@ def a_block(seed: int) -> tuple[DenseBlock, dict[str, np.ndarray], dict[str, lis
         for x in sequences:
             norm.update(torch.from_numpy(x).float(), 1)
         statistics[name] = Statistics([norm])
-    block = DenseBlock(0, {name: torch.from_numpy(weight).float() for name, weight in weights.items()}, statistics)
+    tensors = {name: torch.from_numpy(weight).float() for name, weight in weights.items()}
+    block = SimpleNamespace(weights=tensors, statistics=statistics)
     return block, weights, inputs
 
 
@@ -153,7 +154,7 @@ def test_the_penalty_by_hand() -> None:
 def test_a_scan_from_an_infinite_loss_is_no_scan() -> None:
     """Everything is as good as infinity: a uniform allocation must not come out of it."""
     analysis = SimpleNamespace(
-        method=Magnitude(), keep=lambda key, find: find(), trials=lambda num_sequences: lambda weights: math.inf
+        method=Magnitude(), cached=lambda key, find: find(), trials=lambda num_sequences: lambda weights: math.inf
     )
     with pytest.raises(ArithmeticError, match="not finite"):
         Sensitivity().spread(analysis)

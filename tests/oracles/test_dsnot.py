@@ -10,15 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from harness.blocks.layers import prunable_shapes
 from harness.calibration.statistics import FeatureMoments, FeatureNorm, InputHessian, Statistics
 from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.progress import Silent
-from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.dsnot import DSnoT
 from harness.pruning.methods.sparsegpt import SparseGPT
 from harness.pruning.numerics.masks import keep_mask
+from tests.contexts import a_context
 from tests.families import tiny_model
 
 OUT, IN, LENGTH = 12, 32, 20
@@ -202,9 +200,8 @@ def test_no_layer_of_a_model_is_refined_to_the_worse(
     tokens_BL = random_tokens(6)
 
     def errors(method: DSnoT) -> Tensor:
-        model = tiny_model("llama-gqa")
-        walk = Walk(dict.fromkeys(prunable_shapes(model), pattern), "dense", torch.device("cpu"), 24)
-        reports = prune_model(model, method, tokens_BL, walk, Silent()).layers
+        context = a_context(tiny_model("llama-gqa"), tokens_BL, pattern, propagation="dense")
+        reports = method.run(context).layers
         return torch.tensor([report.relative_output_error for report in reports], dtype=torch.float64)
 
     first = errors(DSnoT(initial=initial, max_cycles=0))  # type: ignore[arg-type]

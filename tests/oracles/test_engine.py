@@ -12,9 +12,8 @@ from transformers import PreTrainedModel
 
 from harness.blocks.layers import prunable_shapes
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.progress import Silent
-from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.wanda import Wanda
+from tests.contexts import a_context
 from tests.families import tiny_model
 from tests.oracles.test_masks import oracle as mask_oracle
 
@@ -49,7 +48,7 @@ def wanda_layer(linear: nn.Linear, inputs: list[Tensor], pattern: Pattern) -> fl
     return float((dense_TO - sparse_TO).norm() / dense_TO.norm())
 
 
-def walk_obviously(
+def prune_obviously(
     model: PreTrainedModel, tokens_BL: Tensor, pattern: Pattern, propagation: Literal["pruned", "dense"]
 ) -> dict[str, float]:
     """Prune block after block in place; relative output errors by name."""
@@ -72,7 +71,7 @@ def weights_of(model: PreTrainedModel) -> dict[str, Tensor]:
 @pytest.mark.parametrize("propagation", ["pruned", "dense"])
 @pytest.mark.parametrize("pattern", [SemiStructured(2, 4), Unstructured(0.6)], ids=str)
 @pytest.mark.parametrize(("family", "batch_tokens"), [("llama-gqa", 1), ("llama-gqa", 24), ("gemma-3", 1000)])
-def test_the_walk(
+def test_sequential_pruning(
     family: str,
     pattern: Pattern,
     propagation: Literal["pruned", "dense"],
@@ -84,9 +83,9 @@ def test_the_walk(
     """
     model, tokens_BL = tiny_model(family), random_tokens(NUM_SEQUENCES)
     expected = copy.deepcopy(model)
-    errors = walk_obviously(expected, tokens_BL, pattern, propagation)
-    walk = Walk(dict.fromkeys(prunable_shapes(model), pattern), propagation, torch.device("cpu"), batch_tokens)
-    outcome = prune_model(model, Wanda(), tokens_BL, walk, Silent())
+    errors = prune_obviously(expected, tokens_BL, pattern, propagation)
+    context = a_context(model, tokens_BL, pattern, propagation=propagation, batch_tokens=batch_tokens)
+    outcome = Wanda().run(context)
     for name, weight_OI in weights_of(expected).items():
         assert torch.equal(weights_of(model)[name], weight_OI), name
     assert [report.name for report in outcome.layers] == list(prunable_shapes(model))
@@ -99,8 +98,8 @@ def test_the_two_propagations_differ(random_tokens: Callable[..., Tensor]) -> No
     """The oracle can tell them apart: the first block's weights agree, the second block's do not."""
     pattern, tokens_BL = SemiStructured(2, 4), random_tokens(NUM_SEQUENCES)
     models = [tiny_model("llama-gqa"), tiny_model("llama-gqa")]
-    walk_obviously(models[0], tokens_BL, pattern, "pruned")
-    walk_obviously(models[1], tokens_BL, pattern, "dense")
+    prune_obviously(models[0], tokens_BL, pattern, "pruned")
+    prune_obviously(models[1], tokens_BL, pattern, "dense")
     one, other = (weights_of(model) for model in models)
     differ = [name for name in one if not torch.equal(one[name], other[name])]
     assert differ
@@ -113,8 +112,7 @@ def test_errors_are_measured_on_the_first_1024_tokens(random_tokens: Callable[..
     name = "model.layers.0.self_attn.q_proj"
     x_TI = torch.cat(inputs_of(model, [name], tokens_BL)[name])[:1024]
     old_OI = model.get_submodule(name).weight.data.clone()
-    walk = Walk(dict.fromkeys(prunable_shapes(model), Unstructured(0.5)), "pruned", torch.device("cpu"), 240)
-    report = prune_model(model, Wanda(), tokens_BL, walk, Silent()).layers[0]
+    report = Wanda().run(a_context(model, tokens_BL, Unstructured(0.5), batch_tokens=240)).layers[0]
     new_OI = model.get_submodule(name).weight.data
     expected = float((x_TI @ (old_OI - new_OI).T).norm() / (x_TI @ old_OI.T).norm())
     assert (report.name, report.error_tokens) == (name, 1024)

@@ -5,7 +5,6 @@ The inputs of linears are those that hooks see in whole forward passes of the mo
 
 import math
 from collections.abc import Callable
-from typing import NoReturn
 
 import pytest
 import torch
@@ -13,14 +12,12 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.blocks.layers import prunable_shapes
-from harness.blocks.offload import InMemory
 from harness.calibration.statistics import FeatureNorm
 from harness.patterns import Unstructured
-from harness.progress import Silent
 from harness.pruning.allocations.owl import Owl, block_sparsities
 from harness.pruning.dense_analysis import DenseAnalysis
-from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.wanda import Wanda
+from tests.contexts import a_context, prune_to
 from tests.families import tiny_model
 from tests.oracles.test_engine import inputs_of
 from tests.oracles.test_masks import prune_smallest
@@ -55,12 +52,7 @@ def five_blocks() -> PreTrainedModel:
 
 def analysis_of(model: PreTrainedModel, tokens_BL: Tensor) -> DenseAnalysis:
     """Of that model, as a job for Wanda makes it."""
-
-    def nothing(*_: object) -> NoReturn:
-        raise AssertionError("OWL measures no trials and keeps nothing")
-
-    pattern, resident = Unstructured(SPARSITY), InMemory(model)
-    return DenseAnalysis(model, Wanda(), pattern, tokens_BL, CPU, 24, resident, Silent(), nothing, nothing)
+    return DenseAnalysis(a_context(model, tokens_BL, Unstructured(SPARSITY)), Wanda())
 
 
 def scores_of(model: PreTrainedModel, name: str, inputs: list[Tensor]) -> list[list[float]]:
@@ -95,7 +87,7 @@ def test_ratios_and_densities(threshold: float, width: float, random_tokens: Cal
     model, tokens_BL, owl = five_blocks(), random_tokens(6), Owl(threshold, width)
     expected = ratios_of(model, tokens_BL, threshold)
     assert len(set(expected)) == BLOCKS
-    found = [owl.outlier_ratio(block) for block in analysis_of(model, tokens_BL).walk((FeatureNorm,))]
+    found = [owl.outlier_ratio(block) for block in analysis_of(model, tokens_BL).observed_blocks((FeatureNorm,))]
     assert found == expected
     densities = densities_of(expected, width)
     assert [1 - value for value in block_sparsities(found, SPARSITY, width)] == pytest.approx(densities, abs=1e-12)
@@ -126,7 +118,7 @@ def test_the_zeros(published: bool, random_tokens: Callable[..., Tensor]) -> Non
     exact = {name: shapes[name][1] * (1 - densities[i]) for i in range(BLOCKS) for name in block_names(model, i)}
     analysis = analysis_of(model, tokens_BL)
     if published:
-        ratios = [owl.outlier_ratio(block) for block in analysis.walk((FeatureNorm,))]
+        ratios = [owl.outlier_ratio(block) for block in analysis.observed_blocks((FeatureNorm,))]
         sparsities = block_sparsities(ratios, SPARSITY, 0.08)
         patterns = {n: Unstructured(sparsities[i]) for i in range(BLOCKS) for n in block_names(model, i)}
         counts = {name: int(value) for name, value in exact.items()}
@@ -138,6 +130,6 @@ def test_the_zeros(published: bool, random_tokens: Callable[..., Tensor]) -> Non
         assert removed == pytest.approx(SPARSITY * sum(math.prod(shape) for shape in shapes.values()), rel=1e-3)
     by_block = [{name: counts[name] for name in block_names(model, index)} for index in range(BLOCKS)]
     prune_obviously(expected, tokens_BL, by_block)
-    prune_model(model, Wanda(), tokens_BL, Walk(dict(patterns), "pruned", CPU, 24), Silent())
+    prune_to(patterns, Wanda(), analysis.context)
     for name in shapes:
         assert torch.equal(weight_of(model, name), weight_of(expected, name)), name

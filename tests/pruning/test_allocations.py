@@ -1,8 +1,9 @@
 """How layers' sparsities make up a total, what each allocation wants, and what a block is asked at its turn."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -22,12 +23,15 @@ from harness.progress import Silent
 from harness.pruning.allocations.base import ALLOCATIONS
 from harness.pruning.allocations.besa import Besa
 from harness.pruning.allocations.owl import Owl, block_sparsities
-from harness.pruning.dense_analysis import BlockTurn, DenseAnalysis
-from harness.pruning.layerwise import Walk, achieved_sparsity, prune_model
-from harness.pruning.methods.base import METHODS, LayerwiseMethod
+from harness.pruning.context import PruningOutcome
+from harness.pruning.dense_analysis import DenseAnalysis
+from harness.pruning.layer_reports import achieved_sparsity
+from harness.pruning.methods.base import METHODS
 from harness.pruning.methods.wanda import Wanda
 from harness.pruning.numerics.budget import meet_n_of_m, meet_total, shift_to_mean, spread_blocks, whole_counts
 from harness.pruning.numerics.learned_rates import RatedWeight
+from harness.pruning.sequential import ObservedBlock
+from tests.contexts import a_context, prune_to
 from tests.families import tiny_model
 
 CPU = torch.device("cpu")
@@ -35,14 +39,13 @@ MODEL = {"num_hidden_layers": 2, "hidden_size": 96, "intermediate_size": 160, "h
 """Wide enough that whole weights a row come within 0.1 % of any total."""
 
 
-def an_analysis(model: nn.Module, tokens_BL: Tensor, pattern: Pattern, *, batch_tokens: int = 24) -> DenseAnalysis:
+def an_analysis(model: nn.Module, tokens_BL: Tensor, pattern: Pattern) -> DenseAnalysis:
     """An analysis of a model in memory, whose trials are measured on the calibration tokens."""
 
     def held_out(num_sequences: int) -> TrialLoss:
         return TrialLoss(model, InMemory(model), tokens_BL[:num_sequences], batch_tokens=48, device=CPU)  # type: ignore[arg-type]
 
-    walk = (tokens_BL, CPU, batch_tokens, InMemory(model), Silent())
-    return DenseAnalysis(model, Wanda(), pattern, *walk, held_out, lambda key, find: find())
+    return DenseAnalysis(a_context(model, tokens_BL, pattern, held_out=held_out), Wanda())
 
 
 # ---------------------------------------------------------------------------------------------------- the total
@@ -165,8 +168,7 @@ def test_owl_mixes_n_of_m_by_blocks(random_tokens: Callable[..., Tensor]) -> Non
         keeps.append(pattern.keep)
     assert sum(keeps) == 4 * len(keeps)
     assert max(keeps) > 4 > min(keeps)
-    walk = Walk(patterns, "pruned", CPU, 24)
-    assert achieved_sparsity(prune_model(model, Wanda(), random_tokens(4), walk, Silent()).layers) == 0.5
+    assert achieved_sparsity(prune_to(patterns, Wanda(), analysis.context).layers) == 0.5
 
 
 def test_owl_leaves_no_block_dense_and_none_empty() -> None:
@@ -222,8 +224,8 @@ def test_an_analysis_sees_the_dense_model(family: str, random_tokens: Callable[.
         handle.remove()
     analysis = an_analysis(model, tokens_BL, Unstructured(0.5))
     seen: list[str] = []
-    for index, block in enumerate(analysis.walk((FeatureNorm,))):
-        assert block.index == index
+    for index, block in enumerate(analysis.observed_blocks((FeatureNorm,))):
+        assert block.step.index == index
         assert list(block.weights) == analysis.blocks[index]
         for name, weight_OI in block.weights.items():
             assert torch.equal(weight_OI, weight_view(model.get_submodule(name)))  # type: ignore[arg-type]
@@ -260,12 +262,19 @@ def test_a_trial_measures_other_weights_and_leaves_the_model(name: str, random_t
 # ----------------------------------------------------------------------------------------------------------- BESA
 
 
+def learned(
+    model: nn.Module, tokens_BL: Tensor, besa: Besa | None, sparsity: float = 0.6, method: str = "wanda", **fields: Any
+) -> PruningOutcome:
+    """Prune with rates that are learned, or without."""
+    context = a_context(model, tokens_BL, Unstructured(sparsity), batch_tokens=1000, allocation=besa, **fields)
+    return METHODS.build(Choice(method)).run(context)
+
+
 def besa_patterns(
     model: nn.Module, tokens_BL: Tensor, propagation: Propagation, besa: Besa, sparsity: float = 0.6
 ) -> list[float]:
     """The sparsities that the layers were given, in model order, after pruning with Wanda."""
-    walk = Walk(dict.fromkeys(prunable_shapes(model), Unstructured(sparsity)), propagation, CPU, 1000, besa)
-    outcome = prune_model(model, Wanda(), tokens_BL, walk, Silent())
+    outcome = learned(model, tokens_BL, besa, sparsity, propagation=propagation)
     size = sum(math.prod(report.shape) for report in outcome.layers)
     rows = max(report.shape[0] for report in outcome.layers)
     blocks = len(decoder_blocks(model)[1])
@@ -308,8 +317,7 @@ def test_besa_lowers_the_error_of_a_block(random_tokens: Callable[..., Tensor]) 
     tokens_BL = random_tokens(16)
     for besa in (None, FAST):
         model, dense = tiny_model("llama", **MODEL), tiny_model("llama", **MODEL)
-        walk = Walk(dict.fromkeys(prunable_shapes(model), Unstructured(0.6)), "pruned", CPU, 1000, besa)
-        prune_model(model, Wanda(), tokens_BL, walk, Silent())
+        learned(model, tokens_BL, besa)
         outputs = []
         for each in (model, dense):
             with torch.no_grad():
@@ -323,33 +331,30 @@ def test_besa_leaves_the_block_and_its_gradients_alone(family: str, random_token
     """Every family can be learned; weights, buffers and gradients are as before, and the mode too."""
     model = tiny_model(family)
     before = {name: weight.clone() for name, weight in model.state_dict().items()}
-    turns: list[BlockTurn] = []
+    seen: list[str] = []
 
     class Watched(Besa):
         """Looks at the block after learning."""
 
         __slots__ = ()
 
-        def refine(self, turn: BlockTurn) -> dict[str, Pattern]:
-            hidden = [part.clone() for part in turn.step.hidden]
-            patterns = dict(Besa.refine(self, turn))
-            assert list(patterns) == list(turn.patterns)
-            assert all(torch.equal(part, old) for part, old in zip(turn.step.hidden, hidden, strict=True))
-            for name, weight in turn.step.block.state_dict().items():
-                assert torch.equal(weight, before[f"{turn.step.path}.{name}"])
-            assert all(weight.grad is None for weight in turn.step.block.parameters())
+        def refine(self, block: ObservedBlock, patterns: Mapping[str, Pattern], deficit: float) -> dict[str, Pattern]:
+            step, hidden = block.step, [part.clone() for part in block.step.hidden]
+            found = Besa.refine(self, block, patterns, deficit)
+            assert list(found) == list(patterns)
+            assert all(torch.equal(part, old) for part, old in zip(step.hidden, hidden, strict=True))
+            for name, weight in step.block.state_dict().items():
+                assert torch.equal(weight, before[f"{step.path}.{name}"])
+            assert all(weight.grad is None for weight in step.block.parameters())
             assert not torch.is_grad_enabled()
-            turns.append(turn)
+            seen.append(step.path)
             return dict.fromkeys(patterns, Unstructured(0.5))
 
-    walk = Walk(dict.fromkeys(prunable_shapes(model), Unstructured(0.5)), "pruned", CPU, 1000, Watched())
     # The tiny families are too narrow for the total, which is another test's matter.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("harness.pruning.numerics.budget.TOLERANCE", 1.0)
-        prune_model(model, Wanda(), random_tokens(2), walk, Silent())
-    assert [turn.step.path for turn in turns] == [
-        f"{decoder_blocks(model)[0]}.{index}" for index in range(len(decoder_blocks(model)[1]))
-    ]
+        learned(model, random_tokens(2), Watched(), 0.5)
+    assert seen == [f"{decoder_blocks(model)[0]}.{index}" for index in range(len(decoder_blocks(model)[1]))]
 
 
 def test_besa_sees_one_sequence_at_a_time(random_tokens: Callable[..., Tensor]) -> None:
@@ -361,23 +366,20 @@ def test_besa_sees_one_sequence_at_a_time(random_tokens: Callable[..., Tensor]) 
 
         __slots__ = ()
 
-        def refine(self, turn: BlockTurn) -> dict[str, Pattern]:
-            sizes.extend(len(part) for part in turn.step.hidden)
-            return dict(turn.patterns)
+        def refine(
+            self, block: ObservedBlock, patterns: Mapping[str, Pattern], deficit: float
+        ) -> Mapping[str, Pattern]:
+            sizes.extend(len(part) for part in block.step.hidden)
+            return patterns
 
-    model = tiny_model("llama")
-    walk = Walk(dict.fromkeys(prunable_shapes(model), Unstructured(0.5)), "pruned", CPU, 1000, Watched())
-    prune_model(model, Wanda(), random_tokens(5), walk, Silent())
+    learned(tiny_model("llama"), random_tokens(5), Watched())
     assert sizes == [1] * 5 * 2
 
 
 def test_besa_gives_a_method_without_statistics_its_own(random_tokens: Callable[..., Tensor]) -> None:
     """Magnitude reads no data; the rates are learned from all of it."""
     model = tiny_model("llama", **MODEL)
-    magnitude = METHODS.build(Choice("magnitude"))
-    assert isinstance(magnitude, LayerwiseMethod)
-    walk = Walk(dict.fromkeys(prunable_shapes(model), Unstructured(0.5)), "pruned", CPU, 1000, FAST)
-    outcome = prune_model(model, magnitude, random_tokens(4), walk, Silent())
+    outcome = learned(model, random_tokens(4), FAST, 0.5, "magnitude")
     assert len({report.requested_sparsity for report in outcome.layers}) > 2
 
 

@@ -20,10 +20,9 @@ from harness.data.digits import digit_rows
 from harness.job import Propagation
 from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.patterns import Unstructured
-from harness.progress import Silent
-from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.venum import Venum
 from harness.pruning.numerics.masks import keep_mask
+from tests.contexts import a_context
 
 PATTERN = Unstructured(0.6)
 
@@ -61,8 +60,7 @@ def test_a_network_is_walked_block_by_block(propagation: Propagation) -> None:
     model = DigitsCnn(DigitsConfig(widths=(4, 8), inner_widths=(4, 8), hidden_width=8)).eval()
     rows = torch.from_numpy(digit_rows("calibration")[:7].copy())
     wanted, dense = expected(model, rows, propagation), copy.deepcopy(model.blocks[0].conv_a)
-    patterns = dict.fromkeys(prunable_layers(model), PATTERN)
-    outcome = prune_model(model, Venum(), rows, Walk(patterns, propagation, torch.device("cpu"), 3 * 65), Silent())
+    outcome = Venum().run(a_context(model, rows, PATTERN, propagation=propagation, batch_tokens=3 * 65))
     for (name, layer), other in zip(prunable_layers(model).items(), prunable_layers(wanted).values(), strict=True):
         assert torch.equal(layer.weight, other.weight), name
     assert [report.shape for report in outcome.layers] == [(4, 36), (4, 36), (8, 36), (8, 72), (8, 32), (10, 8)]

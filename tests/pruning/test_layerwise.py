@@ -1,4 +1,4 @@
-"""The walk over real architectures, and what it reports and refuses."""
+"""Layerwise pruning of real architectures, and what it reports and refuses."""
 
 from collections.abc import Callable
 
@@ -10,17 +10,11 @@ from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_sha
 from harness.errors import UserError
 from harness.job import Choice
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.progress import Silent
 from harness.pruning.context import PruningOutcome
-from harness.pruning.layerwise import (
-    Walk,
-    achieved_sparsity,
-    check_patterns,
-    prune_model,
-    unpruned_note,
-    weights_fingerprint,
-)
-from harness.pruning.methods.base import METHODS, LayerwiseMethod
+from harness.pruning.layer_reports import achieved_sparsity, unpruned_note, weights_fingerprint
+from harness.pruning.layerwise import check_patterns
+from harness.pruning.methods.base import METHODS
+from tests.contexts import a_context
 from tests.families import tiny_model
 
 
@@ -33,15 +27,12 @@ def prune(
     batch_tokens: int = 24,
 ) -> PruningOutcome:
     """Prune every layer alike, on the CPU, from the pruned prefix."""
-    pattern = pattern or SemiStructured(2, 4)
-    built = METHODS.build(Choice(method))
-    assert isinstance(built, LayerwiseMethod)
-    walk = Walk(dict.fromkeys(prunable_shapes(model), pattern), "pruned", torch.device("cpu"), batch_tokens)
-    return prune_model(model, built, tokens_BL, walk, Silent())
+    context = a_context(model, tokens_BL, pattern or SemiStructured(2, 4), batch_tokens=batch_tokens)
+    return METHODS.build(Choice(method)).run(context)
 
 
 @pytest.mark.parametrize("method", ["wanda", "sparsegpt"])
-def test_what_the_walk_reports(method: str, random_tokens: Callable[..., Tensor]) -> None:
+def test_what_pruning_reports(method: str, random_tokens: Callable[..., Tensor]) -> None:
     """Layers in model order with what was asked for, what they have, their errors and what the method says; that every
     family is pruned where it should be, by every method, is a contract.
     """

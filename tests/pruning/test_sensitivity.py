@@ -45,8 +45,8 @@ def an_analysis(weights: Mapping[str, Tensor], loss: Callable[[Mapping[str, Tens
         method=Magnitude(),
         pattern=Unstructured(sparsity),
         shapes={name: tuple(weight_OI.shape) for name, weight_OI in weights.items()},
-        walk=lambda needs: iter([block]),
-        keep=lambda key, find: find(),
+        observed_blocks=lambda needs: iter([block]),
+        cached=lambda key, find: find(),
         trials=lambda num_sequences: loss,
     )
 
@@ -134,7 +134,7 @@ def test_a_sweep_scans_once() -> None:
         nonlocal measured
         measured = 0
         analysis = an_analysis(weights, loss, sparsity)
-        analysis.method, analysis.keep = method, keep
+        analysis.method, analysis.cached = method, keep
         patterns = allocation.spread(analysis)
         assert sum(pattern.sparsity for pattern in patterns.values()) / 2 == pytest.approx(sparsity, abs=1e-3)
         return measured

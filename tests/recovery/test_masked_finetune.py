@@ -19,13 +19,13 @@ from harness.models.kinds.causal_lm import next_token_loss
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
 from harness.pruning.context import PruningOutcome
-from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
 from harness.pruning.numerics.permutation import layers_that_are_not
 from harness.record import LayerReport
 from harness.recovery.base import RECOVERIES, RecoveryContext
 from harness.recovery.masked_finetune import MaskedFinetune
 from harness.recovery.sparsity import recomputed_sparsity
+from tests.contexts import a_context
 from tests.families import tiny_model
 
 CPU = torch.device("cpu")
@@ -82,8 +82,7 @@ def pruned_by(
         model = tiny_model(network)
     of_layers = METHODS.build(method)
     assert isinstance(of_layers, LayerwiseMethod)
-    walk = Walk(dict.fromkeys(prunable_layers(model), pattern), "pruned", CPU, 48)
-    return model, rows_BL, prune_model(model, of_layers, rows_BL, walk, Silent())
+    return model, rows_BL, of_layers.run(a_context(model, rows_BL, pattern, batch_tokens=48))
 
 
 @pytest.mark.parametrize("pattern", [TWO_OF_FOUR, Unstructured(0.5)], ids=lambda pattern: pattern.label)

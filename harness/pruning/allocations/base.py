@@ -1,7 +1,7 @@
 """What an allocation is: how the sparsity of a model is spread over its layers.
 
 An allocation is a frozen dataclass of its hyperparameters and has no state.  It has its say at two moments: `spread`
-before the first block is pruned, and `refine` when a block's turn has come.  Both give layers a `Pattern`, so every
+before the first block is pruned, and `refine` once a block was observed.  Both give layers a `Pattern`, so every
 allocation goes with every method that prunes layer by layer.
 """
 
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import torch
 
     from harness.job import CalibrationSpec
-    from harness.pruning.dense_analysis import BlockTurn, DenseAnalysis
+    from harness.pruning.dense_analysis import DenseAnalysis
+    from harness.pruning.sequential import ObservedBlock
 
 UNIFORM = "uniform"
 """The allocation that leaves every layer the requested pattern."""
@@ -33,7 +34,7 @@ class Allocation(ABC):  # noqa: B024  # an allocation overrides one of its two m
     Attributes:
         patterns: the kinds of requested pattern that it can spread.
         measures_trials: whether it measures pruned layers on sequences that calibration leaves over.
-        refines: whether it has a say when a block's turn has come; only then does the walk keep the block's inputs.
+        refines: whether it has a say once a block was observed; only then are the block's inputs kept until then.
         needs: the statistics of every linear's input that `refine` reads, beside those of the method.
     """
 
@@ -63,9 +64,15 @@ class Allocation(ABC):  # noqa: B024  # an allocation overrides one of its two m
         """What a user must know before the sparsity of layers of these shapes (O, I) is spread, such as the time."""
         return None
 
-    def refine(self, turn: BlockTurn) -> Mapping[str, Pattern]:
-        """The patterns of one block's linears, by path in the model; its weights are left as they are."""
-        return turn.patterns
+    def refine(self, block: ObservedBlock, patterns: Mapping[str, Pattern], deficit: float) -> Mapping[str, Pattern]:
+        """The patterns of one block's linears, by path in the model; its weights are left as they are.
+
+        Args:
+            block: still dense, observed with the inputs that it will have, one sequence at a time.
+            patterns: of its linears by path in the model, as `spread` gave them.
+            deficit: zeros that the patterns of the blocks before have too few, or below 0 too many.
+        """
+        return patterns
 
 
 ALLOCATIONS: Registry[type[Allocation]] = Registry("allocation", "harness.pruning.allocations")

@@ -1,6 +1,6 @@
 """BESA: each linear's rate is learned, block by block.  Xu et al. 2024, https://arxiv.org/abs/2402.16880
 
-When a block's turn has come, the rates of all its linears are learned together: masks come from Wanda's ranks, and the
+Before a block is pruned, the rates of all its linears are learned together: masks come from Wanda's ranks, and the
 error of the block's output against the dense block pays for a penalty on the mean rate (`numerics.learned_rates`
 has the formulas).  The ranks are Wanda's whatever method prunes the block afterwards.
 
@@ -26,7 +26,7 @@ from harness.pruning.methods.wanda import Wanda
 from harness.pruning.numerics.budget import near_total, weighted_mean
 
 if TYPE_CHECKING:
-    from harness.pruning.dense_analysis import BlockTurn
+    from harness.pruning.sequential import ObservedBlock
 
 
 @ALLOCATIONS.register("besa")
@@ -56,22 +56,22 @@ class Besa(Allocation):
         if not 0 < self.d_coef < math.inf:
             raise UserError(f"allocation.d_coef={self.d_coef:g} is not allowed; allowed: a finite number > 0")
 
-    def refine(self, turn: BlockTurn) -> Mapping[str, Pattern]:
+    def refine(self, block: ObservedBlock, patterns: Mapping[str, Pattern], deficit: float) -> Mapping[str, Pattern]:
         from harness.pruning.numerics.learned_rates import LearningPlan, RatedWeight, learn_rates
 
-        wanda, step = Wanda(), turn.step
+        wanda, step = Wanda(), block.step
         start = len(step.path) + 1
-        weights = turn.weights
+        weights, statistics = block.weights, block.statistics
         shapes = {name: (weight_OI.shape[0], weight_OI.shape[1]) for name, weight_OI in weights.items()}
         sizes = [math.prod(shape) for shape in shapes.values()]
-        target = weighted_mean([turn.patterns[name].sparsity for name in weights], sizes)
+        target = weighted_mean([patterns[name].sparsity for name in weights], sizes)
         rated = {
-            name[start:]: RatedWeight(weight_OI, wanda.score(weight_OI, turn.statistics[name]), rows=1)
+            name[start:]: RatedWeight(weight_OI, wanda.score(weight_OI, statistics[name]), rows=1)
             for name, weight_OI in weights.items()
         }
         plan = LearningPlan(target, self.penalty, self.smoothing, self.epochs, d_coef=self.d_coef)
         for _ in learn_rates(step.block, rated, list(zip(step.calls, step.hidden, strict=True)), plan):
             pass
         rates = {name: rated[name[start:]].learned_rate(self.smoothing) for name in weights}
-        total = target + turn.deficit / sum(sizes)  # what narrow rows of the blocks before rounded off, or on
+        total = target + deficit / sum(sizes)  # what narrow rows of the blocks before rounded off, or on
         return near_total(rates, shapes, min(max(total, 0.0), 1.0))

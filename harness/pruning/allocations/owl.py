@@ -23,7 +23,8 @@ from harness.pruning.methods.wanda import Wanda
 from harness.pruning.numerics.budget import beyond_blocks, spread_blocks
 
 if TYPE_CHECKING:
-    from harness.pruning.dense_analysis import DenseAnalysis, DenseBlock
+    from harness.pruning.dense_analysis import DenseAnalysis
+    from harness.pruning.sequential import ObservedBlock
 
 
 @ALLOCATIONS.register("owl")
@@ -54,16 +55,17 @@ class Owl(Allocation):
         return Allocation.refuses(self, pattern) or beyond_blocks(pattern)
 
     def spread(self, analysis: DenseAnalysis) -> dict[str, Pattern]:
-        ratios = [self.outlier_ratio(block) for block in analysis.walk((FeatureNorm,))]
+        blocks = analysis.observed_blocks((FeatureNorm,))
+        ratios = [self.outlier_ratio(block) for block in blocks]
         sparsities = block_sparsities(ratios, analysis.pattern.sparsity, self.width)
         return spread_blocks(sparsities, analysis.blocks, analysis.shapes, analysis.pattern)
 
-    def outlier_ratio(self, block: DenseBlock) -> float:
+    def outlier_ratio(self, block: ObservedBlock) -> float:
         """The share of the block's weights that stand out."""
-        wanda = Wanda()
+        wanda, weights, statistics = Wanda(), block.weights, block.statistics
         total, size = 0.0, 0
-        for name, weight_OI in block.weights.items():
-            scores_OI = wanda.score(weight_OI, block.statistics[name])
+        for name, weight_OI in weights.items():
+            scores_OI = wanda.score(weight_OI, statistics[name])
             if not scores_OI.isfinite().all():
                 raise ArithmeticError("scores are not finite: the calibration activations overflowed")
             total += float(scores_OI.double().sum())
@@ -71,8 +73,7 @@ class Owl(Allocation):
         threshold = self.outlier_threshold * total / size
         # The scores are made twice, so that those of one layer only are in memory at a time.
         above = [
-            int((wanda.score(weight_OI, block.statistics[name]) > threshold).sum())
-            for name, weight_OI in block.weights.items()
+            int((wanda.score(weight_OI, statistics[name]) > threshold).sum()) for name, weight_OI in weights.items()
         ]
         return sum(above) / size
 

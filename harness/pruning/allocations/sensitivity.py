@@ -82,7 +82,7 @@ class Sensitivity(Allocation):
         )
 
     def spread(self, analysis: DenseAnalysis) -> dict[str, Pattern]:
-        tolerated = analysis.keep((self, analysis.method), lambda: self._tolerated(analysis))
+        tolerated = analysis.cached((self, analysis.method), lambda: self._tolerated(analysis))
         wanted = scaled(tolerated, analysis.shapes, analysis.pattern.sparsity)
         return dict(meet_total(wanted, analysis.shapes, analysis.pattern.sparsity))
 
@@ -98,11 +98,11 @@ class Sensitivity(Allocation):
             return trial_loss({name: trial_OI}) <= most
 
         tolerated = {}
-        for block in analysis.walk(analysis.method.needs):
+        for block in analysis.observed_blocks(analysis.method.needs):
             for name, weight_OI in block.weights.items():
                 statistics = block.statistics[name]
-                if statistics.findings is None:
-                    statistics.findings = {}  # a method that traces does so once for all these sparsities
+                if statistics.cache is None:
+                    statistics.cache = {}  # a method that traces does so once for all these sparsities
                 tolerated[name] = self._most(partial(bears, name, weight_OI, statistics)) / 100
         return tolerated
 

@@ -34,7 +34,7 @@ class PrunedWeight:
     """A layer's new weight, its zeros being the mask, and what the record should say of it.
 
     Args:
-        weight_OI: in any floating type; the engine casts it to the layer's.
+        weight_OI: in any floating type; it is cast to the layer's.
         details: facts for the layer's report, e.g. the damping that made a factorisation succeed.
         permutation_I: the order of columns in which N:M groups lie, None where they lie as the columns do; `weight_OI`
             has its columns in the original order all the same.  Linears of one input have the same.
@@ -123,11 +123,6 @@ class LayerwiseMethod(PruningMethod):
         """Whether its weights may come with a permutation."""
         return False
 
-    @property
-    def tries_changes(self) -> bool:
-        """Whether changes of a block are tried on a copy of it first."""
-        return self.permutes
-
     def spread(self, weights: Iterable[tuple[str, Tensor]], pattern: Pattern) -> dict[str, Pattern] | None:
         """The pattern of every layer, for a method that compares layers itself; None leaves it to the allocation.
 
@@ -187,7 +182,7 @@ class TracedMethod(LayerwiseMethod, Generic[TraceT]):
     """Finds once the order in which weights go; every number of zeros is then a cut through that trace.
 
     With dense propagation a layer's inputs do not depend on the sparsity: jobs of one process that differ in it share
-    traces, as findings of the inputs' statistics.
+    traces, cached with the inputs' statistics.
     """
 
     __slots__ = ()
@@ -206,7 +201,7 @@ class TracedMethod(LayerwiseMethod, Generic[TraceT]):
 
     def prune(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> PrunedWeight:
         key = (self, self.kind(pattern), fingerprint(weight_OI))
-        trace = stats.find(key, lambda: self.trace(weight_OI, stats, pattern))
+        trace = stats.cached(key, lambda: self.trace(weight_OI, stats, pattern))
         return self.cut(weight_OI, stats, trace, pattern)
 
 
@@ -232,10 +227,6 @@ class StructuredMethod(PruningMethod):
     patterns: ClassVar[tuple[type[Pattern], ...]] = (Structured,)
     updates_weights: ClassVar[bool] = False
     needs: ClassVar[tuple[type[Statistic], ...]] = ()
-
-    @property
-    def tries_changes(self) -> bool:
-        return True
 
     def run(self, context: PruningContext) -> PruningOutcome:
         from harness.pruning.structured import prune_channels

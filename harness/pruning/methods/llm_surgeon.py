@@ -111,7 +111,7 @@ class LLMSurgeon(GlobalMethod):
         context: ModelContext,
         shot: int,
     ) -> CurvatureObserver:
-        """The curvature of the model as it is; a layer's factors are scaled when its turn comes, one at a time."""
+        """The curvature of the model as it is; layers' factors are scaled one at a time, when they are asked for."""
         from harness.blocks.inputs import check_reached
         from harness.models.objective import objective_of
         from harness.pruning.numerics.kfac import CurvatureObserver, observe

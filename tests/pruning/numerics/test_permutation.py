@@ -8,13 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.blocks.layers import prunable_linears, prunable_shapes, weight_view
+from harness.blocks.layers import prunable_linears, weight_view
 from harness.calibration.statistics import Statistics
 from harness.job import Choice
 from harness.patterns import Pattern, SemiStructured
-from harness.progress import Silent
 from harness.pruning.context import PruningOutcome
-from harness.pruning.layerwise import Walk, prune_model
 from harness.pruning.methods.base import METHODS, LayerwiseMethod, PrunedWeight
 from harness.pruning.numerics.masks import keep_mask
 from harness.pruning.numerics.permutation import (
@@ -25,6 +23,7 @@ from harness.pruning.numerics.permutation import (
     recorded_permutations,
 )
 from harness.record import LayerReport
+from tests.contexts import a_context
 from tests.families import tiny_model
 
 TWO_OF_FOUR = SemiStructured(2, 4)
@@ -33,8 +32,7 @@ TWO_OF_FOUR = SemiStructured(2, 4)
 def prune(model: nn.Module, method: object, tokens_BL: Tensor) -> PruningOutcome:
     """2:4 in every layer, on the CPU, from the pruned prefix."""
     assert isinstance(method, LayerwiseMethod)
-    walk = Walk(dict.fromkeys(prunable_shapes(model), TWO_OF_FOUR), "pruned", torch.device("cpu"), 24)
-    return prune_model(model, method, tokens_BL, walk, Silent())
+    return method.run(a_context(model, tokens_BL, TWO_OF_FOUR))
 
 
 def ria(permutation: Permutation) -> object:
