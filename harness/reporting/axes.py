@@ -115,18 +115,35 @@ def distinguishing_axes(jobs: Sequence[JobRow]) -> list[Axis]:
     return axes
 
 
-def setting_labels(jobs: Sequence[JobRow]) -> list[str]:
-    """The method of every job and the settings in which jobs differ, but for the seed: for the legend of a figure."""
-    columns = [[job.method for job in jobs]]
+def setting_labels(jobs: Sequence[JobRow]) -> tuple[list[str], list[str]]:
+    """The method of every job and the settings in which jobs of a method differ, but for the seed: for a legend.
+
+    Returns:
+        The labels, and a note for every setting in which only methods differ.
+    """
+    columns, notes = [[job.method for job in jobs]], []
     for axis in differing(jobs):
         values = [axis.value(job) for job in jobs]
+        of_method = {(job.method, value) for job, value in zip(jobs, values, strict=True)}
+        if axis.key not in ("params", "allocation", "recovery") and len(of_method) == len(dict(of_method)):
+            notes.append(_by_value(of_method))
+            continue
         if axis.key in ("allocation", "recovery"):
             short = short_labels(values)
             values = [short[value] for value in values]
         cut = [value[-LONGEST_SETTING:] for value in values]
         if axis.key != "seed":
             columns.append(cut if len(set(cut)) == len(set(values)) else values)
-    return [", ".join(filter(None, parts)) for parts in zip(*columns, strict=True)]
+    return [", ".join(filter(None, parts)) for parts in zip(*columns, strict=True)], notes
+
+
+def _by_value(methods: Iterable[tuple[str, str]]) -> str:
+    """`dense calibration: obc, venum; sequential calibration: the others`."""
+    by_value: dict[str, list[str]] = {}
+    for method, value in sorted(methods, key=lambda one: natural_key(one[0])):
+        by_value.setdefault(value or "none", []).append(method)
+    *rare, usual = sorted(by_value, key=lambda value: len(by_value[value]))
+    return "; ".join([*(f"{value}: {', '.join(by_value[value])}" for value in rare), f"{usual}: the others"])
 
 
 def distinguishing_params(rows: Iterable[tuple[str, str]]) -> dict[str, str]:

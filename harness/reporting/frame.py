@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 NO_RECOVERY = "none"
 DENSE = "dense"
+COUNTED_TOLERANCE = 5e-4
+"""Counted zeros this close to the request are the request: exact counts round to whole weights."""
 PARAMS_SEPARATOR = ", "
 """Between the hyperparameters of one method; none of their values has it."""
 
@@ -61,6 +63,13 @@ class JobRow:
     @property
     def is_dense(self) -> bool:
         return self.method == DENSE
+
+    @property
+    def counted(self) -> float | None:
+        """Zeros counted; those asked for where the two only differ by the rounding to whole weights."""
+        achieved = self.achieved_sparsity
+        near = achieved is not None and abs(achieved - self.sparsity) < COUNTED_TOLERANCE
+        return self.sparsity if near else achieved
 
 
 @dataclass(frozen=True, slots=True)

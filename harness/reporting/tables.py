@@ -20,9 +20,6 @@ from harness.reporting.published import Published, PublishedRow, natural_key
 from harness.reporting.statistics import MEAN_NOTE, Spread, Spreads, mean_over_seeds
 
 COUNTED_NOTE = "sparsity in brackets: zeros counted, where they differ from the fraction asked for"
-COUNTED_TOLERANCE = 5e-4
-"""Counted zeros this close to the request are the request: exact counts round to whole weights."""
-
 
 TASK_ORDER = (
     *("wikitext2", "ptb", "ptb_unk", "c4", "wikipedia-sample"),
@@ -105,11 +102,10 @@ def in_unit(value: float | None, unit: str) -> float | None:
 
 
 def _sparsity(job: JobRow, notes: Footnotes) -> str:
-    asked, counted = percent(job.sparsity), job.achieved_sparsity
-    if job.is_dense or counted is None or abs(counted - job.sparsity) < COUNTED_TOLERANCE:
-        return asked
+    if job.is_dense or job.counted in (None, job.sparsity):
+        return percent(job.sparsity)
     notes.add(COUNTED_NOTE)
-    return f"{asked} ({percent(counted)})"
+    return f"{percent(job.sparsity)} ({percent(job.counted)})"
 
 
 def column_key(result: EvalResult) -> tuple[str, str]:

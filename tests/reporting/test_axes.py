@@ -19,7 +19,7 @@ def test_labels_say_what_differs_and_no_more(record) -> None:
         describe(record("wanda", allocation="owl")),
     ]
     assert [axis.key for axis in differing(jobs)] == ["params", "allocation", "seed"]
-    assert setting_labels(jobs) == ["sparsegpt, damping=0.01", "sparsegpt, damping=0.1", "wanda, owl"]
+    assert setting_labels(jobs) == (["sparsegpt, damping=0.01", "sparsegpt, damping=0.1", "wanda, owl"], [])
 
 
 def test_distinguishing_params_parameters_are_those_that_not_all_have() -> None:

@@ -1,17 +1,17 @@
 """Published numbers against measured ones, where model, method, pattern, protocol and metric agree."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from harness.record import EvalResult
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
+from harness.reporting.figures.data import Data
 from harness.reporting.figures.look import Spec, composed, file_name, titled, told_apart, tooltip, value_scale
-from harness.reporting.figures.points import Data, scale
+from harness.reporting.figures.points import quantity, scale
 from harness.reporting.frame import measured
-from harness.reporting.layout import unique
-from harness.reporting.published import natural_key
 
 SIDE = 300
 Key = tuple[str, str]
@@ -19,14 +19,17 @@ Key = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """One number of a paper and ours of the same setting, in the unit of the figure."""
+    """One number of a paper and ours of the same setting, in the unit of the figure; low and high: less and plus the
+    standard error.
+    """
 
-    method: str
+    label: str
     published: float
     measured: float
-    error: float | None
+    low: float
+    high: float
     verified: bool
-    job_id: str
+    job: str
 
 
 @FIGURES.register("published")
@@ -48,49 +51,42 @@ def pairs(data: Data) -> tuple[dict[Key, list[Pair]], dict[Key, EvalResult]]:
         for result in entry.results:
             setting = entry.setting(result)
             rows = data.published.lookup(setting) if setting else ()
-            if not rows or result.value is None or result.value == float("inf"):
+            if not rows or result.value is None or math.isinf(result.value):
                 continue
             factor = scale(result.metric)
-            error = None if result.stderr is None else factor * result.stderr
-            key = (result.protocol, result.metric)
+            value, error = factor * result.value, factor * (result.stderr or 0.0)
             verified = rows[0].status != "unverified"
-            pair = Pair(entry.job.method, rows[0].value, factor * result.value, error, verified, entry.job.job_id)
-            found[key].append(pair)
-            examples.setdefault(key, result)
+            pair = Pair(
+                entry.job.method, rows[0].value, value, value - error, value + error, verified, entry.job.job_id
+            )
+            found[result.protocol, result.metric].append(pair)
+            examples.setdefault((result.protocol, result.metric), result)
     return dict(sorted(found.items())), examples
 
 
 def _chart(data: Data, some: Sequence[Pair], example: EvalResult) -> Spec:
     import altair
 
-    unit = "perplexity" if example.metric == "perplexity" else f"{example.metric} [%]"
+    unit = quantity(example.metric)
     both, axis = value_scale(end for pair in some for end in (pair.published, pair.measured))
-    methods = unique(sorted((pair.method for pair in some), key=natural_key))
-    rows = [
-        {
-            **{"label": pair.method, "published": pair.published, "measured": pair.measured, "verified": pair.verified},
-            **{"low": pair.measured - (pair.error or 0.0), "high": pair.measured + (pair.error or 0.0)},
-            "job": pair.job_id,
-        }
-        for pair in some
-    ]
 
     def up(field: str) -> Any:
         return altair.Y(f"{field}:Q", title=f"measured {unit}", scale=both, axis=axis)
 
-    look = told_apart(methods, data.styles, ("color", "shape"))
+    methods = {pair.label for pair in some}
+    looks = told_apart({label: style for label, style in data.styles.items() if label in methods}, "color", "shape")
     across = altair.X("published:Q", title=f"published {unit}", scale=both, axis=axis)
-    base = altair.Chart(altair.InlineData(values=rows)).encode(x=across)
-    shown = base.encode(**look, y=up("measured"), tooltip=tooltip("label:N", "published:Q", "measured:Q", "job:N"))
+    base = altair.Chart(altair.InlineData(values=list(map(asdict, some)))).encode(x=across)
+    shown = base.encode(**looks, y=up("measured"), tooltip=tooltip("label:N", "published:Q", "measured:Q", "job:N"))
     ends = altair.InlineData(values=[{"published": end, "measured": end} for end in both["domain"]])
     parts = (
         altair.Chart(ends).mark_line(color="#888888", strokeWidth=1).encode(x=across, y=up("measured")),
-        base.mark_rule(clip=True).encode(color=look["color"], y=up("low"), y2=altair.Y2("high:Q")),
+        base.mark_rule(clip=True).encode(color=looks["color"], y=up("low"), y2=altair.Y2("high:Q")),
         shown.transform_filter("datum.verified").mark_point(size=50, filled=True),
         shown.transform_filter("!datum.verified").mark_point(size=50, filled=False),
     )
     chart = composed("layer", parts, width=SIDE, height=SIDE)
-    said = [f"{example.task}, n = {example.num_samples}", f"[{example.protocol}]"]
+    said = [f"{example.task}, n = {example.num_samples} [{example.protocol}]"]
     said += ["on the line: equal; hollow: the published value was not checked against its paper"]
-    said += ["error bars: standard error of the measured value"] if any(pair.error for pair in some) else []
-    return titled(chart, "Published against measured", said, 2 * SIDE)
+    said += ["error bars: standard error of the measured value"] if any(pair.high > pair.low for pair in some) else []
+    return titled(chart, "Are measured numbers those that papers print?", said, 1.5 * SIDE)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 from harness.registry import Registry
+from harness.reporting.figures.data import Data
 from harness.reporting.figures.look import Spec, with_datasets
-from harness.reporting.figures.points import Data
 
 if TYPE_CHECKING:
     import altair

@@ -5,63 +5,69 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
-from harness.reporting.axes import pattern_order
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
+from harness.reporting.figures.data import Data
 from harness.reporting.figures.look import (
     DENSE_COLOR,
-    DENSE_STYLE,
     PANEL_HEIGHT,
     PANEL_WIDTH,
+    TWO_LINES,
     Spec,
     composed,
+    told_apart,
     tooltip,
     value_scale,
 )
-from harness.reporting.figures.points import Data, Panel, Point, pattern_name
-from harness.reporting.figures.sheet import Looks, Row, Sheet, row_of
+from harness.reporting.figures.points import Panel, Point
+from harness.reporting.figures.sheet import Looks, Row, Sheet, rows_of
 from harness.reporting.frame import DENSE
-from harness.reporting.layout import clean, unique
+from harness.reporting.layout import clean
 
-Across = Callable[[Point], float]
-PLACE_WIDTH = 46
-"""Pixels of a pattern beside the lines."""
-
-
-def sparsity_percent(point: Point) -> float:
-    """Zeros asked for, in percent."""
-    return 100 * point.sparsity
+PLACE_WIDTH, MARKER_WIDTH = 46, 9
+"""Pixels of a pattern beside the lines: at least so many, and so many a series."""
+TOOLTIP = ("label:N", "model:N", "place:N", "value:Q", "error:Q", "jobs:N")
 
 
-def compression(point: Point) -> float:
-    """How many times fewer prunable weights are not zero, counted."""
-    return 1 / (1 - point.achieved)
+@dataclass(frozen=True, slots=True)
+class Across:
+    """The horizontal axis: how much was removed."""
+
+    title: str
+    of: Callable[[Point], float]
+    note: str = ""
+
+
+SPARSITY = Across("sparsity [% zeros]", lambda point: 100 * point.sparsity)
+COMPRESSION = Across(
+    "compression [×]",
+    lambda point: 1 / (1 - point.achieved),
+    "compression: prunable weights / those that are not zero, counted",
+)
 
 
 @FIGURES.register("perplexity")
 def perplexity(data: Data) -> Iterator[Picture | NotDrawn]:
     """A figure for every protocol that the perplexity of pruned models was measured under."""
-    return _curves(data, "perplexity", ("perplexity",), (sparsity_percent, "sparsity [% zeros]"))
+    return _curves(data, "perplexity", ("perplexity",), SPARSITY)
 
 
 @FIGURES.register("accuracy")
 def accuracy(data: Data) -> Iterator[Picture | NotDrawn]:
     """A figure for every protocol that the accuracy of pruned models was measured under."""
-    return _curves(data, "accuracy", ("zero_shot", "accuracy"), (compression, "compression [×]"))
+    return _curves(data, "accuracy", ("zero_shot", "accuracy"), COMPRESSION)
 
 
-def _curves(data: Data, name: str, kinds: tuple[str, ...], x: tuple[Across, str]) -> Iterator[Picture | NotDrawn]:
-    counted = x[0] is compression
-    title = f"{name.capitalize()} against {'compression' if counted else 'sparsity'}"
-    notes = ["compression: prunable weights / those that are not zero, counted"] if counted else []
-    known = {**data.styles, DENSE: replace(DENSE_STYLE, marker="stroke")}
+def _curves(data: Data, name: str, kinds: tuple[str, ...], across: Across) -> Iterator[Picture | NotDrawn]:
     drawn = False
     for each in data.measurements:
-        if each.kind in kinds and any(one.series for one in each.panels.values()):
+        points = [point for one in each.panels.values() for point in one.points]
+        if each.kind in kinds and points:
             drawn = True
-            said = [*notes, *errors(each.panels.values())]
-            yield from Sheet(name, title, partial(curve_panel, x=x), said).pages(each, known)
+            said = [note for note in (across.note, errors(points)) if note]
+            title = f"What does pruning cost in {name}?"
+            yield from Sheet(name, title, partial(curve_panel, across=across), said).pages(each, data)
     if not drawn:
-        yield NotDrawn(name, f"no pruned model has a {name} that is a finite number")
+        yield NotDrawn(name, f"no pruned model has a finite {name}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,78 +78,64 @@ class Quality:
     axis: Any
     title: str
 
-    def __call__(self, field: str = "value") -> Any:
+    def __call__(self, field: str) -> Any:
         import altair
 
         return altair.Y(f"{field}:Q", scale=self.scale, axis=self.axis, title=self.title)
 
 
-def curve_panel(panel: Panel, looks: Looks, x: tuple[Across, str]) -> Spec:
+def curve_panel(panel: Panel, looks: Looks, across: Across) -> Spec:
     """Unstructured sparsities as lines; beside them every other pattern in a place of its own, for 2:4 is not 50 %."""
     import altair
 
-    rows = [
-        row_of(one, panel, point)
-        | {"x": x[0](point), "place": pattern_name(point.pattern, point.sparsity), "order": order}
-        for order, one in enumerate(panel.series)
-        for point in one.points
-    ]
-    lines = [row for row in rows if row["pattern"] == "unstructured"]
-    points = [point for one in panel.series for point in one.points if point.pattern != "unstructured"]
-    ordered = sorted(points, key=lambda point: pattern_order(point.pattern, point.sparsity))
-    patterns = unique([pattern_name(point.pattern, point.sparsity) for point in ordered])
-    scale, axis = value_scale(
-        row[end] for row in [*rows, *_dense(panel)] for end in ("value", "low", "high") if row[end] > 0
-    )
-    quality = Quality(scale, axis, panel.label)
-    parts = []
-    if lines or not patterns:
-        across = altair.X(
-            "x:Q", title=x[1], scale=altair.Scale(zero=False, nice=False, padding=8), axis=altair.Axis(tickCount=5)
+    looks = {label: replace(style, marker="stroke") if label == DENSE else style for label, style in looks.items()}
+    lines = [point for point in panel.points if point.pattern == "unstructured"]
+    rest = [point for point in panel.points if point.pattern != "unstructured"]
+    ends = [min(end, panel.edge) for point in panel.drawn for end in (point.value, point.low, point.high)]
+    scale, axis = value_scale((end for end in ends if end > 0), linear=panel.higher_is_better)
+    quality, parts = Quality(scale, axis, panel.label), []
+    if lines or not rest:
+        rows = [row | {"x": across.of(point)} for row, point in zip(rows_of(lines, panel), lines, strict=True)]
+        x = altair.X(
+            "x:Q", title=across.title, scale=altair.Scale(zero=False, nice=False, padding=8), axis={"tickCount": 5}
         )
-        parts.append(_layers(panel, lines, looks, {"x": across}, quality, PANEL_WIDTH))
-    if patterns:
-        place = {
-            "x": altair.X("place:N", title="pattern", sort=patterns, axis=altair.Axis(labelAngle=0, grid=False)),
-            "xOffset": altair.XOffset("label:N", sort=list(looks.labels)),
+        parts.append(_layers(panel, rows, looks, {"x": x}, quality) | {"width": PANEL_WIDTH})
+    if rest:
+        places = [place for place in panel.places if place in {point.place for point in rest}]
+        labels = [label for label in looks if label in {point.label for point in rest}]
+        where = {
+            "x": altair.X("place:N", title="pattern", sort=places, axis=altair.Axis(grid=False, **TWO_LINES)),
+            "xOffset": altair.XOffset("label:N", sort=labels),
         }
-        bare = altair.Axis(values=axis["values"], labels=False, ticks=False, domain=False)
-        rest = [row for row in rows if row["pattern"] != "unstructured"]
-        parts.append(
-            _layers(
-                panel, rest, looks, place, Quality(scale, bare, "") if parts else quality, PLACE_WIDTH * len(patterns)
-            )
-        )
+        bare = Quality(scale, altair.Axis(values=axis["values"], labels=False, ticks=False, domain=False), "")
+        width = len(places) * max(PLACE_WIDTH, MARKER_WIDTH * len(labels))
+        beside = _layers(panel, rows_of(rest, panel), looks, where, bare if parts else quality)
+        parts.append(beside | {"width": width})
     return composed("hconcat", parts, spacing=4, title=clean(panel.model))
 
 
-def _dense(panel: Panel) -> list[Row]:
-    return [row_of(None, panel, panel.dense)] if panel.dense else []
-
-
-def _layers(panel: Panel, rows: list[Row], looks: Looks, across: dict[str, Any], y: "Quality", width: int) -> Spec:
+def _layers(panel: Panel, rows: list[Row], looks: Looks, across: dict[str, Any], y: Quality) -> Spec:
     """Dense model, lines, error bars and points, the later over the earlier."""
     import altair
 
     base = altair.Chart(altair.InlineData(values=rows)).encode(**across)
-    dense = altair.Chart(altair.InlineData(values=_dense(panel)))
+    dense = altair.Chart(altair.InlineData(values=rows_of([panel.dense], panel) if panel.dense else []))
     layers = [
         dense.mark_rect(color=DENSE_COLOR, opacity=0.08).encode(y=y("low"), y2=altair.Y2("high:Q")),
-        dense.mark_rule(size=1.3).encode(**looks("color", "strokeDash"), y=y()),
+        dense.mark_rule(size=1.3).encode(**told_apart(looks, "color", "strokeDash"), y=y("value")),
     ]
     if "xOffset" not in across:
-        layers.append(base.mark_line().encode(**looks("color", "strokeDash"), y=y(), order=altair.Order("x:Q")))
-    said = tooltip("label:N", "model:N", "place:N", "value:Q", "error:Q", "jobs:N")
-    bars = base.transform_filter("datum.error > 0")
-    layers.append(bars.mark_rule(opacity=0.7).encode(**looks("color"), y=y("low"), y2=altair.Y2("high:Q")))
-    layers.append(base.mark_point(size=36).encode(**looks("color", "shape"), y=y(), tooltip=said))
-    return composed("layer", layers, width=width, height=PANEL_HEIGHT)
+        lines = base.mark_line(clip=True).encode(**told_apart(looks, "color", "strokeDash"))
+        layers.append(lines.encode(y=y("value"), order=altair.Order("x:Q")))
+    bars = base.transform_filter("datum.error > 0").mark_rule(opacity=0.7, clip=True)
+    layers.append(bars.encode(**told_apart(looks, "color"), y=y("low"), y2=altair.Y2("high:Q")))
+    marks = base.mark_point(size=40).encode(**told_apart(looks, "color", "shape"))
+    layers.append(marks.encode(y=y("shown"), tooltip=tooltip(*TOOLTIP)))
+    return composed("layer", layers, height=PANEL_HEIGHT)
 
 
-def errors(panels: Any) -> list[str]:
-    """What the error bars of these panels are."""
-    points: list[Point] = [point for one in panels for series in one.series for point in series.points]
-    seeds = any(point.error is not None and len(point.job_ids) > 1 for point in points)
-    single = any(point.error is not None and len(point.job_ids) == 1 for point in points)
-    said = (["standard error"] if single else []) + (["standard deviation over seeds where there are several"] * seeds)
-    return [f"error bars: {'; '.join(said)}"] if said else []
+def errors(points: list[Point]) -> str:
+    """What the error bars of these points are."""
+    jobs = {len(point.jobs) > 1 for point in points if point.error is not None}
+    said = {False: "standard error", True: "standard deviation over seeds where there are several"}
+    return f"error bars: {'; '.join(said[several] for several in sorted(jobs))}" if jobs else ""

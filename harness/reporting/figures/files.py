@@ -8,7 +8,7 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.record import RunRecord
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
-from harness.reporting.figures.points import Data
+from harness.reporting.figures.data import Data
 from harness.reporting.published import Published
 
 PIXELS_A_POINT = 2.5

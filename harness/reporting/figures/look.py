@@ -8,7 +8,6 @@ from textwrap import wrap
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from harness.reporting.layout import clean
-from harness.reporting.published import natural_key
 
 if TYPE_CHECKING:
     import altair
@@ -21,7 +20,7 @@ SCHEMA = "https://vega.github.io/schema/vega-lite/v6.json"
 # Ten colours for the colour-blind: Petroff 2021, https://arxiv.org/abs/2107.02270 (Okabe and Ito's are eight, one of
 # which is the dense model's black and one a yellow that is faint on white).
 COLORS = (
-    *("#3f90da", "#bd1f01", "#ffa90e", "#832db6", "#94a4a2", "#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"),
+    *("#3f90da", "#bd1f01", "#ffa90e", "#832db6", "#a96b59", "#e76300", "#b9ac70", "#92dadd", "#717581", "#94a4a2"),
 )
 PENTAGON = "M0,-1L0.95,-0.31L0.59,0.81L-0.59,0.81L-0.95,-0.31Z"
 STAR = "M0,-1L0.25,-0.35L0.95,-0.31L0.4,0.13L0.59,0.81L0,0.43L-0.59,0.81L-0.4,0.13L-0.95,-0.31L-0.25,-0.35Z"
@@ -30,11 +29,16 @@ MARKERS = (
     *("triangle-left", "triangle-right", PENTAGON, STAR),
 )
 DASHES = ((1, 0), (6, 2), (6, 2, 1, 2), (1, 2), (5, 2, 1, 2, 1, 2), (10, 2), (2, 1))
+OTHER_COLOR = "#bbbbbb"
+"""Of whatever has no colour of its own: all after the tenth."""
 DENSE_COLOR = "#000000"
 QUIET = "#555555"
-PANEL_WIDTH, PANEL_HEIGHT = 220, 190
+PANEL_WIDTH, PANEL_HEIGHT = 300, 220
 LETTER_WIDTH = 5.6
 """Pixels of a letter of the title."""
+
+TWO_LINES: dict[str, Any] = {"labelAngle": 0, "labelExpr": "split(datum.label, ' ')"}
+"""Of an axis of patterns: `channel 50%` is two lines, for its place is narrow."""
 
 CONFIG: dict[str, Any] = {
     "font": "Liberation Sans, Arial, Helvetica, sans-serif",
@@ -63,12 +67,11 @@ class Style:
 DENSE_STYLE = Style(DENSE_COLOR, STAR, (2, 3))
 
 
-def styles(labels: Iterable[str]) -> dict[str, Style]:
-    """One style a label, by their order; colour and marker together differ for the first hundred."""
-    ordered = sorted(set(labels), key=natural_key)
+def styles(labels: Sequence[str]) -> dict[str, Style]:
+    """One style a label: the first ten have colours of their own, marker and dash differ for the first seventy."""
+    colors = [*COLORS, *[OTHER_COLOR] * len(labels)]
     return {
-        label: Style(COLORS[n % len(COLORS)], MARKERS[(n + n // len(COLORS)) % len(MARKERS)], DASHES[n % len(DASHES)])
-        for n, label in enumerate(ordered)
+        label: Style(colors[n], MARKERS[n % len(MARKERS)], DASHES[n % len(DASHES)]) for n, label in enumerate(labels)
     }
 
 
@@ -77,45 +80,42 @@ def file_name(value: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", value).strip("-.") or "figure"
 
 
-def told_apart(labels: Sequence[str], known: Mapping[str, Style], channels: Iterable[str]) -> dict[str, Any]:
+def told_apart(known: Mapping[str, Style], *channels: str) -> dict[str, Any]:
     """Encodings of the column `label` by these channels (color, shape, strokeDash), with one legend for all."""
     import altair
 
-    # A legend's entry shows colour and marker; dashes would only tear the outline of its marker.
-    looks: dict[str, tuple[Any, list[Any]]] = {
-        "color": (altair.Color, [known[label].color for label in labels]),
-        "shape": (altair.Shape, [known[label].marker for label in labels]),
-        "strokeDash": (altair.StrokeDash, [list(known[label].dash) for label in labels]),
+    labels, styles = list(known), list(known.values())
+    # The other way round, and not the same domain to Vega-Lite: in one legend, dashes would tear the markers' outlines.
+    dashes = altair.Scale(domain=labels[::-1], range=[list(style.dash) for style in styles[::-1]])
+    looks = {
+        "color": altair.Color(
+            "label:N", title=None, scale=altair.Scale(domain=labels, range=[style.color for style in styles])
+        ),
+        "shape": altair.Shape(
+            "label:N", title=None, scale=altair.Scale(domain=labels, range=[style.marker for style in styles])
+        ),
+        "strokeDash": altair.StrokeDash("label:N", scale=dashes, legend=None),
     }
-    return {
-        channel: make(
-            "label:N",
-            title=None,
-            scale=altair.Scale(domain=list(labels), range=found),
-            legend=None if channel == "strokeDash" else altair.Legend(),
-        )
-        for channel, (make, found) in looks.items()
-        if channel in channels
-    }
+    return {channel: looks[channel] for channel in channels}
 
 
-def value_scale(values: Iterable[float]) -> tuple["altair.Scale", "altair.Axis"]:
-    """A scale that holds all values, logarithmic where positive ones span more than a factor of ten."""
+def value_scale(values: Iterable[float], *, linear: bool = False) -> tuple["altair.Scale", "altair.Axis"]:
+    """A scale that holds all values, logarithmic where positive ones span more than a factor of ten, or linear."""
     import altair
 
     found = list(values)
     low, high = min(found, default=0.0), max(found, default=1.0)
-    if low > 0 and high > 10 * low:
+    if not linear and low > 0 and high > 10 * low:
         margin = (high / low) ** 0.05
         ends = [low / margin, high * margin]
-        subs = (1, 2, 5) if high < 200 * low else (1,)
+        subs = (1, 2, 5) if high < 200 * low else (1, 3) if high < 5000 * low else (1,)
         powers = range(math.floor(math.log10(ends[0])), math.ceil(math.log10(ends[1])) + 1)
         ticks = [sub * 10.0**power for power in powers for sub in subs]
         ticks = [tick for tick in ticks if ends[0] <= tick <= ends[1]]
         return altair.Scale(type="log", domain=ends, nice=False), altair.Axis(values=ticks, format=",.6~g")
     margin = 0.06 * (high - low) or 0.05 * abs(high) or 1.0
     scale = altair.Scale(domain=[low - margin, high + margin], nice=False, zero=False)
-    return scale, altair.Axis(tickCount=6, format="~g")
+    return scale, altair.Axis(tickCount=6, format=",.6~g")
 
 
 def composed(how: Literal["layer", "hconcat", "vconcat"], parts: Iterable[Any], **properties: Any) -> Spec:

@@ -3,12 +3,22 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from statistics import fmean
 
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
-from harness.reporting.figures.look import PANEL_HEIGHT, PANEL_WIDTH, QUIET, Spec, composed, tooltip, value_scale
-from harness.reporting.figures.points import Data, Panel, Point
-from harness.reporting.figures.sheet import Looks, Sheet, row_of
+from harness.reporting.figures.data import Data
+from harness.reporting.figures.look import (
+    PANEL_HEIGHT,
+    PANEL_WIDTH,
+    QUIET,
+    Spec,
+    composed,
+    told_apart,
+    tooltip,
+    value_scale,
+)
+from harness.reporting.figures.points import Panel, Point
+from harness.reporting.figures.sheet import Looks, Sheet, rows_of
 from harness.reporting.layout import clean
 
 SPEED_METRICS = ("tokens_per_second", "latency")
@@ -36,13 +46,18 @@ class Cost:
     values: Mapping[str, float]
     less_is_better: bool = True
 
+    def of(self, point: Point) -> float | None:
+        """The mean over the point's jobs."""
+        known = [self.values[job_id] for job_id in point.jobs if job_id in self.values]
+        return fmean(known) if known else None
+
 
 @FIGURES.register("pareto-size")
 def size_front(data: Data) -> Iterator[Picture | NotDrawn]:
     """Quality against the weights that are left, a figure for every protocol."""
     size = sizes(data)
     if size.values:
-        yield from _of(size, data)
+        yield from _of(size, data, "Which jobs have the best quality for their size?")
     else:
         yield NotDrawn("pareto-size", "no record lists the shapes of its layers")
 
@@ -52,23 +67,23 @@ def speed_fronts(data: Data) -> Iterator[Picture | NotDrawn]:
     """Quality against every speed that was measured, a figure for every protocol."""
     found = list(speeds(data))
     for speed in found:
-        yield from _of(speed, data)
+        yield from _of(speed, data, "Which jobs have the best quality for their speed?")
     if not found:
         yield NotDrawn("pareto-speed", "not measured: no record has a measured speed")
 
 
 def sizes(data: Data) -> Cost:
     """Weights of the blocks that are not zero, in millions; the dense model's count is that of its pruned jobs."""
-    prunable: dict[str, int] = {}
-    for record in data.records:
-        if record.layers:
-            weights = sum(layer.shape[0] * layer.shape[1] for layer in record.layers) + (record.unreached_weights or 0)
-            prunable.setdefault(str(_checkpoint(record.job)), weights)
+    prunable = {
+        data.jobs[record.job_id].checkpoint: sum(layer.shape[0] * layer.shape[1] for layer in record.layers)
+        + (record.unreached_weights or 0)
+        for record in reversed(data.records)
+        if record.layers
+    }
     values = {}
-    for record in data.records:
-        weights = prunable.get(str(_checkpoint(record.job)), 0)
-        if weights and record.achieved_sparsity is not None:
-            values[record.job_id] = weights * (1 - record.achieved_sparsity) / MILLION
+    for job_id, job in data.jobs.items():
+        if job.checkpoint in prunable and job.counted is not None:
+            values[job_id] = prunable[job.checkpoint] * (1 - job.counted) / MILLION
     return Cost("size", "non-zero prunable weights [millions]", values)
 
 
@@ -96,19 +111,14 @@ def front(costs: Sequence[float], values: Sequence[float], *, less: bool, higher
     return kept
 
 
-def _of(cost: Cost, data: Data) -> Iterator[Picture | NotDrawn]:
+def _of(cost: Cost, data: Data, title: str) -> Iterator[Picture | NotDrawn]:
     drawn = False
-    title = f"Quality against {'size' if cost.name == 'size' else 'speed'}"
     sheet = Sheet(f"pareto-{cost.name}", title, partial(front_panel, cost=cost), NOTES)
     for each in data.measurements:
-        if each.kind in ("perplexity", "zero_shot", "accuracy") and any(
-            _cost(point, cost) is not None
-            for one in each.panels.values()
-            for line in one.series
-            for point in line.points
-        ):
+        points = [point for one in each.panels.values() for point in one.points]
+        if each.kind in ("perplexity", "zero_shot", "accuracy") and any(cost.of(point) is not None for point in points):
             drawn = True
-            yield from sheet.pages(each, data.styles)
+            yield from sheet.pages(each, data)
     if not drawn:
         yield NotDrawn(f"pareto-{cost.name}", "no pruned model has both a finite quality and this cost")
 
@@ -117,37 +127,28 @@ def front_panel(panel: Panel, looks: Looks, cost: Cost) -> Spec:
     """One marker a point, and the front over all of them with the dense model."""
     import altair
 
-    rows = [row_of(one, panel, point) | {"cost": _cost(point, cost)} for one in panel.series for point in one.points]
-    rows += [row_of(None, panel, panel.dense) | {"cost": _cost(panel.dense, cost)}] if panel.dense else []
-    rows = [row for row in rows if row["cost"] is not None]
-    costs, values = [row["cost"] for row in rows], [row["value"] for row in rows]
-    best = front(costs, values, less=cost.less_is_better, higher=panel.higher_is_better)
-    for number, row in enumerate(rows):
-        row |= {"leads": number in best, "hollow": row["label"] != "dense" and row["pattern"] != "unstructured"}
-    (across, across_axis), (up, up_axis) = value_scale(costs), value_scale(values)
-    where = {
-        "x": altair.X("cost:Q", title=cost.label, scale=across, axis=across_axis),
-        "y": altair.Y("value:Q", title=panel.label, scale=up, axis=up_axis),
-    }
-    base = altair.Chart(altair.InlineData(values=rows)).encode(**where)
-    shown = base.encode(
-        **looks("color", "shape"),
+    points = [point for point in panel.drawn if cost.of(point) is not None]
+    costs = [value for value in map(cost.of, points) if value is not None]
+    best = front(costs, [one.value for one in points], less=cost.less_is_better, higher=panel.higher_is_better)
+    rows = rows_of(points, panel)
+    for number, (row, spent) in enumerate(zip(rows, costs, strict=True)):
+        row |= {"cost": spent, "leads": number in best}
+        row["hollow"] = row["pattern"] not in ("unstructured", "dense")
+    across, across_axis = value_scale(costs)
+    up, up_axis = value_scale((row["shown"] for row in rows), linear=panel.higher_is_better)
+    base = altair.Chart(altair.InlineData(values=rows)).encode(
+        x=altair.X("cost:Q", title=cost.label, scale=across, axis=across_axis),
+        y=altair.Y("shown:Q", title=panel.label, scale=up, axis=up_axis),
+    )
+    marks = base.encode(
+        **told_apart(looks, "color", "shape"),
         opacity=altair.condition("datum.leads", altair.value(1), altair.value(BEATEN_OPACITY)),
-        tooltip=tooltip("label:N", "model:N", "pattern:N", "cost:Q", "value:Q", "jobs:N"),
+        tooltip=tooltip("label:N", "model:N", "place:N", "cost:Q", "value:Q", "jobs:N"),
     )
     steps = base.transform_filter("datum.leads").mark_line(
         color=QUIET, strokeWidth=1, interpolate="step-after" if cost.less_is_better else "step-before"
     )
-    solid = shown.transform_filter("!datum.hollow").mark_point(size=45, filled=True)
-    hollow = shown.transform_filter("datum.hollow").mark_point(size=45, filled=False, strokeWidth=1.4)
+    solid = marks.transform_filter("!datum.hollow").mark_point(size=50, filled=True)
+    hollow = marks.transform_filter("datum.hollow").mark_point(size=50, filled=False, strokeWidth=1.4)
     parts = (steps.encode(order=altair.Order("cost:Q")), solid, hollow)
     return composed("layer", parts, width=PANEL_WIDTH, height=PANEL_HEIGHT, title=clean(panel.model))
-
-
-def _cost(point: Point, cost: Cost) -> float | None:
-    known = [cost.values[job_id] for job_id in point.job_ids if job_id in cost.values]
-    return sum(known) / len(known) if known else None
-
-
-def _checkpoint(job: Mapping[str, Any]) -> object:
-    return job["model"]["checkpoint"]

@@ -1,91 +1,53 @@
-"""What figures draw: points of one metric of one protocol, by method, with what else differs between jobs."""
+"""What figures draw: points of one metric of one model under one protocol, by method in its setting."""
 
 import math
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from statistics import stdev
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
-from harness.record import RunRecord
-from harness.reporting.axes import pattern_order, setting_labels, short_labels
-from harness.reporting.figures.look import DENSE_STYLE, Style, styles
-from harness.reporting.frame import DENSE, JobRow, describe, to_frame
-from harness.reporting.layout import unique
-from harness.reporting.published import Published, natural_key
+from harness.reporting.axes import pattern_order
+from harness.reporting.frame import DENSE
+from harness.reporting.layout import clean, unique
+from harness.reporting.published import natural_key
 
 if TYPE_CHECKING:
     import pandas as pd
 
-MAX_SERIES = 12
-"""More lines than this are not told apart in one axis; then every method is drawn with one of its settings."""
+MAX_SERIES = 10
+"""More than this are not told apart in one axis; then every method is drawn with one of its settings."""
 
-
-@dataclass(frozen=True)
-class Data:
-    """Everything that figures are made from.
-
-    Args:
-        frame: of `harness.reporting.frame.to_frame`, jobs that are done.
-        records: the same jobs.
-        published: see `harness.reporting.tables.comparison`.
-    """
-
-    frame: "pd.DataFrame"
-    records: tuple[RunRecord, ...]
-    published: Published
-
-    @classmethod
-    def of(cls, records: Sequence[RunRecord], published: Published) -> "Data":
-        done = tuple(record for record in records if record.status == "done")
-        return cls(to_frame(done), done, published)
-
-    @cached_property
-    def measurements(self) -> "tuple[Measurement, ...]":
-        """What was measured, a protocol each."""
-        return tuple(measurements(self))
-
-    @cached_property
-    def methods(self) -> Mapping[str, str]:
-        """Method and allocation of every job by its id."""
-        jobs = [describe(record) for record in self.records]
-        short = short_labels(job.allocation for job in jobs)
-        return {job.job_id: ", ".join(filter(None, (job.method, short[job.allocation]))) for job in jobs}
-
-    @cached_property
-    def styles(self) -> Mapping[str, Style]:
-        """One style a method in one setting: it looks the same in all figures."""
-        series = {one.label for each in self.measurements for panel in each.panels.values() for one in panel.series}
-        labels = series | set(self.frame["method"]) | set(self.methods.values())
-        return styles(labels - {DENSE}) | {DENSE: DENSE_STYLE}
+FARTHEST = 300
+"""A perplexity so many times the least of its axis is of no model any more: it is drawn at the axis' edge."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The mean over jobs that differ in nothing but the seed.
+    """The mean over jobs that differ in nothing but the seed: a row of a chart's data.
 
     Args:
+        label: the method and what of its setting tells it apart, see `setting_labels`.
+        place: the pattern with its sparsity.
+        achieved: zeros counted, as a fraction.
         value: perplexity, or accuracy in percent.
         error: standard deviation over seeds, or the standard error of a single job; None when it has none.
-        jobs: how many; job_ids: which.
+        low, high: the value less and plus its error.
+        jobs: which.
     """
-
-    pattern: str
-    sparsity: float
-    achieved: float
-    value: float
-    error: float | None
-    job_ids: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Series:
-    """The points of a method in one setting, by pattern and sparsity."""
 
     label: str
     method: str
-    points: tuple[Point, ...]
+    model: str
+    pattern: str
+    sparsity: float
+    place: str
+    achieved: float
+    value: float
+    error: float | None
+    low: float
+    high: float
+    jobs: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,85 +55,107 @@ class Panel:
     """One metric of one model under one protocol.
 
     Args:
+        points: by label, then pattern and sparsity.
         notes: what is not drawn, and why.
     """
 
     model: str
     metric: str
     higher_is_better: bool
-    series: tuple[Series, ...]
+    points: tuple[Point, ...]
     dense: Point | None
     notes: tuple[str, ...]
 
     @property
     def label(self) -> str:
         """Of the axis: metric, unit and direction."""
-        unit = "perplexity" if self.metric == "perplexity" else f"{self.metric} [%]"
-        return f"{unit} ({'higher' if self.higher_is_better else 'lower'} is better)"
+        return f"{quantity(self.metric)} ({'higher' if self.higher_is_better else 'lower'} is better)"
 
     @property
-    def values(self) -> list[float]:
-        drawn = [point.value for series in self.series for point in series.points]
-        return drawn + ([self.dense.value] if self.dense else [])
+    def drawn(self) -> tuple[Point, ...]:
+        """All points, the dense model's last."""
+        return (*self.points, self.dense) if self.dense else self.points
+
+    @property
+    def edge(self) -> float:
+        """Where the axis ends, so that a destroyed model does not press all others onto one line."""
+        least = min((point.value for point in self.drawn), default=math.inf)
+        return math.inf if self.higher_is_better else FARTHEST * least
+
+    @property
+    def places(self) -> list[str]:
+        """Patterns of the points in the order of papers."""
+        ordered = sorted(self.points, key=lambda point: pattern_order(point.pattern, point.sparsity))
+        return unique([point.place for point in ordered])
+
+    def ranks(self) -> Iterator[tuple[str, float]]:
+        """Label and rank of every point among those of its place: 0 is the best, 1 the worst, 0.5 has no rival."""
+        for place in self.places:
+            rivals = [point for point in self.points if point.place == place]
+            rivals.sort(key=lambda point: -point.value if self.higher_is_better else point.value)
+            for rank, point in enumerate(rivals):
+                yield point.label, rank / (len(rivals) - 1) if len(rivals) > 1 else 0.5
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """One protocol on one set of data: what may share an axis.
-
-    Args:
-        title: task, metric, windows, subset and count, for people; key: the protocol.
-        panels: by (metric, model), metrics and models in order.
-    """
-
-    kind: str
-    task: str
-    key: str
-    title: str
-    metrics: tuple[str, ...]
-    models: tuple[str, ...]
-    panels: Mapping[tuple[str, str], Panel]
-
-
-def measurements(data: Data) -> Iterator[Measurement]:
-    """Every protocol that was measured, once for each set of data that it was measured on."""
-    frame = data.frame[data.frame["protocol"].notna()]
-    for (key, fingerprint), rows in sorted(frame.groupby(["protocol", "data_fingerprint"], sort=False)):
-        several = frame.loc[frame["protocol"] == key, "data_fingerprint"].nunique() > 1
-        shown = f"{key}:{str(fingerprint).removeprefix('sha256:')[:8]}" if several else str(key)
-        metrics = sorted(unique(rows["metric"].tolist()))
-        models = sorted(unique(rows["model"].tolist()), key=natural_key)
-        grouped = rows.groupby(["metric", "model"], sort=False)
-        panels = {(str(metric), str(model)): panel(group) for (metric, model), group in grouped}
-        kind, task = str(key).split(":")[0], str(rows["task"].iloc[0])
-        yield Measurement(kind, task, shown, _title(kind, task, rows), tuple(metrics), tuple(models), panels)
-
-
-def panel(rows: "pd.DataFrame") -> Panel:
-    """The series of one model, metric and protocol."""
+def panel_of(rows: "pd.DataFrame") -> Panel:
+    """The points of one metric, model and protocol, from their rows of the frame with a column `label`."""
     first = rows.iloc[0]
-    notes: list[str] = []
     finite = rows["value"].map(lambda value: value is not None and math.isfinite(value))
-    lost = int((~finite).sum())
-    if lost:
+    notes = []
+    if lost := int((~finite).sum()):
         notes.append(f"{first['model']}: {lost} of {len(rows)} values are infinite or missing and are not drawn")
     rows = rows[finite]
     dense, pruned = rows[rows["method"] == DENSE], rows[rows["method"] != DENSE]
-    series = _all_series(pruned)
-    if len(series) > MAX_SERIES:
-        kept = _one_a_method(series)
-        notes.append(
-            f"{first['model']}: {len(series) - len(kept)} further settings of the methods are in the table only"
-        )
-        series = kept
-    return Panel(
-        model=str(first["model"]),
-        metric=str(first["metric"]),
-        higher_is_better=bool(first["higher_is_better"]),
-        series=tuple(sorted(series, key=lambda one: natural_key(one.label))),
-        dense=_dense(dense, pruned),
-        notes=tuple(notes),
+    types = Counter(pruned["dtype"])  # the dense model in the type that most of the pruned ones have
+    best = max(dense["dtype"].unique(), key=lambda dtype: (types[dtype], str(dtype)), default="")
+    points = sorted(_points(pruned), key=lambda point: natural_key(point.label))
+    kept = _one_a_method((point.label, point.method) for point in points)
+    if left_out := len({point.label for point in points} - kept):
+        notes.append(f"{first['model']}: {left_out} further settings of the methods are in the table only")
+    kept_points = tuple(point for point in points if point.label in kept)
+    unpruned = next(iter(_points(dense[dense["dtype"] == best].head(1))), None)
+    better = bool(first["higher_is_better"])
+    made = Panel(str(first["model"]), str(first["metric"]), better, kept_points, unpruned, ())
+    if beyond := sum(point.value > made.edge for point in kept_points):
+        notes.append(f"{made.model}: {beyond} values beyond {made.edge:,.0f} are drawn as that")
+    return replace(made, notes=tuple(notes))
+
+
+def _one_a_method(points: Iterable[tuple[str, str]]) -> set[str]:
+    """All labels of (label, method), or of too many one a method: that of most points, then the shortest."""
+    count = Counter(points)
+    if len(count) <= MAX_SERIES:
+        return {label for label, _ in count}
+    best: dict[str, str] = {}
+    for label, method in sorted(count, key=lambda one: (-count[one], len(one[0]), natural_key(one[0]))):
+        best.setdefault(method, label)
+    return set(best.values())
+
+
+def _points(rows: "pd.DataFrame") -> list[Point]:
+    """In order of pattern and sparsity."""
+    columns = ("label", "method", "model", "pattern", "sparsity", "achieved_sparsity", "value", "stderr", "job_id")
+    groups: dict[tuple[str, str, str, str, float], list[tuple[float | None, float, float | None, str]]] = defaultdict(
+        list
     )
+    for *key, achieved, value, stderr, job_id in zip(*(rows[name].tolist() for name in columns), strict=True):
+        groups[tuple(key)].append((achieved, value, stderr, job_id))
+    factor = 1.0 if rows.empty else scale(str(rows["metric"].iloc[0]))
+    made = []
+    for (label, method, model, pattern, sparsity), found in groups.items():
+        values = [factor * value for _, value, _, _ in found]
+        counted = [achieved for achieved, *_ in found if achieved is not None and math.isfinite(achieved)]
+        error = _error(values, factor, found[0][2])
+        value, spread = fmean(values), error or 0.0
+        where = (clean(model), pattern, sparsity, pattern_name(pattern, sparsity), fmean(counted or [sparsity]))
+        ids = tuple(job_id for *_, job_id in found)
+        made.append(Point(label, method, *where, value, error, value - spread, value + spread, ids))
+    return sorted(made, key=lambda point: pattern_order(point.pattern, point.sparsity))
+
+
+def _error(values: Sequence[float], factor: float, stderr: float | None) -> float | None:
+    error = stdev(values) if len(values) > 1 else math.nan if stderr is None else factor * stderr
+    return error if math.isfinite(error) else None
 
 
 def scale(metric: str) -> float:
@@ -179,80 +163,12 @@ def scale(metric: str) -> float:
     return 1.0 if metric == "perplexity" else 100.0
 
 
+def quantity(metric: str) -> str:
+    """A metric with its unit."""
+    return "perplexity" if metric == "perplexity" else f"{metric} [%]"
+
+
 def pattern_name(pattern: str, sparsity: float) -> str:
     """`2:4`, the sparsity of an unstructured pattern, `channel 50%`."""
     share = f"{100 * sparsity:g}%"
     return pattern if ":" in pattern else share if pattern == "unstructured" else f"{pattern} {share}"
-
-
-Row = tuple[str, float, float | None, float, float | None, str]
-"""Pattern, sparsity asked for, sparsity counted, value, standard error and job: plain, for there are many points."""
-
-
-def _all_series(pruned: "pd.DataFrame") -> list[Series]:
-    if pruned.empty:
-        return []
-    series: dict[tuple[str, str], dict[tuple[str, float], list[Row]]] = {}
-    jobs = [JobRow(*fields) for fields in zip(*(pruned[name] for name in JobRow.__slots__), strict=True)]
-    for label, method, row in zip(setting_labels(jobs), pruned["method"], _plain(pruned), strict=True):
-        series.setdefault((label, method), {}).setdefault(row[:2], []).append(row)
-    factor = scale(str(pruned["metric"].iloc[0]))
-    return [
-        Series(label, method, tuple(_point(points[where], factor) for where in sorted(points, key=_in_order)))
-        for (label, method), points in series.items()
-    ]
-
-
-def _in_order(where: tuple[str, float]) -> tuple[int, float, int, str]:
-    return pattern_order(*where)
-
-
-def _plain(rows: "pd.DataFrame") -> list[Row]:
-    columns = ("pattern", "sparsity", "achieved_sparsity", "value", "stderr", "job_id")
-    return list(zip(*(rows[column].tolist() for column in columns), strict=True))
-
-
-def _point(rows: Sequence[Row], factor: float) -> Point:
-    pattern, sparsity, _, _, stderr, _ = rows[0]
-    values = [float(value) for *_, value, _, _ in rows]
-    error = stdev(values) if len(values) > 1 else stderr
-    counted = [float(achieved) for _, _, achieved, *_ in rows if achieved is not None and math.isfinite(achieved)]
-    return Point(
-        pattern=pattern,
-        sparsity=float(sparsity),
-        achieved=math.fsum(counted) / len(counted) if counted else float(sparsity),
-        value=factor * math.fsum(values) / len(values),
-        error=None if error is None or not math.isfinite(error) else factor * error,
-        job_ids=tuple(job_id for *_, job_id in rows),
-    )
-
-
-def _dense(dense: "pd.DataFrame", pruned: "pd.DataFrame") -> Point | None:
-    """The dense model in the type that most of the pruned ones have."""
-    if dense.empty:
-        return None
-    types = Counter(pruned["dtype"])
-    best = max(dense["dtype"].unique(), key=lambda dtype: (types[dtype], str(dtype)))
-    return _point(_plain(dense[dense["dtype"] == best].head(1)), scale(str(dense["metric"].iloc[0])))
-
-
-def _one_a_method(series: Sequence[Series]) -> list[Series]:
-    """Of every method the setting with most points, under the method's own label with its settings."""
-    best: dict[str, Series] = {}
-    for one in sorted(series, key=lambda one: (-len(one.points), natural_key(one.label))):
-        best.setdefault(one.method, one)
-    return list(best.values())
-
-
-def _title(kind: str, task: str, rows: "pd.DataFrame") -> str:
-    parts = str(rows["protocol"].iloc[0]).split(":")
-    length = next((part[3:] for part in parts if part.startswith("seq") and part[3:].isdigit()), None)
-    counts = sorted({int(count) for count in rows["num_samples"]})
-    unit = {"perplexity": "windows", "accuracy": "images"}.get(kind, "questions")
-    count = " to ".join(str(value) for value in unique([str(counts[0]), str(counts[-1])]))
-    subsets = unique([subset for subset in rows["subset"] if isinstance(subset, str)])
-    what = {"perplexity": f"perplexity on {task}", "accuracy": f"{task}, accuracy"}
-    said = [what.get(kind, f"{task}, zero-shot accuracy")]
-    said += [f"{length}-token windows"] if length else []
-    said += ["BOS in every window"] if "bos" in parts else []
-    return ", ".join([*said, *(subsets or [f"all of n = {count} {unit}"])])

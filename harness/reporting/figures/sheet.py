@@ -1,32 +1,20 @@
 """A panel for every model and metric of a protocol, as one chart with one legend; several pages of many models."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 from harness.reporting.figures.base import Picture
-from harness.reporting.figures.look import PANEL_WIDTH, Spec, Style, composed, file_name, titled, told_apart
-from harness.reporting.figures.points import Measurement, Panel, Point, Series
-from harness.reporting.frame import DENSE
-from harness.reporting.layout import clean, unique
-from harness.reporting.published import natural_key
+from harness.reporting.figures.data import Data, Measurement
+from harness.reporting.figures.look import PANEL_WIDTH, Spec, Style, composed, file_name, titled
+from harness.reporting.figures.points import Panel, Point
+from harness.reporting.layout import unique
 
 MODELS_A_SHEET = 4
-CHANNELS = ("color", "shape", "strokeDash")
 
 Row = dict[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
-class Looks:
-    """How the series of one figure are told apart: its labels in order, and the styles of all figures."""
-
-    labels: Sequence[str]
-    known: Mapping[str, Style]
-
-    def __call__(self, *channels: str) -> dict[str, Any]:
-        """Encodings of the column `label`; without names, all channels."""
-        return told_apart(self.labels, self.known, channels or CHANNELS)
+Looks = Mapping[str, Style]
+"""How the series of one figure are told apart, by label in the order of the legend."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +23,7 @@ class Sheet:
 
     Args:
         name: with the protocol and the page it makes the file name.
+        title: the question that the figure answers.
         draw: a panel's chart.
         notes: what a reader must know beside the protocol and what the panels leave out.
         colors: one scale for all panels, or one a panel.
@@ -46,19 +35,16 @@ class Sheet:
     notes: Sequence[str] = ()
     colors: Literal["shared", "independent"] = "shared"
 
-    def pages(self, measured: Measurement, known: Mapping[str, Style]) -> Iterator[Picture]:
+    def pages(self, measured: Measurement, data: Data) -> Iterator[Picture]:
         """The figure of a protocol: metrics are its rows, models its columns."""
-        models = measured.models
-        pages = [models[start : start + MODELS_A_SHEET] for start in range(0, len(models), MODELS_A_SHEET)]
-        for number, page in enumerate(pages, start=1):
-            suffix = f"-page{number}" if len(pages) > 1 else ""
+        for suffix, models in paged(measured.models, MODELS_A_SHEET):
             name = f"{self.name}-{file_name(measured.key.split(':', 1)[1])}{suffix}"
-            yield Picture(name, self._chart(measured, page, known))
+            yield Picture(name, self._chart(measured, models, data))
 
-    def _chart(self, measured: Measurement, models: Sequence[str], known: Mapping[str, Style]) -> Spec:
+    def _chart(self, measured: Measurement, models: Sequence[str], data: Data) -> Spec:
         panels = {where: one for where, one in measured.panels.items() if where[1] in models}
-        labels = unique(sorted((one.label for each in panels.values() for one in each.series), key=natural_key))
-        looks = Looks([*labels, DENSE] if any(each.dense for each in panels.values()) else labels, known)
+        labels = {point.label for each in panels.values() for point in each.drawn}
+        looks = {label: style for label, style in data.styles.items() if label in labels}
         rows = [
             [self.draw(panels[metric, model], looks) for model in models if (metric, model) in panels]
             for metric in measured.metrics
@@ -67,20 +53,19 @@ class Sheet:
         drawn = [composed("hconcat", row, spacing=24, resolve=resolve) for row in rows if row]
         chart = composed("vconcat", drawn, resolve=resolve)
         left_out = [note for each in panels.values() for note in each.notes]
-        said = unique([measured.title, f"[{measured.key}]", *self.notes, *left_out])
-        return titled(chart, self.title, said, 1.3 * PANEL_WIDTH * len(models))
+        notes = [note for note in data.notes if note.startswith(tuple(f"{model}: " for model in models))]
+        said = [f"{measured.title} [{measured.key}]", "; ".join(unique([*self.notes, *notes, *left_out]))]
+        said = [text.replace(f"{models[0]}: ", "") for text in said] if len(models) == 1 else said
+        return titled(chart, self.title, said, 1.6 * PANEL_WIDTH * len(models))
 
 
-def row_of(one: Series | None, panel: Panel, point: Point) -> Row:
-    """A point as a row of a chart's data; the dense model's when it is of no series."""
-    spread = point.error or 0.0
-    return {
-        "label": one.label if one else DENSE,
-        "model": clean(panel.model),
-        "pattern": point.pattern,
-        "value": point.value,
-        "low": point.value - spread,
-        "high": point.value + spread,
-        "error": point.error,
-        "jobs": list(point.job_ids),
-    }
+def paged(items: Sequence[Any], size: int) -> Iterator[tuple[str, Sequence[Any]]]:
+    """The items in pages of at most `size`, each with what its file's name ends in."""
+    pages = [items[start : start + size] for start in range(0, len(items), size)]
+    for number, page in enumerate(pages, start=1):
+        yield f"-page{number}" if len(pages) > 1 else "", page
+
+
+def rows_of(points: Sequence[Point], panel: Panel) -> list[Row]:
+    """Points as rows of a chart's data; what lies beyond the axis is `shown` at its edge."""
+    return [asdict(point) | {"jobs": list(point.jobs), "shown": min(point.value, panel.edge)} for point in points]

@@ -1,6 +1,7 @@
 """Figures draw the numbers of the frame, one protocol each, and say what they do not draw."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 
 import altair
 import pytest
+import vl_convert
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,17 +19,17 @@ from harness.record import EvalResult, LayerReport, RunRecord
 from harness.reporting.figures.agreement import pairs
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
 from harness.reporting.figures.costs import time_bars
-from harness.reporting.figures.curves import compression, curve_panel, sparsity_percent
-from harness.reporting.figures.files import Drawn, draw, draw_all, pictures
-from harness.reporting.figures.heatmap import fields, heat_panel
+from harness.reporting.figures.curves import COMPRESSION, SPARSITY, Across, curve_panel
+from harness.reporting.figures.data import Data, Measurement
+from harness.reporting.figures.files import Drawn, draw_all, pictures
+from harness.reporting.figures.heatmap import heat_panel
 from harness.reporting.figures.layers import select
-from harness.reporting.figures.look import file_name, styles
+from harness.reporting.figures.look import PANEL_WIDTH, file_name, styles
 from harness.reporting.figures.pareto import front, sizes
-from harness.reporting.figures.points import Data, Measurement, Panel
-from harness.reporting.figures.sheet import Looks
+from harness.reporting.figures.points import FARTHEST, Panel
 from harness.reporting.frame import to_frame
 from harness.reporting.published import Published
-from tests.reporting.conftest import make_accuracy, make_perplexity, make_record
+from tests.reporting.conftest import C4, make_accuracy, make_perplexity, make_record
 
 PATTERNS: tuple[Pattern, ...] = (Unstructured(0.5), Unstructured(0.7), SemiStructured(4, 8), SemiStructured(2, 4))
 
@@ -64,11 +66,14 @@ def panel_of(records: Sequence[RunRecord], published: Published, kind: str = "pe
     return panel
 
 
-def parts_of(panel: Panel, x: Any) -> list[dict[str, Any]]:
+def looks_of(panel: Panel) -> dict[str, Any]:
+    """Styles for all that is drawn in a panel."""
+    return styles(list(dict.fromkeys(point.label for point in panel.drawn)))
+
+
+def parts_of(panel: Panel, across: Across) -> list[dict[str, Any]]:
     """The specification of a panel's curves: lines first, then the places of patterns, whichever there are."""
-    labels = [one.label for one in panel.series]
-    looks = Looks([*labels, "dense"], {**styles(labels), "dense": styles(["dense"])["dense"]})
-    spec = Picture("curves", curve_panel(panel, looks, x)).spec()
+    spec = Picture("curves", curve_panel(panel, looks_of(panel), across)).spec()
     for part in spec["hconcat"]:
         part["rows"] = {layer["mark"]["type"]: spec["datasets"][layer["data"]["name"]] for layer in part["layer"]}
     return list(spec["hconcat"])
@@ -83,7 +88,7 @@ def test_curves_draw_the_frame(sweep: list[RunRecord], published: Published) -> 
     """Every perplexity of the frame is a point: unstructured at its sparsity, N:M in the place of its pattern."""
     frame = to_frame(sweep)
     perplexities = frame[frame["metric"] == "perplexity"]
-    left, right = parts_of(panel_of(sweep, published), (sparsity_percent, "sparsity"))
+    left, right = parts_of(panel_of(sweep, published), SPARSITY)
     for method in ("magnitude", "wanda"):
         rows = perplexities[perplexities["method"] == method]
         plain = rows[rows["pattern"] == "unstructured"].sort_values("sparsity")
@@ -99,10 +104,9 @@ def test_curves_draw_the_frame(sweep: list[RunRecord], published: Published) -> 
 def test_accuracy_is_in_percent_over_compression(sweep: list[RunRecord], published: Published) -> None:
     """Accuracies come as fractions and errors with them; half of the weights left is twofold compression."""
     panel = panel_of(sweep, published, "zero_shot")
-    left, _ = parts_of(panel, (compression, "compression"))
+    left, _ = parts_of(panel, COMPRESSION)
     assert points_of(left, "wanda", "x") == [(2.0, pytest.approx(61.0)), (pytest.approx(10 / 3), pytest.approx(56.0))]
-    wanda = next(one for one in panel.series if one.label == "wanda")
-    assert [point.error for point in wanda.points] == [pytest.approx(1.0)] * 4
+    assert [point.error for point in panel.points if point.label == "wanda"] == [pytest.approx(1.0)] * 4
     assert panel.dense is not None
     assert (panel.dense.value, panel.dense.error) == (pytest.approx(70.0), pytest.approx(1.0))
 
@@ -131,8 +135,8 @@ def test_seeds_are_averaged_and_settings_are_not(published: Published) -> None:
     records = [make_record("wanda", results=(make_perplexity(value),), seed=n) for n, value in enumerate((10.0, 14.0))]
     records.append(make_record("wanda", results=(make_perplexity(20.0),), params={"block": 128}))
     panel = panel_of(records, published)
-    points = {one.label: [(point.value, point.error) for point in one.points] for one in panel.series}
-    assert points == {"wanda": [(12.0, pytest.approx(math.sqrt(8)))], "wanda, block=128": [(20.0, None)]}
+    points = {point.label: (point.value, point.error) for point in panel.points}
+    assert points == {"wanda": (12.0, pytest.approx(math.sqrt(8))), "wanda, block=128": (20.0, None)}
 
 
 def test_many_settings_are_reduced_in_the_open(published: Published) -> None:
@@ -143,7 +147,7 @@ def test_many_settings_are_reduced_in_the_open(published: Published) -> None:
         for block in range(9)
     ]
     panel = panel_of(records, published)
-    assert [one.method for one in panel.series] == ["sparsegpt", "wanda"]
+    assert [point.method for point in panel.points] == ["sparsegpt", "wanda"]
     assert panel.notes == ("opt-125m: 16 further settings of the methods are in the table only",)
 
 
@@ -152,7 +156,7 @@ def test_what_is_not_finite_is_said(published: Published) -> None:
     values = (10.0, math.inf, None)
     records = [make_record("wanda", p, (make_perplexity(v),)) for p, v in zip(PATTERNS, values, strict=False)]
     panel = panel_of(records, published)
-    assert panel.values == [10.0]
+    assert [point.value for point in panel.drawn] == [10.0]
     assert panel.notes == ("opt-125m: 2 of 3 values are infinite or missing and are not drawn",)
 
 
@@ -189,12 +193,12 @@ def test_speed_is_drawn_only_where_it_was_measured(sweep: list[RunRecord], publi
 def test_heat_maps_hold_every_value(sweep: list[RunRecord], published: Published) -> None:
     """A field a method and pattern, with the number written into it."""
     panel = panel_of(sweep, published)
-    spec = Picture("heat", heat_panel(panel, Looks((), {}))).spec()
+    spec = Picture("heat", heat_panel(panel, looks_of(panel))).spec()
     (rows,) = spec["datasets"].values()
     assert [row["value"] for row in rows] == [30.0, 40.0, 50.0, 60.0, 29.0, 39.0, 49.0, 59.0]
     assert [row["written"] for row in rows] == [f"{row['value']:.2f}" for row in rows]
     assert spec["layer"][0]["encoding"]["x"]["sort"] == ["50%", "70%", "4:8", "2:4"]
-    assert len(fields(panel)) == 8
+    assert len(panel.points) == 8
 
 
 def test_layers_are_averaged_by_block(sweep: list[RunRecord], published: Published) -> None:
@@ -212,14 +216,15 @@ def test_published_numbers_meet_measured_ones(published: Published) -> None:
     record = make_record("magnitude", Unstructured(0.5), (make_perplexity(190.0),))
     found, _ = pairs(Data.of([record], published))
     ((pair,),) = found.values()
-    assert (pair.method, pair.measured) == ("magnitude", 190.0)
+    assert (pair.label, pair.measured) == ("magnitude", 190.0)
     subset = make_record("magnitude", Unstructured(0.5), (make_perplexity(190.0, max_windows=64),))
     assert pairs(Data.of([subset], published))[0] == {}
 
 
-def test_time_bars_add_up(sweep: list[RunRecord]) -> None:
+def test_time_bars_add_up(sweep: list[RunRecord], published: Published) -> None:
     """Phases and what no phase claims are the total, averaged over a method's jobs."""
-    bars = time_bars(sweep)
+    data = Data.of(sweep, published)
+    bars = time_bars(data)
     assert [bar.label for bar in bars] == [
         "opt-125m: dense (n = 1)",
         "opt-125m: magnitude (n = 4)",
@@ -227,6 +232,18 @@ def test_time_bars_add_up(sweep: list[RunRecord]) -> None:
     ]
     for bar in bars:
         assert bar.seconds == pytest.approx({"load": 1.0, "prune": 2.0, "other": 0.0})
+    (picture,) = FIGURES.get("time")(data)
+    assert isinstance(picture, Picture)
+    (rows,) = picture.spec()["datasets"].values()
+    shown = [
+        (row["phase"], row["name"], row["to"] - row["from"], row["total"]) for row in rows if "dense" in row["bar"]
+    ]
+    assert [share for _, _, share, _ in shown] == pytest.approx([100 / 3, 200 / 3, 0.0])
+    assert [(phase, name, total) for phase, name, _, total in shown] == [
+        ("load", "load", ""),
+        ("prune", "prune", ""),
+        ("other", "", "3 s"),
+    ]
 
 
 def test_equal_records_give_equal_files(sweep: list[RunRecord], published: Published, tmp_path: Path) -> None:
@@ -278,11 +295,59 @@ def test_records_that_allow_nothing_say_why(published: Published, tmp_path: Path
 
 
 def test_styles_tell_methods_apart_in_grey() -> None:
-    """Of ten methods no two have the same marker or colour; of seventy no two the same of both and the line."""
-    ten = styles(f"method{n}" for n in range(10)).values()
+    """Of ten methods no two have the same marker or colour; of seventy no two the same marker and line."""
+    ten = styles([f"method{n}" for n in range(10)]).values()
     assert len({style.marker for style in ten}) == len({style.color for style in ten}) == 10
-    many = styles(f"method{n}" for n in range(70)).values()
-    assert len({(style.marker, style.color, style.dash) for style in many}) == 70
+    many = styles([f"method{n}" for n in range(70)]).values()
+    assert len({(style.marker, style.dash) for style in many}) == 70
+
+
+def test_what_is_drawn_has_colours_of_its_own(published: Published) -> None:
+    """Settings that are left to the table take no colour from those that are drawn; the better come first."""
+    records = [
+        make_record(f"method{n}", pattern, (make_perplexity(20.0 - n + block),), params={"block": block})
+        for n in range(10)
+        for block in range(3)
+        for pattern in (Unstructured(0.5), Unstructured(0.7))
+    ]
+    data = Data.of(records, published)
+    (panel,) = data.measurements[0].panels.values()
+    drawn = {point.label for point in panel.points}
+    assert len(drawn) == len({data.styles[label].color for label in drawn}) == 10
+    assert [label.split(",")[0] for label in data.styles][:2] == ["method9", "method8"]
+
+
+def test_markers_of_a_legend_are_whole(sweep: list[RunRecord], published: Published) -> None:
+    """A legend's entries have a colour and a marker; the dashes of lines would tear the marker's outline."""
+    for name in ("perplexity", "layers"):
+        (picture,) = FIGURES.get(name)(Data.of(sweep, published))
+        assert isinstance(picture, Picture)
+        legends = vl_convert.vegalite_to_vega(picture.spec())["legends"]
+        assert [sorted(legend) for legend in legends] == [["encode", "fill", "shape", "stroke", "symbolType"]]
+
+
+def test_a_destroyed_model_does_not_press_the_others_together(published: Published) -> None:
+    """What is far beyond all others is drawn at the edge of the axis, counted in a note, and keeps its value."""
+    values = {"magnitude": 1e8, "wanda": 40.0, "sparsegpt": 30.0}
+    records = [make_record(method, results=(make_perplexity(value),)) for method, value in values.items()]
+    panel = panel_of(records, published)
+    assert panel.edge == FARTHEST * 30.0
+    assert panel.notes == ("opt-125m: 1 values beyond 9,000 are drawn as that",)
+    (left,) = parts_of(panel, SPARSITY)
+    rows = {row["label"]: (row["value"], row["shown"]) for row in left["rows"]["point"]}
+    assert rows == {"magnitude": (1e8, 9000.0), "wanda": (40.0, 40.0), "sparsegpt": (30.0, 30.0)}
+    assert max(left["layer"][0]["encoding"]["y"]["scale"]["domain"]) < 20_000
+
+
+def test_settings_that_only_methods_differ_in_are_said_once(published: Published) -> None:
+    """A legend names what tells apart jobs of a method; another origin of inputs stands below the title."""
+    records = [
+        make_record(method, results=(make_perplexity(30.0),), calibration=replace(C4, propagation=how))
+        for method, how in (("obc", "dense"), ("wanda", "pruned"), ("sparsegpt", "pruned"))
+    ]
+    data = Data.of(records, published)
+    assert sorted(data.labels.values()) == ["obc", "sparsegpt", "wanda"]
+    assert data.notes == ["opt-125m: dense calibration: obc; sequential calibration: the others"]
 
 
 @given(st.text())
@@ -303,7 +368,7 @@ def test_hostile_names_are_drawn_as_text(published: Published, tmp_path: Path) -
 def test_a_label_has_one_style_in_all_figures(sweep: list[RunRecord], published: Published) -> None:
     """Styles are made once for all protocols; the dense model is black."""
     known = Data.of(sweep, published).styles
-    assert list(known) == ["magnitude", "wanda", "dense"]
+    assert list(known) == ["wanda", "magnitude", "dense"]
     found = set()
     for picture in pictures(sweep, published):
         if isinstance(picture, Picture):
@@ -328,7 +393,7 @@ def test_a_dense_model_alone_makes_no_figure_and_no_error(published: Published, 
     for others in ([], [make_record("wanda", results=(make_perplexity(math.inf),))]):
         (only,) = measured([dense, *others], published)
         panel = only.panels["perplexity", "opt-125m"]
-        assert panel.series == ()
+        assert panel.points == ()
         assert panel.dense is not None
         assert "perplexity" in {
             each.name for each in draw_all([dense, *others], published, tmp_path) if isinstance(each, NotDrawn)
@@ -342,9 +407,9 @@ def test_every_ratio_of_a_structured_pattern_has_a_place(published: Published) -
         for share in (0.2, 0.5)
     ]
     panel = panel_of(records, published)
-    known = {pattern: point.value for (_, pattern), point in fields(panel).items()}
+    known = {point.place: point.value for point in panel.points}
     assert known == {"channel 20%": pytest.approx(20.0), "channel 50%": pytest.approx(50.0)}
-    (only,) = parts_of(panel, (sparsity_percent, "sparsity"))
+    (only,) = parts_of(panel, SPARSITY)
     assert only["layer"][-1]["encoding"]["x"]["sort"] == ["channel 20%", "channel 50%"]
 
 
@@ -355,7 +420,7 @@ def test_long_settings_that_differ_at_their_start_are_two_series(published: Publ
         for value in (1.0, 2.0)
     ]
     panel = panel_of(records, published)
-    assert len(panel.series) == 2
+    assert len({point.label for point in panel.points}) == 2
 
 
 def test_images_are_images(published: Published) -> None:
@@ -372,9 +437,9 @@ def test_images_are_images(published: Published) -> None:
     assert any(name.startswith("pareto-size") for name in names)
 
 
-def test_long_names_do_not_squeeze_the_panels(published: Published, tmp_path: Path) -> None:
+def test_long_names_do_not_squeeze_the_panels(published: Published) -> None:
     """The figure grows by what the legend needs; the axes keep their width."""
-    widths = []
+    sheets, areas = [], []
     for name in ("short", "a_long_name_of_a_hyperparameter_that_differs"):
         records = [
             make_record("wanda", Unstructured(share), (make_perplexity(10.0),), params={name: value})
@@ -382,6 +447,9 @@ def test_long_names_do_not_squeeze_the_panels(published: Published, tmp_path: Pa
             for share in (0.5, 0.7)
         ]
         (picture,) = FIGURES.get("perplexity")(Data.of(records, published))
-        drawn = draw(picture, tmp_path)
-        widths.append(int.from_bytes(drawn.png.read_bytes()[16:20], "big"))
-    assert widths[1] > widths[0] + 200
+        assert isinstance(picture, Picture)
+        svg = vl_convert.vegalite_to_svg(picture.spec())
+        sheets.append(float(re.search(r'<svg[^>]* width="([\d.]+)"', svg)[1]))  # type: ignore[index]
+        areas.append(re.findall(r'class="background"[^>]* d="M[^"]*?h([\d.]+)v', svg))
+    assert areas[0].count(str(PANEL_WIDTH)) == areas[1].count(str(PANEL_WIDTH)) > 0
+    assert sheets[1] > sheets[0] + 150
