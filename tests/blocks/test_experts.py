@@ -127,7 +127,6 @@ def test_the_next_job_finds_the_dense_experts_again(
     cache, checkpoint = ModelCache(), Checkpoint("local", "tiny", str(tmp_path / "model"), None, False)
     loaded = cache.take(checkpoint, "same", None)
     dense = {name: tensor.clone() for name, tensor in loaded.model.state_dict().items()}
-    shapes = prunable_shapes(loaded.model)
     outcome = Wanda().run(a_context(loaded.model, random_tokens(8), Unstructured(0.5)))
     assert any(not torch.equal(tensor, dense[name]) for name, tensor in loaded.model.state_dict().items())
     cache.give_back(outcome.change)
