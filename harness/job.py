@@ -11,7 +11,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
+
+from pydantic import Field, InstanceOf, PlainValidator
 
 from harness.patterns import Pattern
 
@@ -23,6 +25,25 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 Propagation = Literal["pruned", "dense"]
 Sampling = Literal["documents", "stream", "given"]
 Offload = Literal["none", "cpu", "disk"]
+
+T = TypeVar("T")
+Identity = Annotated[T, "identity"]
+"""Marks a field of the configuration that decides weights or numbers."""
+Runtime = Annotated[T, "runtime"]
+"""Marks a field of the configuration that decides how and where a job runs."""
+Count = Annotated[int, Field(ge=1)]
+
+
+def _path(value: object) -> Path:
+    if isinstance(value, bool | dict | list) or value in ("", None):
+        raise ValueError("a path")
+    return Path(str(value)).expanduser()
+
+
+FilePath = Annotated[Path, PlainValidator(_path)]
+"""With `~` expanded."""
+Text = Annotated[str, Field(strict=False, coerce_numbers_to_str=True)]
+"""Such as a name or a revision, which may look like a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +151,7 @@ class JobSpec:
 
     model: ModelSpec
     pruning: PruningSpec | None
-    evaluation: tuple[EvaluationProtocol, ...]
+    evaluation: tuple[InstanceOf[EvaluationProtocol], ...]
 
     def identity(self) -> dict[str, object]:
         """What decides the weights, as plain data."""
@@ -163,16 +184,15 @@ class TrackingOptions:
     """Where the mirror of a record goes.
 
     Args:
-        name: ``none`` or ``wandb``.
-        mode: ``auto``, ``online``, ``offline`` or ``disabled``.
+        mode: ``auto`` is online when logged in.
         project, entity: of Weights & Biases; entity None = the user's default.
         log_model: the saved model goes along as an artifact.
     """
 
-    name: str
-    mode: str
-    project: str
-    entity: str | None
+    name: Literal["none", "wandb"]
+    mode: Literal["auto", "online", "offline", "disabled"]
+    project: Text
+    entity: Text | None
     log_model: bool = False
 
 

@@ -68,7 +68,7 @@ def listing(options: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def _rows(kind: str) -> list[dict[str, str]]:
-    from harness.config.hydra import COMMON_N_OF_M, descriptions
+    from harness.config.choices import COMMON_N_OF_M, descriptions
 
     if kind in EXPLAINED:
         return [

@@ -70,14 +70,12 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 
 def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
-    from harness.config.hydra import hydra_session, plan, register
+    from harness.config.hydra import compose
     from harness.jobs.plan import PlannedJob, distinct_jobs, estimated_seconds
     from harness.jobs.preflight import Preflight
     from harness.tracking.store import RecordStore
 
-    register(overrides)
-    with hydra_session():
-        jobs = distinct_jobs(plan(overrides, multirun=options.multirun))
+    jobs = distinct_jobs(compose(overrides, multirun=options.multirun).jobs)
     warn = Preflight()
     folders = {job.request.options.results_dir for job in jobs if isinstance(job, PlannedJob)}
     records = [record for folder in folders for record in RecordStore(folder).all()]

@@ -185,13 +185,11 @@ def _check_report(options: argparse.Namespace) -> None:
 
 def _jobs_of(experiment: str) -> set[str]:
     """Ids of the jobs that an experiment names."""
-    from harness.config.hydra import hydra_session, plan, register
+    from harness.config.hydra import compose
     from harness.config.request import JobRequest
 
-    arguments = [f"+experiment={experiment}"]
-    register(arguments)
-    with hydra_session():
-        return {job.spec.job_id for job in plan(arguments, multirun=True) if isinstance(job, JobRequest)}
+    jobs = compose([f"+experiment={experiment}"], multirun=True).jobs
+    return {job.spec.job_id for job in jobs if isinstance(job, JobRequest)}
 
 
 def _measured_table(records: "Sequence[RunRecord]", options: argparse.Namespace) -> "Table":

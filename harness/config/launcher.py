@@ -1,43 +1,52 @@
-"""Hydra's launchers: jobs one after the other, or with joblib, Slurm, Ray, whichever of its plug-ins is installed.
+"""Hydra's launchers: jobs one after the other, or with joblib, Slurm, Ray, whichever of its plug-ins is installed."""
 
-A launcher composes a configuration of its own for every job; ours holds one field, the job's JSON, and nothing else of
-it is read.
-"""
-
-import re
 from collections.abc import Callable, Sequence
+from copy import deepcopy
 from functools import partial
 from pathlib import Path
+from typing import Any, cast
 
 from hydra._internal.callbacks import Callbacks
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobStatus
 from hydra.types import HydraContext
-from omegaconf import DictConfig
-
-from harness.config.hydra import compose_whole
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 Launcher = Callable[[Sequence[str]], list[Exception | None]]
 """Runs jobs, each from its JSON; what each raised, in order."""
 
 
-def hydra_launcher(arguments: Sequence[str], folder: Path, task: Callable[[str], object]) -> Launcher:
-    """The launcher that the overrides choose; make and call it inside `hydra_session`.
+class _JobConfigs:
+    """Stands where a launcher asks for the configuration of every job: there is nothing to compose, a job is data."""
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: Sequence[str]) -> DictConfig:
+        """Hydra's own part, and the job's JSON as bytes, in which nothing is interpolated."""
+        config = deepcopy(master_config)
+        with open_dict(config):
+            config.job = "".join(sweep_overrides).encode()
+        return config
+
+
+def hydra_launcher(hydra: DictConfig, results_dir: Path, task: Callable[[str], object]) -> Launcher:
+    """The launcher that was chosen.
 
     Args:
-        folder: where a launcher keeps files of its own.
+        hydra: the configuration with Hydra's own part.
+        results_dir: a launcher keeps files of its own below it.
         task: runs one job, whose JSON it is handed: all that a worker needs.
     """
-    whole = compose_whole([f"hydra.sweep.dir={_quoted(str(folder))}", *arguments])
+    config = OmegaConf.masked_copy(hydra, ["hydra"])
+    OmegaConf.set_readonly(config, False)
+    with open_dict(config):
+        config.results_dir = str(results_dir)
     launcher = Plugins.instance().instantiate_launcher(
-        hydra_context=HydraContext(GlobalHydra.instance().config_loader(), Callbacks(whole)),
+        hydra_context=HydraContext(cast("Any", _JobConfigs()), Callbacks(config)),
         task_function=partial(_run, task),
-        config=whole,
+        config=config,
     )
 
     def launch(jobs: Sequence[str]) -> list[Exception | None]:
-        outcomes = launcher.launch([[f"+job={_quoted(job)}"] for job in jobs], initial_job_idx=0)
+        outcomes = launcher.launch([[job] for job in jobs], initial_job_idx=0)
         # The public property `return_value` would raise what a failed job raised.
         return [None if outcome.status == JobStatus.COMPLETED else outcome._return_value for outcome in outcomes]
 
@@ -45,10 +54,4 @@ def hydra_launcher(arguments: Sequence[str], folder: Path, task: Callable[[str],
 
 
 def _run(task: Callable[[str], object], cfg: DictConfig) -> None:
-    task(cfg.job)
-
-
-def _quoted(text: str) -> str:
-    """A value of Hydra's override grammar that is read as `text`: backslashes count before a quote and `${` only."""
-    escaped = re.sub(r"(\\*)('|\$\{|$)", lambda found: found[1] * 2 + ("\\" + found[2] if found[2] else ""), text)
-    return f"'{escaped}'"
+    task(cfg.job.decode())

@@ -1,15 +1,18 @@
 """One job as it was asked for: what decides its numbers, how it runs, and where its data are.
 
-A request is plain data: `to_data` and `from_data` carry it to the worker of a launcher as JSON.
+A request is plain data: `to_json` and `from_json` carry it to the worker of a launcher.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass
-from importlib import import_module
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, get_args
+
+from pydantic import TypeAdapter
 
 from harness.data.catalogue import DataRef
+from harness.evaluation.base import EVALUATIONS
 from harness.job import EvaluationProtocol, JobSpec, PruningSpec, RunOptions
 from harness.models.checkpoint import Checkpoint
 from harness.registry import load_folder
@@ -58,57 +61,30 @@ class Refusal:
     reason: str
 
 
-_TYPE = "type"
-"""The key under which a dataclass or a path says what it is; mappings whose keys are free are listed as pairs."""
+_REQUEST = TypeAdapter(JobRequest)
 
 
-def to_data(request: JobRequest) -> dict[str, Any]:
-    """The request as what JSON can hold, without loss."""
-    return cast("dict[str, Any]", _written(request))
+def to_json(request: JobRequest) -> str:
+    """The request without loss; its protocols apart, for their classes may be a plug-in's."""
+    protocols = [[each.kind, asdict(each)] for each in request.spec.evaluation]  # type: ignore[call-overload]  # kinds are
+    plain = replace(request, spec=replace(request.spec, evaluation=()))
+    return json.dumps({"protocols": protocols, "request": _REQUEST.dump_python(plain, mode="json")})
 
 
-def from_data(data: Mapping[str, Any]) -> JobRequest:
-    """The request that `to_data` wrote, with its plug-ins loaded, which the rest of it may need.
+def from_json(text: str) -> JobRequest:
+    """The request that `to_json` wrote, with its plug-ins loaded, which the rest of it may need.
 
     Raises:
         UserError: a plug-in cannot be loaded.
     """
-    options = _read(data["options"])
-    assert isinstance(options, RunOptions), f"{options} are no options"
-    for folder in options.plugins:
-        load_folder(folder)
-    request = _read(data)
-    assert isinstance(request, JobRequest), f"{type(request).__name__} is no job"
-    return request
+    data = json.loads(text)
+    for folder in data["request"]["options"]["plugins"]:
+        load_folder(Path(folder))
+    request = _REQUEST.validate_python(data["request"])
+    protocols = (TypeAdapter(_protocol(kind)).validate_python(fields) for kind, fields in data["protocols"])
+    return replace(request, spec=replace(request.spec, evaluation=tuple(protocols)))
 
 
-def _written(value: object) -> object:
-    if is_dataclass(value):
-        kind = type(value)
-        content = {field.name: _written(getattr(value, field.name)) for field in fields(value)}
-        return {_TYPE: f"{kind.__module__}:{kind.__qualname__}", **content}
-    if isinstance(value, Path):
-        return {_TYPE: "path", "path": str(value)}
-    if isinstance(value, Mapping):
-        return {_TYPE: "mapping", "items": [[name, _written(entry)] for name, entry in value.items()]}
-    if isinstance(value, tuple):
-        return [_written(entry) for entry in value]
-    assert value is None or isinstance(value, str | int | float), f"{value!r} is not plain"
-    return value
-
-
-def _read(data: object) -> object:
-    if isinstance(data, list):
-        return tuple(_read(entry) for entry in data)
-    if not isinstance(data, Mapping):
-        return data
-    match data[_TYPE]:
-        case "path":
-            return Path(data["path"])
-        case "mapping":
-            return {name: _read(entry) for name, entry in data["items"]}
-        case kind:
-            module, _, name = kind.partition(":")
-            made = getattr(import_module(module), name)
-            assert isinstance(made, type) and is_dataclass(made), f"{kind} is no part of a request"  # noqa: PT018
-            return made(**{field: _read(entry) for field, entry in data.items() if field != _TYPE})
+def _protocol(kind: str) -> Any:
+    """The protocols of a kind of evaluation: what its class is generic in."""
+    return get_args(EVALUATIONS.get(kind).__orig_bases__[0])[0]  # type: ignore[attr-defined]  # of every generic class

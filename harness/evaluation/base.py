@@ -86,8 +86,8 @@ class MemoryNeed:
 class Evaluation(ABC, Generic[ProtocolT]):
     """One kind of evaluation: a frozen dataclass whose fields, all with defaults, are those of ``evaluation.*``.
 
-    Fields may be of type ``tuple[str, ...]``, ``int``, ``int | None``, ``bool``, ``str`` or ``Path | None``; the
-    metadata of a number say the ``least`` that it may be (1 where they do not).  By default nothing is asked for.
+    Values are held against the fields' types by pydantic, strictly; `Annotated` says the range, and by `Runtime` that a
+    field is no part of the protocol.  By default nothing is asked for.
 
     Attributes:
         called: what its data are called in sentences, e.g. "zero-shot tasks".
@@ -143,11 +143,11 @@ class Evaluation(ABC, Generic[ProtocolT]):
         return MemoryNeed()
 
 
-def fields_of(entry: type[Evaluation[Any]]) -> dict[str, tuple[Any, int]]:
-    """The fields of ``evaluation`` that a kind has: their types, and the least value of numbers."""
-    hints = get_type_hints(entry)
+def fields_of(entry: type[Evaluation[Any]]) -> dict[str, tuple[Any, Any]]:
+    """The fields of ``evaluation`` that a kind has: their types and defaults."""
+    hints = get_type_hints(entry, include_extras=True)
     return {
-        each.name: (hints[each.name], each.metadata.get("least", 1))
+        each.name: (hints[each.name], each.default)
         for each in fields(entry)  # type: ignore[arg-type]  # kinds are dataclasses, their base is none
     }
 

@@ -1,6 +1,5 @@
 """Launching jobs: each is handed to a worker as data, by whichever of Hydra's launchers was chosen."""
 
-import json
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -9,9 +8,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from harness.config.hydra import hydra_session, plan, register
+from harness.config.hydra import compose
 from harness.config.launcher import Launcher, hydra_launcher
-from harness.config.request import JobRequest, Refusal, from_data, to_data
+from harness.config.request import JobRequest, Refusal, from_json, to_json
 from harness.errors import UserError
 from harness.jobs.plan import PlannedJob, distinct_jobs, estimated_seconds, in_running_order, with_state
 from harness.progress import JobReporter
@@ -47,17 +46,15 @@ def launch(arguments: Sequence[str], *, multirun: bool) -> None:
         JobsFailedError: some jobs failed; the others are done.
     """
     checkout_state()  # read now: an edit made while jobs run is not what they ran with
-    register(arguments)
-    with hydra_session():
-        planned = distinct_jobs(plan(arguments, multirun=multirun))
-        refusals = [job.reason for job in planned if isinstance(job, Refusal)]
-        if len(refusals) == len(planned):
-            raise UserError("; ".join(refusals))
-        to_run = _to_run([job for job in planned if isinstance(job, PlannedJob)])
-        _say_plan(planned, to_run)
-        if to_run:
-            folder = to_run[0].request.options.results_dir / "scratch" / "hydra"
-            _run_all(to_run, hydra_launcher(arguments, folder, run_data))
+    composed = compose(arguments, multirun=multirun)
+    planned = distinct_jobs(composed.jobs)
+    refusals = [job.reason for job in planned if isinstance(job, Refusal)]
+    if len(refusals) == len(planned):
+        raise UserError("; ".join(refusals))
+    to_run = _to_run([job for job in planned if isinstance(job, PlannedJob)])
+    _say_plan(planned, to_run)
+    if to_run:
+        _run_all(to_run, hydra_launcher(composed.hydra, to_run[0].request.options.results_dir, run_data))
 
 
 def _to_run(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
@@ -90,7 +87,7 @@ def as_data(request: JobRequest, *, alone: bool) -> str:
     folder = request.options.save_model
     if folder is not None and not alone:
         request = replace(request, options=replace(request.options, save_model=folder / request.spec.job_id))
-    return json.dumps(to_data(request))
+    return to_json(request)
 
 
 @contextmanager
@@ -124,7 +121,7 @@ def run_data(job: str) -> str:
         UserError: the input is wrong; no record is left.
         Exception: whatever made the job fail; a failed record is left.
     """
-    request = from_data(json.loads(job))
+    request = from_json(job)
     job_id = request.spec.job_id
     store = RecordStore(request.options.results_dir)
     with store.claim(job_id) as ours:

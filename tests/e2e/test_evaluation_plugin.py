@@ -45,14 +45,6 @@ class Norm(Evaluation[NormProtocol]):
         made = (EvalResult(a.protocol.key, "norm", a.protocol.name, *rest) for a in asked)
         return Measured(tuple(made))
 """
-RUN = """
-import sys
-from pathlib import Path
-from harness.cli.main import main
-from harness.registry import load_folder
-load_folder(Path(sys.argv.pop(1)))
-main(sys.argv[1:])
-"""
 
 
 def test_one_file_adds_a_kind_that_the_command_line_runs(tmp_path: Path) -> None:
@@ -60,7 +52,15 @@ def test_one_file_adds_a_kind_that_the_command_line_runs(tmp_path: Path) -> None
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "norm.py").write_text(NORM)
     job = ("model=tiny-llama", "method=dense", "evaluation=none", f"results_dir={tmp_path / 'results'}")
-    asked = [sys.executable, "-c", RUN, str(tmp_path / "plugins"), "run", *job, "+evaluation.norms=[weights]"]
+    asked = [
+        sys.executable,
+        "-m",
+        "harness",
+        "run",
+        *job,
+        f"plugins={tmp_path / 'plugins'}",
+        "evaluation.norms=[weights]",
+    ]
     done = subprocess.run(asked, capture_output=True, text=True, check=False)
     assert "done in" in done.stderr, done.stderr
     (path,) = (tmp_path / "results").rglob("*__*.json")

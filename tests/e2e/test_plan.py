@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -11,8 +12,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from harness.cli.listing import KINDS
-from harness.config import build as config
+from harness.config import choices
 from harness.config import hydra as compose
+from harness.config.launcher import hydra_launcher
 from harness.config.request import JobRequest
 from harness.errors import UserError
 from harness.pruning.allocations import sensitivity
@@ -105,10 +107,10 @@ def test_list_explains_every_method_and_allocation(cli: Cli, kind: str, axis: st
 
 def test_listing_changes_nothing(cli: Cli) -> None:
     """What is listed beside the files of a folder is no file of it afterwards."""
-    files = {kind: dict(compose.descriptions(kind)) for kind in ("pattern", "evaluation")}
+    files = {kind: dict(choices.descriptions(kind)) for kind in ("pattern", "evaluation")}
     for kind in ("patterns", "evaluations"):
         assert cli("list", kind).code == 0
-    assert {kind: compose.descriptions(kind) for kind in files} == files
+    assert {kind: choices.descriptions(kind) for kind in files} == files
 
 
 @pytest.mark.parametrize(
@@ -141,13 +143,10 @@ def test_light_commands_import_nothing_heavy(command: list[str]) -> None:
     assert done.stderr.strip().splitlines()[-1] == "[]"
 
 
-@pytest.mark.parametrize("name", sorted(compose.experiments()))
+@pytest.mark.parametrize("name", sorted(choices.experiments()))
 def test_every_experiment_composes(name: str) -> None:
     """All of its jobs, with distinct ids."""
-    arguments = [f"+experiment={name}"]
-    compose.register(arguments)
-    with compose.hydra_session():
-        planned = compose.plan(arguments, multirun=True)
+    planned = compose.compose([f"+experiment={name}"], multirun=True).jobs
     assert planned
     assert any(isinstance(entry, JobRequest) for entry in planned)
 
@@ -163,16 +162,18 @@ def test_every_experiment_composes(name: str) -> None:
 )
 def test_quick_composition_is_hydras_own(overrides: tuple[str, ...]) -> None:
     """A sweep composes a choice once and puts it in place; the outcome is what Hydra composes for the whole."""
-    compose.register(overrides)
+    choices.register([])
     with compose.hydra_session():
         whole = hydra.compose(compose.CONFIG_NAME, overrides=list(overrides))
-        others = [("model=opt-350m", "method=ria", "pattern=4:8"), ("+experiment=demo", "method=obc", "pattern=2:4")]
-        quick = compose._Composer([*others, overrides]).compose(overrides)
-    assert OmegaConf.to_container(quick) == OmegaConf.to_container(whole)
+        composer = compose.Composer(overrides)
+        others = [("model=opt-350m", "method=ria", "pattern=4:8"), ("method=obc", "pattern=2:4")]
+        composer.choose([*others, overrides])
+        quick = composer.document(overrides)
+    assert json.loads(quick) == OmegaConf.to_container(whole, resolve=True)
 
 
-def test_a_sweep_composes_once_for_a_choice_of_every_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hydra's compositions take a tenth of a second: 24 jobs over 4 methods need 6, not 24."""
+def test_a_sweep_composes_once_for_a_choice_of_every_group(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Hydra's compositions take a tenth of a second: 24 jobs over 4 methods need 5, not 24, and launching none."""
     composed = []
     real = hydra.compose
 
@@ -182,29 +183,12 @@ def test_a_sweep_composes_once_for_a_choice_of_every_group(monkeypatch: pytest.M
 
     arguments = ["model=smollm2-135m", "method=magnitude,wanda,sparsegpt,ria", "pattern=unstructured,2:4"]
     arguments += ["sparsity=0.4,0.5,0.6", "calibration.source=embedded", "evaluation=none"]
-    compose.register(arguments)
-    with compose.hydra_session():
-        monkeypatch.setattr(hydra, "compose", counted)
-        assert len(compose.plan(arguments, multirun=True)) == 24
-    assert len(composed) == 6
-
-
-def test_every_field_is_identity_or_runtime() -> None:
-    """A new field must be declared as one or the other, or this fails."""
-    compose.register([])
-    with compose.hydra_session():
-        composed = hydra.compose(compose.CONFIG_NAME, overrides=["method=sparsegpt", "pattern=2:4"])
-    undeclared = [path for path in leaves(OmegaConf.to_container(composed)) if role_of(path) is None]
-    assert not undeclared
-
-
-@pytest.mark.parametrize("field", sorted(config.FIELD_ROLES))
-def test_declared_fields_exist(field: str) -> None:
-    """A field that is gone must lose its declaration."""
-    compose.register([])
-    with compose.hydra_session():
-        composed = hydra.compose(compose.CONFIG_NAME, overrides=["method=sparsegpt", "pattern=2:4"])
-    assert OmegaConf.select(composed, field, default="missing") != "missing"
+    monkeypatch.setattr(hydra, "compose", counted)
+    whole = compose.compose(arguments, multirun=True)
+    assert len(whole.jobs) == 24
+    done = hydra_launcher(whole.hydra, tmp_path, json.loads)(['{"a": "${b}"}', "no JSON"])
+    assert [type(error) for error in done] == [type(None), json.JSONDecodeError]
+    assert len(composed) == 5
 
 
 def test_several_values_need_multirun() -> None:
@@ -240,19 +224,3 @@ def test_the_command_line_replaces_a_key_and_what_lies_below_it() -> None:
     assert compose.expand(["method=wanda", "seed=3"], PRODUCTS, multirun=True) == [("method=wanda", "seed=3")] * 2
     field = compose.expand(["method.permutation=heuristic"], compose.Sweep(RIA), multirun=True)
     assert field == [("method=ria", "method.permutation=heuristic")]
-
-
-def leaves(node: object, path: str = "") -> list[str]:
-    """Dotted paths of all fields."""
-    if not isinstance(node, dict) or not node:
-        return [path]
-    return [leaf for name, child in node.items() for leaf in leaves(child, f"{path}.{name}" if path else str(name))]
-
-
-def role_of(path: str) -> str | None:
-    """The role of a field, or of the group that it lies in."""
-    while path:
-        if path in config.FIELD_ROLES:
-            return config.FIELD_ROLES[path]
-        path = path.rpartition(".")[0]
-    return None

@@ -184,10 +184,10 @@ def test_a_worker_process_loads_the_plugins_of_its_job(command: Command, job: tu
     """The folder is part of the job's data."""
     folder = plugin_folder(tmp_path, "method", PLUGINS["method"])
     code = (
-        "import subprocess, sys\nfrom harness.config.hydra import hydra_session, plan, register\n"
+        "import subprocess, sys\nfrom harness.config.hydra import compose\n"
         "from harness.jobs.launch import as_data\n"
         f"arguments = {[*job, 'sparsity=0.5', 'method=sign', f'plugins={folder}']!r}\n"
-        "register(arguments)\nwith hydra_session():\n    (request,) = plan(arguments, multirun=False)\n"
+        "(request,) = compose(arguments, multirun=False).jobs\n"
         "code = 'import sys; from harness.jobs.launch import run_data; run_data(sys.argv[1])'\n"
         "sys.exit(subprocess.run([sys.executable, '-c', code, as_data(request, alone=True)]).returncode)"
     )

@@ -27,7 +27,10 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        (("seed=9223372036854775808",), "seed=9223372036854775808 is not allowed; allowed: an integer from 0 to 92233"),
+        (
+            ("seed=9223372036854775808",),
+            "seed=9223372036854775808 is not allowed; allowed: less than or equal",
+        ),
         (
             ("allocation=sensitivity",),
             "num_sequences=8 leaves none of 8 sequences for allocation=sensitivity",
@@ -38,14 +41,14 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
         (("recovery=null",), "recovery=null is not allowed"),
         (("method.name=sparsegpt",), "method.name=sparsegpt is not allowed; allowed: method=NAME"),
         (("~method.name",), "~method.name is not allowed; allowed: method=NAME"),
-        (("+sparcity=0.9",), "unknown field 'sparcity'; choose from: model.name"),
+        (("+sparcity=0.9",), "unknown field 'sparcity'; choose from: model, method"),
         (("+calibration.num_seqs=3",), "unknown field 'calibration.num_seqs'; choose from: calibration.corpus"),
         (("+recovery.foo=1",), "unknown parameter of recovery none 'foo'"),
         (("recovery=masked_finetune", "+recovery.foo=1"), "unknown parameter of recovery masked_finetune 'foo'"),
-        (("save_model=true",), "save_model=True is not allowed; allowed: a path, or null"),
-        (("results_dir=",), "results_dir= is not allowed; allowed: a folder"),
+        (("save_model=true",), "save_model=true is not allowed; allowed: a path"),
+        (("results_dir=",), "results_dir= is not allowed; allowed: a path"),
         (("method=sparsegpt", f"method.damping={10**400}"), "method.damping has 401 digits; allowed: a finite number"),
-        (("method=wanda", "method.foo=1"), "`prunebench list methods NAME` the fields of a method"),
+        (("method=wanda", "method.foo=1"), "unknown parameter of method wanda 'foo'"),
         (("method=dsnot", "method.variance_power=9"), "method.variance_power=9 is not allowed; allowed: 0 to 8"),
     ],
 )

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from harness.calibration.statistics import InputHessian, Statistics
 from harness.cli.main import main
-from harness.config.hydra import hydra_session, plan, register
+from harness.config.hydra import compose
 from harness.config.request import JobRequest
 from harness.errors import UserError
 from harness.jobs.run import run_job
@@ -230,9 +230,7 @@ def job(tmp_path: Path) -> tuple[str, ...]:
 
 def record_of(cache: ModelCache, reporter: Reporter, *overrides: str) -> RunRecord:
     """Run one job in this process."""
-    register(overrides)
-    with hydra_session():
-        (request,) = plan(overrides, multirun=False)
+    (request,) = compose(overrides, multirun=False).jobs
     assert isinstance(request, JobRequest)
     return run_job(request, None, reporter, cache).record
 
@@ -306,14 +304,12 @@ def test_traces_hold_for_dense_inputs_only(counting: Counting, job: tuple[str, .
 
 def test_obc_sees_the_dense_model_unless_told_otherwise(job: tuple[str, ...]) -> None:
     """`propagation: auto` is the authors' choice, resolved before the job has its identity."""
-    register(job)
-    with hydra_session():
-        ids = {}
-        for propagation in ("auto", "dense", "pruned"):
-            (request,) = plan([*job, f"calibration.propagation={propagation}"], multirun=False)
-            assert isinstance(request, JobRequest)
-            ids[propagation] = request.spec.job_id
-        (wanda,) = plan([*job[1:], "method=wanda"], multirun=False)
+    ids = {}
+    for propagation in ("auto", "dense", "pruned"):
+        (request,) = compose([*job, f"calibration.propagation={propagation}"], multirun=False).jobs
+        assert isinstance(request, JobRequest)
+        ids[propagation] = request.spec.job_id
+    (wanda,) = compose([*job[1:], "method=wanda"], multirun=False).jobs
     assert ids["auto"] == ids["dense"] != ids["pruned"]
     assert isinstance(wanda, JobRequest)
     assert wanda.pruning.calibration == replace(wanda.pruning.calibration, propagation="pruned")

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 from harness.data.catalogue import DataRef
 from harness.data.digits import DIGITS, digit_rows
 from harness.evaluation.base import EVALUATIONS, Evaluation, EvaluationContext, FindData, Measured, Ready
-from harness.job import EvaluationProtocol, protocol_key
+from harness.job import EvaluationProtocol, Identity, protocol_key
 from harness.record import EvalResult
 
 IMAGES: dict[str, str] = {
@@ -52,7 +52,7 @@ class ImageAccuracy(Evaluation[AccuracyProtocol]):
     called: ClassVar[str] = "image sets"
     takes: ClassVar[Literal["text", "images"]] = "images"
 
-    images: tuple[str, ...] = ()
+    images: Identity[tuple[str, ...]] = ()
 
     @classmethod
     def choices(cls) -> dict[str, str]:

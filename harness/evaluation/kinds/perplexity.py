@@ -2,9 +2,10 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from pydantic import Field
 
 from harness.data.catalogue import DataRef
 from harness.data.corpora import evaluation_ids, load_tokens, read_array, windows
@@ -22,7 +23,7 @@ from harness.evaluation.base import (
     check_length,
 )
 from harness.evaluation.protocols import CORPORA
-from harness.job import EvaluationProtocol, RunOptions, protocol_key
+from harness.job import Count, EvaluationProtocol, FilePath, Identity, RunOptions, Runtime, protocol_key
 from harness.record import EvalResult
 
 if TYPE_CHECKING:
@@ -121,11 +122,11 @@ class WindowPerplexity(Evaluation[PerplexityProtocol]):
 
     called: ClassVar[str] = "perplexity corpora"
 
-    corpora: tuple[str, ...] = ()
-    seq_len: int = field(default=2048, metadata={"least": 2})
-    max_windows: int | None = None
-    bos_every_window: bool = False
-    tokens_path: Path | None = None
+    corpora: Identity[tuple[str, ...]] = ()
+    seq_len: Identity[Annotated[int, Field(ge=2)]] = 2048
+    max_windows: Identity[Count | None] = None
+    bos_every_window: Identity[bool] = False
+    tokens_path: Runtime[FilePath | None] = None
 
     @classmethod
     def choices(cls) -> dict[str, str]:

@@ -14,7 +14,7 @@ from harness.errors import UserError, unknown
 from harness.evaluation.base import EVALUATIONS, Evaluation, EvaluationContext, FindData, Measured, MemoryNeed, Ready
 from harness.evaluation.protocols import TASKS
 from harness.evaluation.upstream import load_task, nothing_changed, quiet
-from harness.job import EvaluationProtocol, RunOptions, protocol_key
+from harness.job import Count, EvaluationProtocol, Identity, RunOptions, protocol_key
 from harness.record import EvalResult, JsonValue
 
 if TYPE_CHECKING:
@@ -85,8 +85,8 @@ class ZeroShot(Evaluation[ZeroShotProtocol]):
     called: ClassVar[str] = "zero-shot tasks"
     needs_whole_model: ClassVar[bool] = True
 
-    tasks: tuple[str, ...] = ()
-    limit: int | None = None
+    tasks: Identity[tuple[str, ...]] = ()
+    limit: Identity[Count | None] = None
 
     @classmethod
     def choices(cls) -> dict[str, str]:
