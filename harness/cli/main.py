@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.cli import doctor as cli_doctor
 from harness.cli import listing as cli_listing
+from harness.cli import records as cli_records
 from harness.cli import reports as cli_reporting
 from harness.cli import wandb as cli_tracking
 from harness.cli.console import Run, print_rich, table_of
@@ -170,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         if name == "plan":
             sub.add_argument("--json", action="store_true", help="print JSON")
     cli_listing.add_commands(command)
+    cli_records.add_commands(command)
     cli_reporting.add_commands(command)
     cli_tracking.add_commands(command)
     cli_doctor.add_commands(command)

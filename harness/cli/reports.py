@@ -1,38 +1,25 @@
-"""The commands of the command line that show records: show, compare, report and serve."""
+"""The commands that show all records: report, as tables, figures or a page, and serve."""
 
 import argparse
 import sys
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from harness.cli.console import AddCommand, print_rich, width
-from harness.errors import UserError, unknown
+from harness.cli.console import AddCommand, width
+from harness.cli.records import add_results_dir
+from harness.errors import UserError
 
 if TYPE_CHECKING:
     from harness.record import RunRecord
-    from harness.reporting.compare import Answered
     from harness.reporting.layout import Table
     from harness.tracking.store import RecordStore
 
-COMPARE_FORMATS = ("terminal", "md", "json")
 MOST_PORT = 65_535
 
 
 def add_commands(command: AddCommand) -> None:
     """Add the commands; `command` adds one by name, function and help text."""
-    sub = command("show", show, "print one record")
-    sub.add_argument("job_id", metavar="JOB_ID")
-    sub.add_argument("--json", action="store_true", help="print the record itself")
-    _add_results_dir(sub)
-    sub = command("compare", compare_jobs, "compare two jobs on the same questions: flips, margins, tests")
-    sub.add_argument("job_a", metavar="JOB_A")
-    sub.add_argument("job_b", metavar="JOB_B")
-    sub.add_argument("--task", metavar="TASK", help="only this task")
-    sub.add_argument("--questions", type=int, default=0, metavar="N", help="show so many flipped questions a metric")
-    sub.add_argument("--format", choices=COMPARE_FORMATS, default="terminal")
-    _add_results_dir(sub)
     sub = command("report", report, "print the comparison table of all records, or one published table")
     which = sub.add_mutually_exclusive_group()
     which.add_argument("--experiment", metavar="NAME", help="only the jobs of this experiment")
@@ -54,114 +41,48 @@ def add_commands(command: AddCommand) -> None:
     sub.add_argument("--output", type=Path, metavar="FILE", help="write to a file")
     sub.add_argument("--html", type=Path, metavar="FILE", help="write all jobs as one interactive page")
     sub.add_argument("--with-questions", action="store_true", help="with --html: the texts of questions, too")
-    _add_results_dir(sub)
+    add_results_dir(sub)
     sub = command("serve", serve_page, "show the page of all jobs in a browser, live while jobs run")
     sub.add_argument("--port", type=int, default=8765, help="0 = any free one (default: %(default)s)")
     sub.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    _add_results_dir(sub)
-
-
-def _add_results_dir(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
-
-
-def show(options: argparse.Namespace, _: object) -> int:
-    """Print one record."""
-    from harness.record import to_json
-    from harness.tracking.store import RecordStore
-
-    store = RecordStore(options.results_dir)
-    _check_job_id(store, options.job_id)
-    found = store.find(options.job_id) or store.failure(options.job_id)
-    if found is None:
-        raise _unknown_job(store, options.job_id)
-    if options.json:
-        sys.stdout.write(to_json(found[0]).decode())
-    else:
-        from harness.reporting.show import render_record
-
-        print_rich(render_record(found[0]))
-        print(f"record: {found[1]}")
-    return 0
-
-
-def compare_jobs(options: argparse.Namespace, _: object) -> int:
-    """Print what flipped between two jobs."""
-    from harness.cli.questions import load_questions
-    from harness.reporting.compare import compare
-    from harness.reporting.compare_text import write_comparison
-
-    if options.questions < 0:
-        raise UserError(f"--questions {options.questions} shows nothing; allowed: 0 or more")
-    comparison = compare(_answered(options, options.job_a), _answered(options, options.job_b), options.task)
-
-    @cache
-    def rows(protocol: str) -> Sequence[dict[str, Any]]:
-        return load_questions(next(result for result in comparison.a.results if result.protocol == protocol))
-
-    text = write_comparison(comparison, options.format, width(), options.questions, lambda task: rows(task.protocol_a))
-    sys.stdout.write(text)
-    return 0
-
-
-def _answered(options: argparse.Namespace, job_id: str) -> "Answered":
-    from harness.reporting.compare import Answered
-    from harness.tracking.answers import read
-    from harness.tracking.store import RecordStore
-
-    store = RecordStore(options.results_dir)
-    _check_job_id(store, job_id)
-    found = store.find(job_id)
-    if found is None:
-        if store.failure(job_id) is not None:
-            raise UserError(f"{job_id} failed, so there is nothing to compare (prunebench show {job_id} says why)")
-        raise _unknown_job(store, job_id)
-    return Answered(found[0], tuple(read(*found)))
-
-
-def _check_job_id(store: "RecordStore", job_id: str) -> None:
-    """A job id is asked for, not the path of its record."""
-    if not job_id or "/" in job_id or job_id.startswith("."):
-        raise _unknown_job(store, job_id)
-
-
-def _unknown_job(store: "RecordStore", job_id: str) -> UserError:
-    known = [record.job_id for record in store.all()]
-    return unknown(f"job in {store.root}", job_id, known or ["(there are no records)"])
+    add_results_dir(sub)
 
 
 def report(options: argparse.Namespace, _: object) -> int:
     """Print or write a table, figures, or the page of all jobs."""
     from harness.registry import load_folder
-    from harness.reporting.papers import paper_table
-    from harness.reporting.published import load
     from harness.tracking.store import RecordStore
 
     if options.plugins is not None:
         load_folder(options.plugins)
     _check_report(options)
     store = RecordStore(options.results_dir)
-    records = _records(options.source, store)
+    records = _records(options, store)
+    if options.table:
+        _put(_paper(options, records), options)
+    elif not records:
+        where = options.source or options.results_dir
+        raise UserError(f"no records in {where}; run some jobs first (prunebench run)")
+    elif options.plots:
+        _plots(records, options.plots)
+    elif options.html:
+        _write_page(options, store, records)
+    else:
+        _put(_measured_table(records, options), options)
+    return 0
+
+
+def _paper(options: argparse.Namespace, records: "Sequence[RunRecord]") -> "Table":
+    """A published table by its id, or the properties of the methods."""
     if options.table == "METHODS":
         from harness.cli.properties import method_properties
         from harness.reporting.properties import property_table
 
-        return _put(property_table(method_properties()), options)
-    if options.table:
-        means = options.mean_over == "seed"
-        return _put(paper_table(options.table, records, load(), mean_over_seed=means), options)
-    records += store.failures() if options.html and not options.source else []
-    if options.experiment:
-        wanted = _jobs_of(options.experiment)
-        records = [record for record in records if record.job_id in wanted]
-    if not records:
-        where = options.source or options.results_dir
-        raise UserError(f"no records in {where}; run some jobs first (prunebench run)")
-    if options.plots:
-        return _plots(records, options.plots)
-    if options.html:
-        return _write_page(options, store, records)
-    return _put(_measured_table(records, options), options)
+        return property_table(method_properties())
+    from harness.reporting.papers import paper_table
+    from harness.reporting.published import load
+
+    return paper_table(options.table, records, load(), mean_over_seed=options.mean_over == "seed")
 
 
 def _check_report(options: argparse.Namespace) -> None:
@@ -202,30 +123,39 @@ def _measured_table(records: "Sequence[RunRecord]", options: argparse.Namespace)
     return comparison(records, load(), mean_over_seed=options.mean_over == "seed")
 
 
-def _put(table: "Table", options: argparse.Namespace) -> int:
+def _put(table: "Table", options: argparse.Namespace) -> None:
     """Print a table, or write it to a file."""
     from harness.reporting.formats.base import write
 
     if options.output:
-        try:
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.write_text(write(table, options.format), encoding="utf-8")
-        except OSError as error:
-            raise UserError(f"cannot write {options.output}: {error.strerror or error}") from error
+        _write(options.output, write(table, options.format))
     else:
         sys.stdout.write(write(table, options.format, width()))
-    return 0
 
 
-def _records(source: str | None, store: "RecordStore") -> "list[RunRecord]":
-    if source is None:
-        return store.all()
-    from harness.tracking.wandb.read import read_back
+def _write(path: Path, text: str) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
 
-    return read_back(source)
+
+def _records(options: argparse.Namespace, store: "RecordStore") -> "list[RunRecord]":
+    """The records to report, of one experiment where that is asked for; a page shows failed jobs, too."""
+    if options.source is not None:
+        from harness.tracking.wandb.read import read_back
+
+        records = read_back(options.source)
+    else:
+        records = store.all() + (store.failures() if options.html else [])
+    if not options.experiment:
+        return records
+    wanted = _jobs_of(options.experiment)
+    return [record for record in records if record.job_id in wanted]
 
 
-def _write_page(options: argparse.Namespace, store: "RecordStore", records: "Sequence[RunRecord]") -> int:
+def _write_page(options: argparse.Namespace, store: "RecordStore", records: "Sequence[RunRecord]") -> None:
     from harness.cli.questions import load_questions
     from harness.reporting.page.build import page, payload
     from harness.reporting.page.questions import load_answers
@@ -235,13 +165,8 @@ def _write_page(options: argparse.Namespace, store: "RecordStore", records: "Seq
         None if options.source else load_answers(store, records, load_questions if options.with_questions else None)
     )
     text = page(*payload(records, load(), answers))
-    try:
-        options.html.parent.mkdir(parents=True, exist_ok=True)
-        options.html.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"cannot write {options.html}: {error.strerror or error}") from error
+    _write(options.html, text)
     print(f"{len(records)} jobs in {options.html}, {len(text) / 1e6:.1f} MB")
-    return 0
 
 
 def serve_page(options: argparse.Namespace, _: object) -> int:
@@ -256,7 +181,7 @@ def serve_page(options: argparse.Namespace, _: object) -> int:
     return 0
 
 
-def _plots(records: "Sequence[RunRecord]", folder: Path) -> int:
+def _plots(records: "Sequence[RunRecord]", folder: Path) -> None:
     from harness.reporting.figures.files import Drawn, draw_all
     from harness.reporting.published import load
 
@@ -265,4 +190,3 @@ def _plots(records: "Sequence[RunRecord]", folder: Path) -> int:
             print(f"{outcome.png} and .pdf")
         else:
             print(f"not drawn: {outcome.name}: {outcome.why}")
-    return 0

@@ -4,6 +4,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from harness.answers import Answer, TaskAnswers
 from harness.errors import UserError, unknown
@@ -17,6 +18,16 @@ class Answered:
 
     record: RunRecord
     answers: tuple[TaskAnswers, ...]
+
+    def tasks(self) -> list[str]:
+        """The zero-shot tasks that it measured."""
+        return list(dict.fromkeys(result.task for result in self.record.results if result.kind == "zero_shot"))
+
+    def protocols(self, task: str) -> list[tuple[EvalResult, TaskAnswers | None]]:
+        """A result of every protocol of a task, with the answers where they were kept."""
+        kept = {answers.protocol: answers for answers in self.answers}
+        found = [result for result in self.record.results if result.kind == "zero_shot" and result.task == task]
+        return [(result, kept.get(key)) for key, result in {result.protocol: result for result in found}.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +104,7 @@ def compare(a: Answered, b: Answered, task: str | None = None) -> Comparison:
         UserError: the jobs share no task, `task` is none that they share, or none of these can be compared: other
             data, another version of the task, or no answers kept.
     """
-    shared = [name for name in _tasks(a.record) if name in _tasks(b.record)]
+    shared = [name for name in a.tasks() if name in b.tasks()]
     if not shared:
         raise UserError(f"{a.record.job_id} and {b.record.job_id} share no zero-shot task")
     if task is not None and task not in shared:
@@ -113,41 +124,33 @@ def compare(a: Answered, b: Answered, task: str | None = None) -> Comparison:
 
 
 def _compare_task(task: str, a: Answered, b: Answered) -> list[TaskComparison]:
-    first, second, results = _same_questions(task, a, b)
+    first, second = _same_questions(task, a, b)
     others = {answer.question: answer for answer in second.questions}
     pairs = [(one, others[one.question]) for one in first.questions if one.question in others]
-    metrics = [result.metric for result in results]
+    metrics = [result.metric for result in a.record.results if result.protocol == first.protocol]
     return [_compare_metric(metric, first, second, pairs) for metric in metrics]
 
 
-def _same_questions(task: str, a: Answered, b: Answered) -> tuple[TaskAnswers, TaskAnswers, list[EvalResult]]:
-    """The two sets of answers with most questions in common, and the results of the first.
+def _same_questions(task: str, a: Answered, b: Answered) -> tuple[TaskAnswers, TaskAnswers]:
+    """The two sets of answers with most questions in common, under one protocol where there are several.
 
     A task may have been measured on different numbers of its first questions; the same question under the same
     version of the task is the same measurement.
     """
     found: list[tuple[int, bool, TaskAnswers, TaskAnswers]] = []
     problems: list[str] = []
-    for one in _protocols(a.record, task):
-        for other in _protocols(b.record, task):
-            problem = _problem(task, _first(a.record, one), _first(b.record, other))
-            answers = [_answers(each, key) for each, key in ((a, one), (b, other))]
-            missing = [each.record.job_id for each, kept in zip((a, b), answers, strict=True) if kept is None]
-            if problem is None and missing:
-                jobs = " and ".join(missing)
-                problem = f"{jobs} kept no answers to the questions of {task} (force=true runs it again)"
-            if problem is not None:
-                problems.append(problem)
-                continue
-            first, second = answers
-            assert first is not None
-            assert second is not None
-            common = {answer.question for answer in first.questions} & {each.question for each in second.questions}
-            found.append((len(common), one == other, first, second))
+    for (one, first), (other, second) in product(a.protocols(task), b.protocols(task)):
+        problem = _problem(task, one, other)
+        missing = [job.record.job_id for job, kept in ((a, first), (b, second)) if kept is None]
+        if problem or first is None or second is None:
+            kept_none = f"{' and '.join(missing)} kept no answers to the questions of {task} (force=true runs it again)"
+            problems.append(problem or kept_none)
+            continue
+        common = {answer.question for answer in first.questions} & {each.question for each in second.questions}
+        found.append((len(common), one.protocol == other.protocol, first, second))
     if not found:
         raise UserError(problems[0])
-    _, _, first, second = max(found, key=lambda entry: entry[:2])
-    return first, second, [result for result in a.record.results if result.protocol == first.protocol]
+    return max(found, key=lambda entry: entry[:2])[2:]
 
 
 def _problem(task: str, a: EvalResult, b: EvalResult) -> str | None:
@@ -223,36 +226,18 @@ def _size(flip: Flip, margin: Margin) -> float:
     return abs(moved) if not math.isnan(moved) else math.inf
 
 
-def _tasks(record: RunRecord) -> list[str]:
-    return list(dict.fromkeys(result.task for result in record.results if result.kind == "zero_shot"))
-
-
-def _protocols(record: RunRecord, task: str) -> list[str]:
-    found = (result for result in record.results if result.kind == "zero_shot" and result.task == task)
-    return list(dict.fromkeys(result.protocol for result in found))
-
-
-def _first(record: RunRecord, protocol: str) -> EvalResult:
-    return next(result for result in record.results if result.protocol == protocol)
-
-
-def _answers(job: Answered, protocol: str) -> TaskAnswers | None:
-    return next((answers for answers in job.answers if answers.protocol == protocol), None)
-
-
 def _unlimited(protocol: str) -> str:
     return re.sub(r":first\d+", "", protocol)
 
 
 def _differing(a: RunRecord, b: RunRecord) -> tuple[tuple[str, JsonValue, JsonValue], ...]:
-    sides = [_flat(record.job) | _how(record) for record in (a, b)]
+    sides = [
+        _flat(record.job) | {"weights in": record.provenance.dtype, "ran on": record.provenance.device}
+        for record in (a, b)
+    ]
     names = dict.fromkeys([*sides[0], *sides[1]])
     values = [(name, sides[0].get(name), sides[1].get(name)) for name in names]
     return tuple((name, one, other) for name, one, other in values if one != other)
-
-
-def _how(record: RunRecord) -> dict[str, JsonValue]:
-    return {"weights in": record.provenance.dtype, "ran on": record.provenance.device}
 
 
 def _flat(fields: Mapping[str, JsonValue], prefix: str = "") -> dict[str, JsonValue]:

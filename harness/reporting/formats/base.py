@@ -1,6 +1,6 @@
 """What a format of tables is: a function that writes a table as text."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from harness.registry import Registry
 from harness.reporting.layout import Table
@@ -19,3 +19,16 @@ def write(table: Table, format: str, width: int = 80) -> str:
         UserError: there is no such format.
     """
     return FORMATS.get(format)(table, width)
+
+
+def in_parts(columns: Iterable[tuple[int, float]], beside: float, room: float) -> list[list[int]]:
+    """Columns (number, width) in parts of at most `room`, each beside labels and with at least one column."""
+    parts: list[list[int]] = []
+    used = room
+    for index, width in columns:
+        if not parts or used + width > room:
+            parts.append([])
+            used = beside
+        parts[-1].append(index)
+        used += width
+    return parts or [[]]

@@ -4,7 +4,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-from harness.reporting.formats.base import FORMATS
+from harness.reporting.formats.base import FORMATS, in_parts
 from harness.reporting.layout import DASH, Cell, Table, clean
 
 PACKAGES = ("array", "booktabs", "longtable", "pdflscape")
@@ -17,7 +17,8 @@ SIZES = (("small", 4.8), ("footnotesize", 4.4), ("scriptsize", 4.0))
 """Sizes to try, with the width of a character in points: Computer Modern's figures are 0.5 em, letters less."""
 
 COLUMN_PT = 9.0
-"""Space beside a column: twice ``\\tabcolsep``, which is set to 4.5 pt."""
+COLUMN_SPACE = rf"\setlength{{\tabcolsep}}{{{COLUMN_PT / 2}pt}}"
+"""Space beside a column, on both sides."""
 
 LONGEST_LABEL = 40
 """Characters of a label's line; longer ones become paragraphs."""
@@ -25,57 +26,24 @@ LONGEST_LABEL = 40
 FLOATING_ROWS = 40
 """A table of more rows than that does not fit a page and becomes a longtable."""
 
-TEX = {
-    "\\": r"\textbackslash{}",
-    "{": r"\{",
-    "}": r"\}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "'": r"\textquotesingle{}",
-    "`": r"\textasciigrave{}",
-    "[": "{[}",
-    "]": "{]}",
-    "*": "{*}",
-    "\u200b": "{}",
-    DASH: "--",
-    "—": "---",
-    "‘": "`",
-    "’": "'",
-    "“": "``",
-    "”": "''",
-    "…": r"\dots{}",
-    "×": r"$\times$",
-    "·": r"$\cdot$",
-    "±": r"$\pm$",
-    "²": r"\texttwosuperior{}",
-    "³": r"\textthreesuperior{}",
-    "≈": r"$\approx$",
-    "≠": r"$\neq$",
-    "≤": r"$\leq$",
-    "≥": r"$\geq$",
-    "∞": r"$\infty$",
-    "α": r"$\alpha$",
-    "β": r"$\beta$",
-    "λ": r"$\lambda$",
-    "μ": r"$\mu$",
-    "σ": r"$\sigma$",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-    "→": r"$\rightarrow$",
-    "†": r"\dag{}",
-    "‡": r"\ddag{}",
-    "§": r"\S{}",
+_COMMANDS = {
+    **{"\\": "textbackslash", "~": "textasciitilde", "^": "textasciicircum", "`": "textasciigrave", "†": "dag"},
+    **{"<": "textless", ">": "textgreater", "|": "textbar", '"': "textquotedbl", "'": "textquotesingle", "‡": "ddag"},
+    **{"…": "dots", "²": "texttwosuperior", "³": "textthreesuperior", "§": "S", "¶": "P"},
 }
-"""`[` and `*` are braced because they would be read as arguments of a row's end `\\\\`."""
+_MATHEMATICS = {
+    **{"×": "times", "·": "cdot", "±": "pm", "≈": "approx", "≠": "neq", "≤": "leq", "≥": "geq", "∞": "infty"},
+    **{"α": "alpha", "β": "beta", "λ": "lambda", "μ": "mu", "σ": "sigma"},
+    **{"↑": "uparrow", "↓": "downarrow", "→": "rightarrow"},
+}
+TEX = {
+    **{sign: f"\\{sign}" for sign in "{}&%$#_"},
+    **{sign: f"\\{name}{{}}" for sign, name in _COMMANDS.items()},
+    **{sign: f"$\\{name}$" for sign, name in _MATHEMATICS.items()},
+    **{sign: f"{{{sign}}}" for sign in "[]*"},  # bare, they would be read as arguments of a row's end
+    **{"\u200b": "{}", DASH: "--", "—": "---", "‘": "`", "’": "'", "“": "``", "”": "''"},
+}
+"""What LaTeX would not print as it is.  (Half of what pylatexenc makes of Unicode needs packages that are not here.)"""
 
 ARROWS = ("↑", "↓")
 RANK_COMMANDS = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
@@ -128,18 +96,10 @@ def _fit(table: Table) -> tuple[str, str, list[list[int]]]:
                 return page, size, [list(range(len(table.columns)))]
     size, character = SIZES[-1]
     labels = [index for index, column in enumerate(table.columns) if column.is_label and column.tells]
-    values = [index for index in range(len(table.columns)) if index not in labels]
-    beside = sum(widths[index] * character + COLUMN_PT for index in labels)
-    parts: list[list[int]] = []
-    used = PAGE_PT["landscape"]
-    for index in values:
-        needed = widths[index] * character + COLUMN_PT
-        if not parts or used + needed > PAGE_PT["landscape"]:
-            parts.append([*labels])
-            used = beside
-        parts[-1].append(index)
-        used += needed
-    return "landscape", size, parts or [labels]
+    needed = [characters * character + COLUMN_PT for characters in widths]
+    values = [(index, width) for index, width in enumerate(needed) if index not in labels]
+    parts = in_parts(values, sum(needed[index] for index in labels), PAGE_PT["landscape"])
+    return "landscape", size, [[*labels, *part] for part in parts]
 
 
 def _width(table: Table, index: int) -> int:
@@ -165,12 +125,10 @@ def _floating(table: Table, part: Sequence[int], size: str) -> list[str]:
     return [
         r"\begin{table}",
         r"  \centering",
-        rf"  \{size}\setlength{{\tabcolsep}}{{{COLUMN_PT / 2}pt}}\setlength{{\belowcaptionskip}}{{6pt}}",
+        rf"  \{size}{COLUMN_SPACE}\setlength{{\belowcaptionskip}}{{6pt}}",
         rf"  \caption{{{tex(table.title)}}}",
         rf"  \begin{{tabular}}{{{_alignment(table, part, size)}}}",
-        r"    \toprule",
         *_heads(table, part),
-        r"    \midrule",
         *_rows(table, part),
         r"    \bottomrule",
         r"  \end{tabular}\par\medskip",
@@ -181,16 +139,12 @@ def _floating(table: Table, part: Sequence[int], size: str) -> list[str]:
 
 def _long(table: Table, part: Sequence[int], size: str, which: str) -> list[str]:
     return [
-        rf"\begingroup\{size}\setlength{{\tabcolsep}}{{{COLUMN_PT / 2}pt}}\setlength{{\LTcapwidth}}{{\linewidth}}",
+        rf"\begingroup\{size}{COLUMN_SPACE}\setlength{{\LTcapwidth}}{{\linewidth}}",
         rf"\begin{{longtable}}{{{_alignment(table, part, size)}}}",
         rf"    \caption{{{tex(table.title + which)}}} \\",
-        r"    \toprule",
         *_heads(table, part),
-        r"    \midrule",
         r"    \endfirsthead",
-        r"    \toprule",
         *_heads(table, part),
-        r"    \midrule",
         r"    \endhead",
         r"    \bottomrule",
         r"    \endfoot",
@@ -215,8 +169,10 @@ def _column_type(table: Table, index: int, character: float) -> str:
 def _heads(table: Table, part: Sequence[int]) -> Iterator[str]:
     headers = [_header(table, index) for index in part]
     height = max(map(len, headers), default=1)
+    yield r"    \toprule"
     for number in range(height):
         yield _line([tex(([""] * (height - len(header)) + header)[number]) for header in headers])
+    yield r"    \midrule"
 
 
 def _rows(table: Table, part: Sequence[int]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from rich.cells import cell_len
 
-from harness.reporting.formats.base import FORMATS
+from harness.reporting.formats.base import FORMATS, in_parts
 from harness.reporting.layout import Column, Table, clean
 
 SHORT = {
@@ -121,19 +121,9 @@ class _Sheet:
     def _parts(self, labels: Sequence[int], gap: int) -> list[list[int]]:
         """The value columns, cut where a line would be longer than `width`; every part has at least one."""
         widths = self._widths(labels, gap)
-        label_width = sum(widths[index] + gap for index in labels)
-        parts: list[list[int]] = []
-        used = self.width
-        for index, column in enumerate(self.table.columns):
-            if _is_label(column):
-                continue
-            needed = widths[index] + gap
-            if used + needed > self.width + gap:
-                parts.append([])
-                used = label_width
-            parts[-1].append(index)
-            used += needed
-        return parts or [[]]
+        columns = enumerate(self.table.columns)
+        values = [(index, widths[index] + gap) for index, column in columns if not _is_label(column)]
+        return in_parts(values, sum(widths[index] + gap for index in labels), self.width + gap)
 
     def _widths(self, labels: Sequence[int], gap: int) -> list[int]:
         """Width of every column; long labels are folded where they would leave no room for the widest value."""
