@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
@@ -73,13 +73,22 @@ class JobRow:
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """How a mean is spread: over `samples` values; `interval` is None for a single one."""
+
+    samples: int
+    interval: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Measured:
-    """A job and all its results."""
+    """A job and all its results, or the means over several jobs, with their spreads by (protocol, metric)."""
 
     job: JobRow
     results: tuple[EvalResult, ...]
     timings_s: Mapping[str, float]
     error: str | None
+    spreads: Mapping[tuple[str, str], Spread] = field(default_factory=dict)
 
     def setting(self, result: EvalResult) -> Setting | None:
         """The published setting this result may be compared with; None when there cannot be one.

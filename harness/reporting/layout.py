@@ -128,10 +128,6 @@ class Table:
         for row in self.rows:
             assert len(row) == len(self.columns), f"a row of {len(row)} cells under {len(self.columns)} columns"
 
-    @property
-    def has_published(self) -> bool:
-        return any(cell.published for row in self.rows for cell in row)
-
 
 def number(value: float) -> str:
     """A number as the papers print it: two decimals, from 1e4 on scientific as in `1.23e4`."""

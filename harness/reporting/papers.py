@@ -9,7 +9,7 @@ from harness.reporting.frame import DENSE, JobRow, Measured, measured
 from harness.reporting.layout import LOWER_IS_BETTER, Cell, Column, Table, metric_header, percent, unique
 from harness.reporting.marks import Footnotes, ranked
 from harness.reporting.published import PLAIN_VARIANTS, Published, PublishedRow, normal_name
-from harness.reporting.statistics import MEAN_NOTE, Spreads, mean_over_seeds
+from harness.reporting.statistics import MEAN_NOTE, mean_over_seeds
 from harness.reporting.tables import compared
 
 Found = tuple[Measured, EvalResult]
@@ -45,15 +45,19 @@ def paper_table(
     notes = Footnotes()
     notes.add(LEGEND)
     wanted = _of_models(records, rows)
-    entries, spreads = mean_over_seeds(wanted) if mean_over_seed else (measured(wanted), {})
+    entries = mean_over_seeds(wanted) if mean_over_seed else measured(wanted)
     found = _index(entries)
     shown: list[JobRow] = []
     lines: dict[tuple[str, ...], dict[str, Cell]] = {}
     for row in rows:
         matches = found.get(row.setting.key, []) if row.protocol and row.variant in PLAIN_VARIANTS else []
-        lines.setdefault(layout.labels(row), {})[layout.key(row)] = _cell(row, matches, spreads, notes)
+        lines.setdefault(layout.labels(row), {})[layout.key(row)] = _cell(row, matches, notes)
         shown += [matches[0][0].job] if matches else []
-    for line in (*([MEAN_NOTE] if spreads else []), *_conditions(shown), *_common_notes(rows)):
+    for line in (
+        *([MEAN_NOTE] if any(entry.spreads for entry in entries) else []),
+        *_conditions(shown),
+        *_common_notes(rows),
+    ):
         notes.add(line)
     return ranked(
         Table(
@@ -147,7 +151,7 @@ def _preference(job: JobRow) -> tuple[object, ...]:
     return (job.dirty, job.calibration != PUBLISHED_CALIBRATION, job.seed or 0, job.job_id)
 
 
-def _cell(row: PublishedRow, matches: Sequence[Found], spreads: Spreads, notes: Footnotes) -> Cell:
+def _cell(row: PublishedRow, matches: Sequence[Found], notes: Footnotes) -> Cell:
     if not matches:
         notes.published(row)
         return Cell(published=row)
@@ -155,7 +159,7 @@ def _cell(row: PublishedRow, matches: Sequence[Found], spreads: Spreads, notes: 
     if len(matches) > 1:
         others = ", ".join(other.job.job_id for other, _ in matches[1:])
         notes.add(f"{row.model}, {row.method}: shown is {entry.job.job_id}; also measured by {others}")
-    cell = compared(entry, result, row, spreads, notes)
+    cell = compared(entry, result, row, notes)
     return replace(cell, marks=notes.dirty(entry) + cell.marks)
 
 

@@ -2,11 +2,11 @@
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from harness.record import EvalResult, RunRecord
-from harness.reporting.frame import Measured, measured
+from harness.reporting.frame import Measured, Spread, measured
 
 CONFIDENCE = 0.95
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -18,19 +18,7 @@ MEAN_NOTE = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Spread:
-    """How a mean is spread: over `samples` values; `interval` is None for a single one."""
-
-    samples: int
-    interval: float | None
-
-
-Spreads = Mapping[tuple[str, str, str], Spread]
-"""By job id of the mean's first job, protocol and metric."""
-
-
-def mean_over_seeds(records: Sequence[RunRecord]) -> tuple[list[Measured], Spreads]:
+def mean_over_seeds(records: Sequence[RunRecord]) -> list[Measured]:
     """One entry for all done jobs that differ in the seed only; failed jobs stay as they are.
 
     A result that one of the jobs lacks, or could not measure, is a mean over the others.
@@ -39,7 +27,6 @@ def mean_over_seeds(records: Sequence[RunRecord]) -> tuple[list[Measured], Sprea
         UserError: a record's job lacks a field of its identity.
     """
     entries: list[Measured] = []
-    spreads: dict[tuple[str, str, str], Spread] = {}
     for group in _groups(records):
         members = measured(group)
         first = min(members, key=lambda entry: (entry.job.seed or 0, entry.job.job_id))
@@ -50,14 +37,15 @@ def mean_over_seeds(records: Sequence[RunRecord]) -> tuple[list[Measured], Sprea
         for entry in members:
             for result in entry.results:
                 results.setdefault((result.protocol, result.metric), []).append(result)
-        means = []
-        for (protocol, metric), found in results.items():
+        means, spreads = [], {}
+        for key, found in results.items():
             values = [result.value for result in found if result.value is not None]
-            spreads[first.job.job_id, protocol, metric] = Spread(len(values), mean_interval(values))
+            spreads[key] = Spread(len(values), mean_interval(values))
             means.append(replace(found[0], value=math.fsum(values) / len(values) if values else None, stderr=None))
         dirty = any(entry.job.dirty for entry in members)
-        entries.append(replace(first, job=replace(first.job, seed=None, dirty=dirty), results=tuple(means)))
-    return entries, spreads
+        job = replace(first.job, seed=None, dirty=dirty)
+        entries.append(replace(first, job=job, results=tuple(means), spreads=spreads))
+    return entries
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from harness.record import EvalResult, RunRecord
 from harness.reporting.axes import SETTINGS, Axis, distinguishing_axes, job_order
-from harness.reporting.frame import DENSE, NO_RECOVERY, UNIFORM, JobRow, Measured, measured
+from harness.reporting.frame import DENSE, NO_RECOVERY, UNIFORM, JobRow, Measured, Spread, measured
 from harness.reporting.layout import (
     UNITS,
     Cell,
@@ -17,7 +17,7 @@ from harness.reporting.layout import (
 )
 from harness.reporting.marks import Footnotes, ranked
 from harness.reporting.published import Published, PublishedRow, natural_key
-from harness.reporting.statistics import MEAN_NOTE, Spread, Spreads, mean_over_seeds
+from harness.reporting.statistics import MEAN_NOTE, mean_over_seeds
 
 COUNTED_NOTE = "sparsity in brackets: zeros counted, where they differ from the fraction asked for"
 
@@ -52,12 +52,12 @@ def comparison(
     Raises:
         UserError: a record's job lacks a field of its identity.
     """
-    entries, spreads = mean_over_seeds(records) if mean_over_seed else (measured(records), {})
+    entries = mean_over_seeds(records) if mean_over_seed else measured(records)
     entries = sorted(entries, key=lambda entry: job_order(entry.job))
     axes = distinguishing_axes([entry.job for entry in entries])
     results = columns_of(entries)
     notes = Footnotes()
-    if spreads:
+    if any(entry.spreads for entry in entries):
         notes.add(MEAN_NOTE)
     rows = []
     for entry in entries:
@@ -65,7 +65,7 @@ def comparison(
         labels += [Cell("" if entry.job.is_dense else entry.job.pattern), Cell(_sparsity(entry.job, notes))]
         labels += [Cell(axis.value(entry.job)) for axis in axes]
         found = {column_key(result): result for result in entry.results}
-        values = [_compare(entry, found.get(key), spreads, published, notes) for key in results]
+        values = [_compare(entry, found.get(key), published, notes) for key in results]
         rows.append((*labels, *values))
     headers = ["model", "method", "pattern", "sparsity", *(axis.header for axis in axes)]
     table = Table(
@@ -77,14 +77,14 @@ def comparison(
     return ranked(table)
 
 
-def compared(entry: Measured, result: EvalResult, row: PublishedRow | None, spreads: Spreads, notes: Footnotes) -> Cell:
+def compared(entry: Measured, result: EvalResult, row: PublishedRow | None, notes: Footnotes) -> Cell:
     """The cell of a measured number, beside the published one that it may stand beside, if there is one.
 
     No verdict where the two are not of one computation.
     """
     unit = unit_of(result.metric)
     value = in_unit(result.value, unit)
-    spread = spreads.get((entry.job.job_id, result.protocol, result.metric), Spread(0, None))
+    spread = entry.spreads.get(column_key(result), Spread(0, None))
     return Cell(
         measured=value,
         stderr=in_unit(result.stderr, unit),
@@ -141,13 +141,13 @@ def value_columns(results: Mapping[tuple[str, str], EvalResult]) -> list[Column]
 
 def _result_header(result: EvalResult) -> str:
     """Task, metric and every part of the protocol key except its version: `wikitext2 ppl @2048 first 64`."""
-    seq_len, rest = _protocol_parts(result)
+    seq_len, rest = protocol_parts(result.protocol)
     return " ".join([metric_header(result.task, result.metric, unit_of(result.metric), seq_len), *rest])
 
 
-def _protocol_parts(result: EvalResult) -> tuple[int | None, list[str]]:
-    """Window length and the options that the protocol key names beside it."""
-    parts = result.protocol.removeprefix(f"{result.kind}:{result.task}:").split(":")
+def protocol_parts(protocol: str) -> tuple[int | None, list[str]]:
+    """Window length and the options that the protocol key names beside kind, task and version."""
+    parts = protocol.split(":")[2:]
     seq_len = next((int(part[3:]) for part in parts if part.startswith("seq") and part[3:].isdigit()), None)
     options = [part for part in parts if part != f"seq{seq_len}" and not part.startswith("v")]
     return seq_len, [re.sub(r"^first(?=\d)", "first ", option).replace("data-", "data ") for option in options]
@@ -161,7 +161,6 @@ def unit_of(metric: str) -> str:
 def _compare(
     entry: Measured,
     result: EvalResult | None,
-    spreads: Spreads,
     published: Published,
     notes: Footnotes,
 ) -> Cell:
@@ -174,7 +173,7 @@ def _compare(
         where = f"{rows[0].model} {rows[0].method}{how}, {result.task}"
         values = unique([f"{row.text} ({row.table_id})" for row in rows])
         notes.add(f"published values differ for {where}: {', '.join(values)}; the first is shown")
-    return compared(entry, result, rows[0] if rows else None, spreads, notes)
+    return compared(entry, result, rows[0] if rows else None, notes)
 
 
 def _said_once(axes: Sequence[Axis], entries: Sequence[Measured]) -> list[str]:
@@ -190,7 +189,7 @@ def protocol_notes(entries: Sequence[Measured], results: Mapping[tuple[str, str]
     notes: dict[str, None] = {}
     for key, example in results.items():
         found = [result for entry in entries for result in entry.results if column_key(result) == key]
-        seq_len, options = _protocol_parts(example)
+        seq_len, options = protocol_parts(example.protocol)
         name = " ".join([example.task, *([f"@{seq_len}"] if seq_len else []), *options])
         said = unique([result.subset for result in found if result.subset])
         if ":data-" in example.protocol:

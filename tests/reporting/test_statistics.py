@@ -43,9 +43,9 @@ def test_everything_else_keeps_rows_apart(record, perplexity, published) -> None
         record("sparsegpt", results=(perplexity(4.0),), allocation="owl", seed=3),
         replace(plain, job_id="x", provenance=replace(plain.provenance, dtype="float16")),
     ]
-    entries, spreads = mean_over_seeds([plain, *others])
+    entries = mean_over_seeds([plain, *others])
     assert len(entries) == 5
-    assert {spread.samples for spread in spreads.values()} == {1}
+    assert {spread.samples for entry in entries for spread in entry.spreads.values()} == {1}
     assert all(
         "(n=1)" in text
         for text in column(comparison([plain, *others], published, mean_over_seed=True), "wikitext2 ppl @2048")

@@ -60,10 +60,9 @@ def accuracy(data: Data) -> Iterator[Picture | NotDrawn]:
 def _curves(data: Data, name: str, kinds: tuple[str, ...], across: Across) -> Iterator[Picture | NotDrawn]:
     drawn = False
     for each in data.measurements:
-        points = [point for one in each.panels.values() for point in one.points]
-        if each.kind in kinds and points:
+        if each.kind in kinds and each.points:
             drawn = True
-            said = [note for note in (across.note, errors(points)) if note]
+            said = [note for note in (across.note, errors(each.points)) if note]
             title = f"What does pruning cost in {name}?"
             yield from Sheet(name, title, partial(curve_panel, across=across), said).pages(each, data)
     if not drawn:

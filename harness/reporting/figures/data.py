@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING
 from harness.record import RunRecord
 from harness.reporting.axes import setting_labels
 from harness.reporting.figures.look import DENSE_STYLE, Style, styles
-from harness.reporting.figures.points import Panel, panel_of
+from harness.reporting.figures.points import Panel, Point, panel_of
 from harness.reporting.frame import DENSE, JobRow, describe, to_frame
 from harness.reporting.layout import unique
 from harness.reporting.published import Published, natural_key
+from harness.reporting.tables import protocol_parts
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,16 +26,26 @@ class Measurement:
 
     Args:
         title: task, metric, windows, subset and count, for people; key: the protocol.
-        panels: by (metric, model), metrics and models in order.
+        panels: by (metric, model).
     """
 
     kind: str
-    task: str
     key: str
     title: str
-    metrics: tuple[str, ...]
-    models: tuple[str, ...]
     panels: Mapping[tuple[str, str], Panel]
+
+    @property
+    def metrics(self) -> list[str]:
+        return sorted({metric for metric, _ in self.panels})
+
+    @property
+    def models(self) -> list[str]:
+        return sorted({model for _, model in self.panels}, key=natural_key)
+
+    @property
+    def points(self) -> list[Point]:
+        """All points of pruned models."""
+        return [point for panel in self.panels.values() for point in panel.points]
 
 
 @dataclass(frozen=True)
@@ -107,23 +118,20 @@ def _measurements(data: Data) -> Iterator[Measurement]:
     for (key, fingerprint), rows in sorted(frame.groupby(["protocol", "data_fingerprint"], sort=False)):
         several = frame.loc[frame["protocol"] == key, "data_fingerprint"].nunique() > 1
         shown = f"{key}:{str(fingerprint).removeprefix('sha256:')[:8]}" if several else str(key)
-        metrics = sorted(unique(rows["metric"].tolist()))
-        models = sorted(unique(rows["model"].tolist()), key=natural_key)
         grouped = rows.groupby(["metric", "model"], sort=False)
         panels = {(str(metric), str(model)): panel_of(group) for (metric, model), group in grouped}
-        kind, task = str(key).split(":")[0], str(rows["task"].iloc[0])
-        yield Measurement(kind, task, shown, _title(kind, task, rows), tuple(metrics), tuple(models), panels)
+        yield Measurement(str(key).split(":")[0], shown, _title(rows), panels)
 
 
-def _title(kind: str, task: str, rows: "pd.DataFrame") -> str:
-    parts = str(rows["protocol"].iloc[0]).split(":")
-    length = next((part[3:] for part in parts if part.startswith("seq") and part[3:].isdigit()), None)
-    counts = sorted({int(count) for count in rows["num_samples"]})
+def _title(rows: "pd.DataFrame") -> str:
+    first = rows.iloc[0]
+    kind, task = first["protocol"].split(":")[:2]
+    length, options = protocol_parts(first["protocol"])
+    counts = unique([str(count) for count in sorted({int(count) for count in rows["num_samples"]})])
     unit = {"perplexity": "windows", "accuracy": "images"}.get(kind, "questions")
-    count = " to ".join(str(value) for value in unique([str(counts[0]), str(counts[-1])]))
-    subsets = unique([subset for subset in rows["subset"] if isinstance(subset, str)])
+    whole = f"all of n = {' to '.join(unique([counts[0], counts[-1]]))} {unit}"
     what = {"perplexity": f"perplexity on {task}", "accuracy": f"{task}, accuracy"}
     said = [what.get(kind, f"{task}, zero-shot accuracy")]
     said += [f"{length}-token windows"] if length else []
-    said += ["BOS in every window"] if "bos" in parts else []
-    return ", ".join([*said, *(subsets or [f"all of n = {count} {unit}"])])
+    said += ["BOS in every window"] if "bos" in options else []
+    return ", ".join([*said, *(unique([subset for subset in rows["subset"] if isinstance(subset, str)]) or [whole])])

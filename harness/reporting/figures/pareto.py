@@ -115,8 +115,8 @@ def _of(cost: Cost, data: Data, title: str) -> Iterator[Picture | NotDrawn]:
     drawn = False
     sheet = Sheet(f"pareto-{cost.name}", title, partial(front_panel, cost=cost), NOTES)
     for each in data.measurements:
-        points = [point for one in each.panels.values() for point in one.points]
-        if each.kind in ("perplexity", "zero_shot", "accuracy") and any(cost.of(point) is not None for point in points):
+        costs = [cost.of(point) for point in each.points]
+        if each.kind in ("perplexity", "zero_shot", "accuracy") and any(value is not None for value in costs):
             drawn = True
             yield from sheet.pages(each, data)
     if not drawn:

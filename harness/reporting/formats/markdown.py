@@ -5,6 +5,9 @@ import re
 from harness.reporting.formats.base import FORMATS
 from harness.reporting.layout import Cell, Table, clean
 
+RANKS = {0: "{}", 1: "**{}**", 2: "<ins>{}</ins>"}
+"""Best and second; Markdown has no underlining."""
+
 
 @FORMATS.register("md")
 def markdown(table: Table, _: int = 0) -> str:
@@ -21,8 +24,7 @@ def markdown(table: Table, _: int = 0) -> str:
 
 
 def _md_cell(cell: Cell, table: Table) -> str:
-    marks = {0: "{}", 1: "**{}**", 2: "<ins>{}</ins>"}  # Markdown has no underlining
-    return "".join(marks[rank].format(_md(text)) for text, rank in cell.parts(table.order))
+    return "".join(RANKS[rank].format(_md(text)) for text, rank in cell.parts(table.order))
 
 
 def _md(text: str) -> str:
