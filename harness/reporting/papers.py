@@ -8,7 +8,7 @@ from harness.record import EvalResult, RunRecord
 from harness.reporting.frame import DENSE, JobRow, Measured, measured
 from harness.reporting.layout import LOWER_IS_BETTER, Cell, Column, Table, metric_header, percent, unique
 from harness.reporting.marks import Footnotes, ranked
-from harness.reporting.published import PLAIN_VARIANTS, Published, PublishedRow, normal_name
+from harness.reporting.published import PLAIN_VARIANTS, Published, PublishedRow, Setting, normal_name
 from harness.reporting.statistics import MEAN_NOTE, mean_over_seeds
 from harness.reporting.tables import compared
 
@@ -50,14 +50,11 @@ def paper_table(
     shown: list[JobRow] = []
     lines: dict[tuple[str, ...], dict[str, Cell]] = {}
     for row in rows:
-        matches = found.get(row.setting.key, []) if row.protocol and row.variant in PLAIN_VARIANTS else []
+        matches = found.get(row.setting, []) if row.protocol and row.variant in PLAIN_VARIANTS else []
         lines.setdefault(layout.labels(row), {})[layout.key(row)] = _cell(row, matches, notes)
         shown += [matches[0][0].job] if matches else []
-    for line in (
-        *([MEAN_NOTE] if any(entry.spreads for entry in entries) else []),
-        *_conditions(shown),
-        *_common_notes(rows),
-    ):
+    means = [MEAN_NOTE] if any(entry.spreads for entry in entries) else []
+    for line in (*means, *_conditions(shown), *_common_notes(rows)):
         notes.add(line)
     return ranked(
         Table(
@@ -135,14 +132,14 @@ def _of_models(records: Sequence[RunRecord], rows: Sequence[PublishedRow]) -> li
     return [record for record in records if normal_name(record.defaults.paper_name or "") in wanted]
 
 
-def _index(entries: Sequence[Measured]) -> dict[tuple[object, ...], list[Found]]:
+def _index(entries: Sequence[Measured]) -> dict[Setting, list[Found]]:
     """Results by the key of the setting they were measured in, the one to show first."""
-    found: dict[tuple[object, ...], list[Found]] = {}
+    found: dict[Setting, list[Found]] = {}
     for entry in sorted(entries, key=lambda entry: _preference(entry.job)):
         for result in entry.results:
             setting = entry.setting(result)
             if setting is not None:
-                found.setdefault(setting.key, []).append((entry, result))
+                found.setdefault(setting, []).append((entry, result))
     return {key: sorted(some, key=lambda one: one[1].value is None) for key, some in found.items()}
 
 

@@ -68,7 +68,7 @@ class PublishedRow:
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What must agree for two numbers to be compared; names compare whatever their case and punctuation.
+    """What must agree for two numbers to be compared; names are equal whatever their case and punctuation.
 
     Args:
         model, method: the paper's spelling, or any that differs in case, blanks, hyphens and underscores only.
@@ -83,16 +83,10 @@ class Setting:
     protocol: str
     metric: str
 
-    @property
-    def key(self) -> tuple[str, str, str, float, str, str]:
-        return (
-            normal_name(self.model),
-            normal_name(self.method),
-            self.pattern,
-            round(self.sparsity, 4),
-            self.protocol,
-            self.metric,
-        )
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "model", normal_name(self.model))
+        object.__setattr__(self, "method", normal_name(self.method))
+        object.__setattr__(self, "sparsity", round(self.sparsity, 4))
 
 
 @dataclass(frozen=True)
@@ -102,11 +96,11 @@ class Published:
     rows: tuple[PublishedRow, ...]
 
     @cached_property
-    def _by_setting(self) -> Mapping[tuple[object, ...], tuple[PublishedRow, ...]]:
-        found: dict[tuple[object, ...], list[PublishedRow]] = {}
+    def _by_setting(self) -> Mapping[Setting, tuple[PublishedRow, ...]]:
+        found: dict[Setting, list[PublishedRow]] = {}
         for row in self.rows:
             if row.protocol and row.variant in PLAIN_VARIANTS and not row.table_id.startswith(REPRODUCTION):
-                found.setdefault(row.setting.key, []).append(row)
+                found.setdefault(row.setting, []).append(row)
         return {key: tuple(sorted(rows, key=_trust)) for key, rows in found.items()}
 
     @cached_property
@@ -134,7 +128,7 @@ class Published:
 
         Only rows of the method with its defaults and without recovery count, and no user's reproduction.
         """
-        return self._by_setting.get(setting.key, ())
+        return self._by_setting.get(setting, ())
 
 
 def load(folder: Path | None = None) -> Published:

@@ -85,4 +85,4 @@ def test_an_allocation_is_part_of_the_method_s_name(record, perplexity) -> None:
     """OWL over Wanda is compared with the papers' `OWL w. Wanda`."""
     entry = measured([record(allocation="owl")])[0]
     setting = entry.setting(perplexity(1.0))
-    assert setting.key[1] == "owlw.wanda"
+    assert setting.method == "owlw.wanda"

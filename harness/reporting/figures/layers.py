@@ -2,12 +2,12 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from harness.record import RunRecord
+from harness.record import LayerReport, RunRecord
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
 from harness.reporting.figures.data import Data
 from harness.reporting.figures.look import (
@@ -21,7 +21,7 @@ from harness.reporting.figures.look import (
     value_scale,
 )
 from harness.reporting.figures.points import MAX_SERIES, pattern_name
-from harness.reporting.figures.sheet import Looks, paged
+from harness.reporting.figures.sheet import Looks, Row, paged
 from harness.reporting.layout import clean
 from harness.reporting.published import natural_key
 
@@ -35,29 +35,23 @@ MARKS = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Profile:
-    """One method in its setting over the blocks of a model.
+class Selection:
+    """What is drawn of one model.
 
     Args:
-        blocks: numbers of the blocks; zeros: percent, counted; errors: relative output error, None where none is known.
-        jobs: what was averaged.
+        pattern: the one that most methods were run with.
+        rows: a block of a method in its setting each; zeros in percent, counted; error None where none is known.
+        left_out: how many further settings of the methods there are.
     """
-
-    label: str
-    blocks: tuple[int, ...]
-    zeros: tuple[float, ...]
-    errors: tuple[float | None, ...]
-    jobs: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What is drawn of one model: the pattern that most methods were run with; left_out: further settings of these."""
 
     model: str
     pattern: str
-    profiles: tuple[Profile, ...]
+    rows: tuple[Row, ...]
     left_out: int
+
+    @property
+    def labels(self) -> set[str]:
+        return {row["label"] for row in self.rows}
 
 
 @FIGURES.register("layers")
@@ -86,40 +80,46 @@ def select(data: Data) -> list[Selection]:
         )
         name = pattern_name(pattern, sparsity)
         shown = name if name.startswith(pattern) else f"{name} {pattern}"
-        profiles, left_out = _profiles(patterns[pattern, sparsity], data)
-        selected.append(Selection(model, shown, profiles, left_out))
-    most = sorted(selected, key=lambda each: (-len(each.profiles), natural_key(each.model)))[:MODELS]
+        selected.append(_selection(model, shown, patterns[pattern, sparsity], data))
+    most = sorted(selected, key=lambda each: (-len(each.labels), natural_key(each.model)))[:MODELS]
     return sorted(most, key=lambda each: natural_key(each.model))
 
 
-def _profiles(records: Sequence[RunRecord], data: Data) -> tuple[tuple[Profile, ...], int]:
-    """Every label's, or of too many one a method (that which the other figures draw), and how many are left out."""
+def _selection(model: str, pattern: str, records: Sequence[RunRecord], data: Data) -> Selection:
+    """Every label, or of too many one a method: that which the other figures draw."""
     by_label: dict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
         by_label[data.labels[record.job_id]].append(record)
     kept = [label for label in data.styles if label in by_label]
     if len(kept) > MAX_SERIES:
         kept = list({data.jobs[by_label[label][0].job_id].method: label for label in reversed(kept)}.values())
-    made = tuple(_profile(label, by_label[label]) for label in sorted(kept, key=natural_key))
-    return made, len(by_label) - len(kept)
+    rows = [
+        {"label": label, "model": clean(model), **row, "jobs": [record.job_id for record in by_label[label]]}
+        for label in sorted(kept, key=natural_key)
+        for row in _blocks([layer for record in by_label[label] for layer in record.layers])
+    ]
+    return Selection(model, pattern, tuple(rows), len(by_label) - len(kept))
 
 
-def _profile(label: str, records: Sequence[RunRecord]) -> Profile:
-    zeros: dict[int, list[tuple[float, int]]] = defaultdict(list)
-    errors: dict[int, list[float]] = defaultdict(list)
-    for layer in (layer for record in records for layer in record.layers):
+def _blocks(layers: Sequence[LayerReport]) -> Iterator[Row]:
+    """A row a block; so many of them as have room are `marked`."""
+    blocks: dict[int, list[LayerReport]] = defaultdict(list)
+    for layer in layers:
         if layer.place is not None:
-            block, error = layer.place[0], layer.relative_output_error
-            zeros[block].append((layer.achieved_sparsity, layer.shape[0] * layer.shape[1]))
-            errors[block] += [error] if error is not None and math.isfinite(error) else []
-    blocks = tuple(sorted(zeros))
-    counted = [100 * sum(s * w for s, w in zeros[b]) / max(sum(w for _, w in zeros[b]), 1) for b in blocks]
-    means = tuple(fmean(errors[b]) if errors[b] else None for b in blocks)
-    return Profile(label, blocks, tuple(counted), means, tuple(record.job_id for record in records))
+            blocks[layer.place[0]].append(layer)
+    for place, block in enumerate(sorted(blocks)):
+        weights = [layer.shape[0] * layer.shape[1] for layer in blocks[block]]
+        zeros = sum(one.achieved_sparsity * count for one, count in zip(blocks[block], weights, strict=True))
+        errors = [layer.relative_output_error for layer in blocks[block]]
+        known = [error for error in errors if error is not None and math.isfinite(error)]
+        yield {
+            **{"block": block, "zeros": 100 * zeros / max(sum(weights), 1), "error": fmean(known) if known else None},
+            "marked": place % max(1, len(blocks) // MARKS) == 0,
+        }
 
 
 def _chart(page: Sequence[Selection], data: Data) -> Spec:
-    labels = {profile.label for each in page for profile in each.profiles}
+    labels = set().union(*(each.labels for each in page))
     looks = {label: style for label, style in data.styles.items() if label in labels}
     chart = composed("hconcat", [layer_panel(each, looks) for each in page], spacing=24)
     notes = ["over the linears of a block: zeros weighted by their weights"]
@@ -134,21 +134,14 @@ def layer_panel(selection: Selection, looks: Looks) -> Spec:
     """Zeros above, output error below, over the blocks of one model."""
     import altair
 
-    rows: list[Mapping[str, Any]] = [
-        {
-            **{"label": profile.label, "model": clean(selection.model), "block": block, "zeros": zeros, "error": error},
-            **{"marked": place % max(1, len(profile.blocks) // MARKS) == 0, "jobs": list(profile.jobs)},
-        }
-        for profile in selection.profiles
-        for place, (block, zeros, error) in enumerate(zip(profile.blocks, profile.zeros, profile.errors, strict=True))
-    ]
+    rows = selection.rows
     zeros = [row["zeros"] for row in rows]
     if max(zeros) - min(zeros) < 1:  # counts that differ by single weights are the same picture
         zeros = [max(fmean(zeros) - 5, 0), min(fmean(zeros) + 5, 100)]
     blocks = sorted({row["block"] for row in rows})
     ticks = altair.Axis(values=blocks[:: max(1, len(blocks) // 6)], format="d")
     block = altair.X("block:Q", title="block", axis=ticks, scale=altair.Scale(nice=False, padding=6))
-    base = altair.Chart(altair.InlineData(values=rows)).encode(x=block)
+    base = altair.Chart(altair.InlineData(values=list(rows))).encode(x=block)
 
     def part(field: str, title: str, scale: Any, axis: Any) -> Spec:
         one = base.encode(y=altair.Y(f"{field}:Q", title=title, scale=scale, axis=axis), **told_apart(looks, "color"))

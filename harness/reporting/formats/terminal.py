@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 
 from rich.cells import cell_len
 
@@ -144,20 +145,12 @@ class _Sheet:
         above = {index: [""] * (height - len(lines)) + lines for index, lines in heads.items()}
         yield from self._lines(above, widths, gap)
         for texts in self.texts:
-            folds = any(_length(texts[index]) > widths[index] for index in columns)
-            yield from self._lines(
-                {index: wrapped(texts[index], widths[index]) if folds else [texts[index]] for index in columns},
-                widths,
-                gap,
-            )
+            yield from self._lines({index: wrapped(texts[index], widths[index]) for index in columns}, widths, gap)
 
     def _lines(self, cells: Mapping[int, Sequence[str]], widths: Sequence[int], gap: int) -> Iterator[str]:
         """A row, whose cells may take several lines."""
-        for number in range(max(map(len, cells.values()), default=0)):
-            yield (" " * gap).join(
-                self._padded(lines[number] if number < len(lines) else "", index, widths[index])
-                for index, lines in cells.items()
-            )
+        for line in zip_longest(*cells.values(), fillvalue=""):
+            yield (" " * gap).join(map(self._padded, line, cells, (widths[index] for index in cells)))
 
     def _padded(self, text: str, index: int, width: int) -> str:
         blanks = " " * (width - _length(text))

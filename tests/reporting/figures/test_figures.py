@@ -204,11 +204,12 @@ def test_heat_maps_hold_every_value(sweep: list[RunRecord], published: Published
 def test_layers_are_averaged_by_block(sweep: list[RunRecord], published: Published) -> None:
     """Of the pattern that most methods have; zeros in percent, errors as recorded."""
     (selection,) = select(Data.of(sweep, published))
-    assert [profile.label for profile in selection.profiles] == ["magnitude", "wanda"]
-    for profile in selection.profiles:
-        assert profile.blocks == (0, 1, 2)
-        assert profile.errors == pytest.approx((0.1, 0.2, 0.3))
-        assert len(set(profile.zeros)) == 1
+    assert selection.labels == {"magnitude", "wanda"}
+    for label in selection.labels:
+        rows = [row for row in selection.rows if row["label"] == label]
+        assert [row["block"] for row in rows] == [0, 1, 2]
+        assert [row["error"] for row in rows] == pytest.approx([0.1, 0.2, 0.3])
+        assert len({row["zeros"] for row in rows}) == 1
 
 
 def test_published_numbers_meet_measured_ones(published: Published) -> None:
