@@ -10,8 +10,8 @@ from harness.record import EvalResult
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
 from harness.reporting.figures.data import Data
 from harness.reporting.figures.look import Spec, composed, file_name, titled, told_apart, tooltip, value_scale
-from harness.reporting.figures.points import quantity, scale
-from harness.reporting.frame import measured
+from harness.reporting.figures.points import quantity
+from harness.reporting.tables import unit_of
 
 SIDE = 300
 Key = tuple[str, str]
@@ -47,13 +47,13 @@ def pairs(data: Data) -> tuple[dict[Key, list[Pair]], dict[Key, EvalResult]]:
     """Pairs by (protocol, metric), and an example result of each."""
     found: dict[Key, list[Pair]] = defaultdict(list)
     examples: dict[Key, EvalResult] = {}
-    for entry in measured(data.records):
+    for entry in data.entries:
         for result in entry.results:
             setting = entry.setting(result)
             rows = data.published.lookup(setting) if setting else ()
             if not rows or result.value is None or math.isinf(result.value):
                 continue
-            factor = scale(result.metric)
+            factor = 100.0 if unit_of(result.metric) == "%" else 1.0
             value, error = factor * result.value, factor * (result.stderr or 0.0)
             verified = rows[0].status != "unverified"
             pair = Pair(

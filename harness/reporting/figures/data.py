@@ -1,17 +1,17 @@
 """All that figures are made from: the records, their rows, and what was measured by protocol."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from statistics import fmean
 from typing import TYPE_CHECKING
 
-from harness.record import RunRecord
+from harness.record import EvalResult, RunRecord
 from harness.reporting.axes import setting_labels
 from harness.reporting.figures.look import DENSE_STYLE, Style, styles
-from harness.reporting.figures.points import Panel, Point, panel_of
-from harness.reporting.frame import DENSE, JobRow, describe, to_frame
+from harness.reporting.figures.points import Found, Panel, Point, panel_of
+from harness.reporting.frame import DENSE, JobRow, Measured, measured, to_frame
 from harness.reporting.layout import unique
 from harness.reporting.published import Published, natural_key
 from harness.reporting.tables import protocol_parts
@@ -53,40 +53,47 @@ class Data:
     """Everything that figures are made from.
 
     Args:
-        frame: of `harness.reporting.frame.to_frame`, jobs that are done.
-        records: the same jobs.
+        records: jobs that are done.
         published: see `harness.reporting.tables.comparison`.
     """
 
-    frame: "pd.DataFrame"
     records: tuple[RunRecord, ...]
     published: Published
 
     @classmethod
     def of(cls, records: Sequence[RunRecord], published: Published) -> "Data":
-        done = tuple(record for record in records if record.status == "done")
-        return cls(to_frame(done), done, published)
+        return cls(tuple(record for record in records if record.status == "done"), published)
+
+    @cached_property
+    def frame(self) -> "pd.DataFrame":
+        """One row a job and metric, see `to_frame`."""
+        return to_frame(self.records)
+
+    @cached_property
+    def entries(self) -> Sequence[Measured]:
+        """Every job with its results."""
+        return measured(self.records)
 
     @cached_property
     def jobs(self) -> Mapping[str, JobRow]:
         """Every job by its id."""
-        return {record.job_id: describe(record) for record in self.records}
+        return {entry.job.job_id: entry.job for entry in self.entries}
 
     @cached_property
     def _labelled(self) -> tuple[Mapping[str, str], Sequence[str]]:
-        labels: dict[str, str] = {}
+        labels = dict.fromkeys(self.jobs, DENSE)
         said: list[str] = []
         for model in unique([job.model for job in self.jobs.values()]):
             jobs = [job for job in self.jobs.values() if job.model == model and not job.is_dense]
             found, notes = setting_labels(jobs)
-            labels |= dict(zip((job.job_id for job in jobs), found, strict=True))
+            labels |= zip((job.job_id for job in jobs), found, strict=True)
             said += [f"{model}: {note}" for note in notes]
         return labels, said
 
     @property
     def labels(self) -> Mapping[str, str]:
         """Of every job by its id: the method and what of its setting tells it apart from others on its model."""
-        return {job_id: self._labelled[0].get(job_id, DENSE) for job_id in self.jobs}
+        return self._labelled[0]
 
     @property
     def notes(self) -> Sequence[str]:
@@ -95,8 +102,21 @@ class Data:
 
     @cached_property
     def measurements(self) -> tuple[Measurement, ...]:
-        """What was measured, a protocol each."""
-        return tuple(_measurements(self))
+        """What was measured: every protocol once for each set of data that it was measured on."""
+        groups: dict[tuple[str, str], list[Found]] = defaultdict(list)
+        for entry in self.entries:
+            for result in entry.results:
+                groups[result.protocol, result.data_fingerprint].append((entry.job, result))
+        several = Counter(protocol for protocol, _ in groups)
+        made = []
+        for (key, fingerprint), found in sorted(groups.items(), key=lambda group: group[0]):
+            shown = f"{key}:{fingerprint.removeprefix('sha256:')[:8]}" if several[key] > 1 else key
+            panels: dict[tuple[str, str], list[Found]] = defaultdict(list)
+            for job, result in found:
+                panels[result.metric, job.model].append((job, result))
+            drawn = {where: panel_of(some, self.labels) for where, some in panels.items()}
+            made.append(Measurement(key.split(":")[0], shown, _title(key, [result for _, result in found]), drawn))
+        return tuple(made)
 
     @cached_property
     def styles(self) -> Mapping[str, Style]:
@@ -107,31 +127,19 @@ class Data:
                 for label, rank in panel.ranks():
                     ranks[label].append(rank)
         ordered = sorted(ranks, key=lambda label: (fmean(ranks[label]), natural_key(label)))
-        rest = sorted({*self.labels.values(), *self.frame["method"]} - {*ranks, DENSE}, key=natural_key)
+        methods = {job.method for job in self.jobs.values()}
+        rest = sorted({*self.labels.values(), *methods} - {*ranks, DENSE}, key=natural_key)
         return styles([*ordered, *rest]) | {DENSE: DENSE_STYLE}
 
 
-def _measurements(data: Data) -> Iterator[Measurement]:
-    """Every protocol that was measured, once for each set of data that it was measured on."""
-    frame = data.frame[data.frame["protocol"].notna()]
-    frame = frame.assign(label=frame["job_id"].map(data.labels))
-    for (key, fingerprint), rows in sorted(frame.groupby(["protocol", "data_fingerprint"], sort=False)):
-        several = frame.loc[frame["protocol"] == key, "data_fingerprint"].nunique() > 1
-        shown = f"{key}:{str(fingerprint).removeprefix('sha256:')[:8]}" if several else str(key)
-        grouped = rows.groupby(["metric", "model"], sort=False)
-        panels = {(str(metric), str(model)): panel_of(group) for (metric, model), group in grouped}
-        yield Measurement(str(key).split(":")[0], shown, _title(rows), panels)
-
-
-def _title(rows: "pd.DataFrame") -> str:
-    first = rows.iloc[0]
-    kind, task = first["protocol"].split(":")[:2]
-    length, options = protocol_parts(first["protocol"])
-    counts = unique([str(count) for count in sorted({int(count) for count in rows["num_samples"]})])
+def _title(protocol: str, results: Sequence[EvalResult]) -> str:
+    kind, task = protocol.split(":")[:2]
+    length, options = protocol_parts(protocol)
+    counts = sorted({result.num_samples for result in results})
     unit = {"perplexity": "windows", "accuracy": "images"}.get(kind, "questions")
-    whole = f"all of n = {' to '.join(unique([counts[0], counts[-1]]))} {unit}"
+    whole = f"all of n = {' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} {unit}"
     what = {"perplexity": f"perplexity on {task}", "accuracy": f"{task}, accuracy"}
     said = [what.get(kind, f"{task}, zero-shot accuracy")]
     said += [f"{length}-token windows"] if length else []
     said += ["BOS in every window"] if "bos" in options else []
-    return ", ".join([*said, *(unique([subset for subset in rows["subset"] if isinstance(subset, str)]) or [whole])])
+    return ", ".join([*said, *(unique([result.subset for result in results if result.subset]) or [whole])])

@@ -1,10 +1,12 @@
 """Quality against what it costs: which jobs no other job beats in both."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
+from harness.record import EvalResult
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
 from harness.reporting.figures.data import Data
 from harness.reporting.figures.look import (
@@ -89,10 +91,15 @@ def sizes(data: Data) -> Cost:
 
 def speeds(data: Data) -> Iterator[Cost]:
     """Every speed that was measured."""
-    frame = data.frame[data.frame["metric"].isin(SPEED_METRICS) & data.frame["value"].notna()]
-    for (metric, protocol), rows in frame.groupby(["metric", "protocol"], sort=True):
-        values = dict(zip(rows["job_id"], rows["value"].astype(float), strict=True))
-        yield Cost(f"{metric}-{protocol}", f"{metric} ({protocol})", values, not bool(rows["higher_is_better"].iloc[0]))
+    found: dict[tuple[str, str], dict[str, EvalResult]] = defaultdict(dict)
+    for entry in data.entries:
+        for result in entry.results:
+            if result.metric in SPEED_METRICS and result.value is not None:
+                found[result.metric, result.protocol][entry.job.job_id] = result
+    for (metric, protocol), results in sorted(found.items()):
+        values = {job_id: result.value for job_id, result in results.items() if result.value is not None}
+        less = not next(iter(results.values())).higher_is_better
+        yield Cost(f"{metric}-{protocol}", f"{metric} ({protocol})", values, less)
 
 
 def front(costs: Sequence[float], values: Sequence[float], *, less: bool, higher: bool) -> list[int]:

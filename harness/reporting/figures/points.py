@@ -2,18 +2,18 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
-from typing import TYPE_CHECKING
 
+from harness.record import EvalResult
 from harness.reporting.axes import pattern_order
-from harness.reporting.frame import DENSE
+from harness.reporting.frame import JobRow
 from harness.reporting.layout import clean, unique
 from harness.reporting.published import natural_key
+from harness.reporting.tables import in_unit, unit_of
 
-if TYPE_CHECKING:
-    import pandas as pd
+Found = tuple[JobRow, EvalResult]
 
 MAX_SERIES = 10
 """More than this are not told apart in one axis; then every method is drawn with one of its settings."""
@@ -97,27 +97,25 @@ class Panel:
                 yield point.label, rank / (len(rivals) - 1) if len(rivals) > 1 else 0.5
 
 
-def panel_of(rows: "pd.DataFrame") -> Panel:
-    """The points of one metric, model and protocol, from their rows of the frame with a column `label`."""
-    first = rows.iloc[0]
-    finite = rows["value"].map(lambda value: value is not None and math.isfinite(value))
+def panel_of(found: Sequence[Found], labels: Mapping[str, str]) -> Panel:
+    """The points of one metric, model and protocol, from results with their jobs; labels: of every job by its id."""
+    job, example = found[0]
+    finite = [one for one in found if one[1].value is not None and math.isfinite(one[1].value)]
     notes = []
-    if lost := int((~finite).sum()):
-        notes.append(f"{first['model']}: {lost} of {len(rows)} values are infinite or missing and are not drawn")
-    rows = rows[finite]
-    dense, pruned = rows[rows["method"] == DENSE], rows[rows["method"] != DENSE]
-    types = Counter(pruned["dtype"])  # the dense model in the type that most of the pruned ones have
-    best = max(dense["dtype"].unique(), key=lambda dtype: (types[dtype], str(dtype)), default="")
-    points = sorted(_points(pruned), key=lambda point: natural_key(point.label))
+    if lost := len(found) - len(finite):
+        notes.append(f"{job.model}: {lost} of {len(found)} values are infinite or missing and are not drawn")
+    dense, pruned = [one for one in finite if one[0].is_dense], [one for one in finite if not one[0].is_dense]
+    types = Counter(job.dtype for job, _ in pruned)  # the dense model in the type that most of the pruned ones have
+    best = max(dense, key=lambda one: (types[one[0].dtype], one[0].dtype), default=None)
+    points = sorted(_points(pruned, labels), key=lambda point: natural_key(point.label))
     kept = _one_a_method((point.label, point.method) for point in points)
     if left_out := len({point.label for point in points} - kept):
-        notes.append(f"{first['model']}: {left_out} further settings of the methods are in the table only")
-    kept_points = tuple(point for point in points if point.label in kept)
-    unpruned = next(iter(_points(dense[dense["dtype"] == best].head(1))), None)
-    better = bool(first["higher_is_better"])
-    made = Panel(str(first["model"]), str(first["metric"]), better, kept_points, unpruned, ())
-    if beyond := sum(point.value > made.edge for point in kept_points):
-        notes.append(f"{made.model}: {beyond} values beyond {made.edge:,.0f} are drawn as that")
+        notes.append(f"{job.model}: {left_out} further settings of the methods are in the table only")
+    drawn = tuple(point for point in points if point.label in kept)
+    unpruned = _points([best], labels)[0] if best else None
+    made = Panel(job.model, example.metric, example.higher_is_better, drawn, unpruned, ())
+    if beyond := sum(point.value > made.edge for point in drawn):
+        notes.append(f"{job.model}: {beyond} values beyond {made.edge:,.0f} are drawn as that")
     return replace(made, notes=tuple(notes))
 
 
@@ -132,40 +130,42 @@ def _one_a_method(points: Iterable[tuple[str, str]]) -> set[str]:
     return set(best.values())
 
 
-def _points(rows: "pd.DataFrame") -> list[Point]:
+def _points(found: Iterable[Found], labels: Mapping[str, str]) -> list[Point]:
     """In order of pattern and sparsity."""
-    columns = ("label", "method", "model", "pattern", "sparsity", "achieved_sparsity", "value", "stderr", "job_id")
-    groups: dict[tuple[str, str, str, str, float], list[tuple[float | None, float, float | None, str]]] = defaultdict(
-        list
-    )
-    for *key, achieved, value, stderr, job_id in zip(*(rows[name].tolist() for name in columns), strict=True):
-        groups[tuple(key)].append((achieved, value, stderr, job_id))
-    factor = 1.0 if rows.empty else scale(str(rows["metric"].iloc[0]))
-    made = []
-    for (label, method, model, pattern, sparsity), found in groups.items():
-        values = [factor * value for _, value, _, _ in found]
-        counted = [achieved for achieved, *_ in found if achieved is not None and math.isfinite(achieved)]
-        error = _error(values, factor, found[0][2])
-        value, spread = fmean(values), error or 0.0
-        where = (clean(model), pattern, sparsity, pattern_name(pattern, sparsity), fmean(counted or [sparsity]))
-        ids = tuple(job_id for *_, job_id in found)
-        made.append(Point(label, method, *where, value, error, value - spread, value + spread, ids))
+    groups: dict[tuple[str, str, float], list[Found]] = defaultdict(list)
+    for job, result in found:
+        groups[labels[job.job_id], job.pattern, job.sparsity].append((job, result))
+    made = [_point(label, some) for (label, *_), some in groups.items()]
     return sorted(made, key=lambda point: pattern_order(point.pattern, point.sparsity))
 
 
-def _error(values: Sequence[float], factor: float, stderr: float | None) -> float | None:
-    error = stdev(values) if len(values) > 1 else math.nan if stderr is None else factor * stderr
-    return error if math.isfinite(error) else None
-
-
-def scale(metric: str) -> float:
-    """Accuracies are stored as fractions and drawn in percent."""
-    return 1.0 if metric == "perplexity" else 100.0
+def _point(label: str, found: Sequence[Found]) -> Point:
+    job, result = found[0]
+    unit = unit_of(result.metric)
+    values = [value for _, one in found if (value := in_unit(one.value, unit)) is not None]
+    error = stdev(values) if len(values) > 1 else in_unit(result.stderr, unit)
+    error = error if error is not None and math.isfinite(error) else None
+    value, spread = fmean(values), error or 0.0
+    achieved = [one.achieved_sparsity for one, _ in found if one.achieved_sparsity is not None]
+    return Point(
+        label=label,
+        method=job.method,
+        model=clean(job.model),
+        pattern=job.pattern,
+        sparsity=job.sparsity,
+        place=pattern_name(job.pattern, job.sparsity),
+        achieved=fmean(achieved or [job.sparsity]),
+        value=value,
+        error=error,
+        low=value - spread,
+        high=value + spread,
+        jobs=tuple(one.job_id for one, _ in found),
+    )
 
 
 def quantity(metric: str) -> str:
     """A metric with its unit."""
-    return "perplexity" if metric == "perplexity" else f"{metric} [%]"
+    return f"{metric} [%]" if unit_of(metric) == "%" else metric
 
 
 def pattern_name(pattern: str, sparsity: float) -> str:
