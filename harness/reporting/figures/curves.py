@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
-from harness.reporting.figures.data import Data
+from harness.reporting.figures.data import Data, Measurement
 from harness.reporting.figures.look import (
     DENSE_COLOR,
     PANEL_HEIGHT,
@@ -58,15 +58,13 @@ def accuracy(data: Data) -> Iterator[Picture | NotDrawn]:
 
 
 def _curves(data: Data, name: str, kinds: tuple[str, ...], across: Across) -> Iterator[Picture | NotDrawn]:
-    drawn = False
-    for each in data.measurements:
-        if each.kind in kinds and each.points:
-            drawn = True
-            said = [note for note in (across.note, errors(each.points)) if note]
-            title = f"What does pruning cost in {name}?"
-            yield from Sheet(name, title, partial(curve_panel, across=across), said).pages(each, data)
-    if not drawn:
-        yield NotDrawn(name, f"no pruned model has a finite {name}")
+    def notes(each: Measurement) -> list[str]:
+        return [note for note in (across.note, errors(each.points)) if note]
+
+    sheet = Sheet(name, f"What does pruning cost in {name}?", partial(curve_panel, across=across), notes)
+    return sheet.drawn(
+        data, lambda each: each.kind in kinds and bool(each.points), f"no pruned model has a finite {name}"
+    )
 
 
 @dataclass(frozen=True, slots=True)

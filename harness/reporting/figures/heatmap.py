@@ -19,14 +19,10 @@ NOTES = ("darker is better; an empty field was not measured",)
 @FIGURES.register("heatmap")
 def heat_maps(data: Data) -> Iterator[Picture | NotDrawn]:
     """A figure for every protocol under which two methods or two patterns were measured."""
-    drawn = False
-    for each in data.measurements:
-        if any(len(one.points) > 1 for one in each.panels.values()):
-            drawn = True
-            title = "Which method is best at which pattern and sparsity?"
-            yield from Sheet("heatmap", title, heat_panel, NOTES, "independent").pages(each, data)
-    if not drawn:
-        yield NotDrawn("heatmap", "no protocol has two methods or two patterns to lay side by side")
+    title = "Which method is best at which pattern and sparsity?"
+    sheet = Sheet("heatmap", title, heat_panel, lambda _: NOTES, "independent")
+    why_not = "no protocol has two methods or two patterns to lay side by side"
+    return sheet.drawn(data, lambda each: any(len(one.points) > 1 for one in each.panels.values()), why_not)
 
 
 def _short(value: float) -> str:

@@ -8,7 +8,7 @@ from statistics import fmean
 
 from harness.record import EvalResult
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
-from harness.reporting.figures.data import Data
+from harness.reporting.figures.data import Data, Measurement
 from harness.reporting.figures.look import (
     PANEL_HEIGHT,
     PANEL_WIDTH,
@@ -25,6 +25,9 @@ from harness.reporting.layout import clean
 
 SPEED_METRICS = ("tokens_per_second", "latency")
 """Metrics of a result that are a measured speed; others are none."""
+
+QUALITY = ("perplexity", "zero_shot", "accuracy")
+"""Kinds of evaluation that tell how good a model is."""
 
 MILLION = 1e6
 BEATEN_OPACITY = 0.4
@@ -119,15 +122,11 @@ def front(costs: Sequence[float], values: Sequence[float], *, less: bool, higher
 
 
 def _of(cost: Cost, data: Data, title: str) -> Iterator[Picture | NotDrawn]:
-    drawn = False
-    sheet = Sheet(f"pareto-{cost.name}", title, partial(front_panel, cost=cost), NOTES)
-    for each in data.measurements:
-        costs = [cost.of(point) for point in each.points]
-        if each.kind in ("perplexity", "zero_shot", "accuracy") and any(value is not None for value in costs):
-            drawn = True
-            yield from sheet.pages(each, data)
-    if not drawn:
-        yield NotDrawn(f"pareto-{cost.name}", "no pruned model has both a finite quality and this cost")
+    def wanted(each: Measurement) -> bool:
+        return each.kind in QUALITY and any(cost.of(point) is not None for point in each.points)
+
+    sheet = Sheet(f"pareto-{cost.name}", title, partial(front_panel, cost=cost), lambda _: NOTES)
+    return sheet.drawn(data, wanted, "no pruned model has both a finite quality and this cost")
 
 
 def front_panel(panel: Panel, looks: Looks, cost: Cost) -> Spec:

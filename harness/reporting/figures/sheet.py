@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from harness.reporting.figures.base import Picture
+from harness.reporting.figures.base import NotDrawn, Picture
 from harness.reporting.figures.data import Data, Measurement
 from harness.reporting.figures.look import PANEL_WIDTH, Spec, Style, composed, file_name, titled
 from harness.reporting.figures.points import Panel, Point
@@ -19,27 +19,31 @@ Looks = Mapping[str, Style]
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """What the panels of a figure have in common.
+    """A figure for every protocol, and what its panels have in common.
 
     Args:
         name: with the protocol and the page it makes the file name.
         title: the question that the figure answers.
         draw: a panel's chart.
-        notes: what a reader must know beside the protocol and what the panels leave out.
+        notes: what a reader must know of a protocol's figure beside the protocol and what the panels leave out.
         colors: one scale for all panels, or one a panel.
     """
 
     name: str
     title: str
     draw: Callable[[Panel, Looks], Spec]
-    notes: Sequence[str] = ()
+    notes: Callable[[Measurement], Sequence[str]]
     colors: Literal["shared", "independent"] = "shared"
 
-    def pages(self, measured: Measurement, data: Data) -> Iterator[Picture]:
-        """The figure of a protocol: metrics are its rows, models its columns."""
-        for suffix, models in paged(measured.models, MODELS_A_SHEET):
-            name = f"{self.name}-{file_name(measured.key.split(':', 1)[1])}{suffix}"
-            yield Picture(name, self._chart(measured, models, data))
+    def drawn(self, data: Data, wanted: Callable[[Measurement], bool], why_not: str) -> Iterator[Picture | NotDrawn]:
+        """The figures of all protocols that are wanted: metrics are their rows, models their columns."""
+        found = [each for each in data.measurements if wanted(each)]
+        if not found:
+            yield NotDrawn(self.name, why_not)
+        for each in found:
+            for suffix, models in paged(each.models, MODELS_A_SHEET):
+                name = f"{self.name}-{file_name(each.key.split(':', 1)[1])}{suffix}"
+                yield Picture(name, self._chart(each, models, data))
 
     def _chart(self, measured: Measurement, models: Sequence[str], data: Data) -> Spec:
         panels = {where: one for where, one in measured.panels.items() if where[1] in models}
@@ -54,7 +58,7 @@ class Sheet:
         chart = composed("vconcat", drawn, resolve=resolve)
         left_out = [note for each in panels.values() for note in each.notes]
         notes = [note for note in data.notes if note.startswith(tuple(f"{model}: " for model in models))]
-        said = [f"{measured.title} [{measured.key}]", "; ".join(unique([*self.notes, *notes, *left_out]))]
+        said = [f"{measured.title} [{measured.key}]", "; ".join(unique([*self.notes(measured), *notes, *left_out]))]
         said = [text.replace(f"{models[0]}: ", "") for text in said] if len(models) == 1 else said
         return titled(chart, self.title, said, 1.6 * PANEL_WIDTH * len(models))
 
