@@ -9,6 +9,7 @@ from rich.text import Text
 
 from harness.record import EvalResult, JsonValue, LayerReport, RunRecord
 from harness.reporting.layout import DASH, UNITS, clean, number, percent
+from harness.reporting.marks import NO_NUMBER, NO_NUMBER_NOTE
 
 WORST_LAYERS = 5
 """How many layers are listed, those with the largest output error first."""
@@ -75,10 +76,12 @@ def _results(results: Sequence[EvalResult]) -> RenderableType:
     for header in ("protocol", "subset"):
         grid.add_column(header, overflow="fold")
     for result in results:
-        cells = (f"  {result.task}", result.metric, _value(result.value, result), _value(result.stderr, result))
+        value = DASH + NO_NUMBER if result.value is None else _value(result.value, result)
+        cells = (f"  {result.task}", result.metric, value, _value(result.stderr, result))
         rest = (str(result.num_samples), result.protocol, result.subset or "all")
         grid.add_row(*(Text(clean(cell)) for cell in (*cells, *rest)))
-    return grid
+    missing = any(result.value is None for result in results)
+    return Group(grid, Text(f"  {NO_NUMBER_NOTE}")) if missing else grid
 
 
 def _value(value: float | None, result: EvalResult) -> str:

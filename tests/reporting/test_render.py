@@ -189,3 +189,10 @@ def test_a_record_is_shown_whole(record, perplexity, accuracy) -> None:
     assert "\x1b" not in text
     assert "blocks.0.q" not in text
     assert max(map(len, text.splitlines())) <= 80
+
+
+def test_a_record_says_why_a_number_is_missing(record, perplexity) -> None:
+    """A dash with a mark, explained below; a record whose numbers are all there has neither."""
+    for value in (None, 7.5):
+        text = printed(render_record(record(results=(perplexity(value), perplexity(8.0, "c4")))), 100)
+        assert ("–¶" in text) == ("¶ no number: the model's outputs overflowed" in text) == (value is None)
