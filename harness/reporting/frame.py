@@ -1,7 +1,7 @@
 """Records as rows: one a job, or one a (job, metric) as a pandas frame.  Pure; reads nothing from disk."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -186,37 +186,23 @@ def to_frame(records: Sequence[RunRecord]) -> "pd.DataFrame":
     """
     import pandas as pd  # here, because `list` and `plan` must not wait for it
 
-    rows = [row for entry in measured(records) for row in _frame_rows(entry)]
-    return pd.DataFrame(rows, columns=_frame_columns(rows))
-
-
-def _frame_rows(entry: Measured) -> Iterator[dict[str, object]]:
-    seconds = {"seconds" if name == "total" else f"seconds_{name}": spent for name, spent in entry.timings_s.items()}
-    job = {name: getattr(entry.job, name) for name in JobRow.__slots__}
-    for result in entry.results or (None,):
-        outcome: dict[str, object] = {name: getattr(result, name, None) for name in RESULT_COLUMNS}
-        yield job | outcome | seconds
+    rows = []
+    for entry in measured(records):
+        job = {name: getattr(entry.job, name) for name in JobRow.__slots__}
+        for step, spent in entry.timings_s.items():
+            job["seconds" if step == "total" else f"seconds_{step}"] = spent
+        rows += [
+            job | {name: getattr(result, name, None) for name in RESULT_COLUMNS} for result in entry.results or (None,)
+        ]
+    fixed = [*JobRow.__slots__, *RESULT_COLUMNS, *SECONDS_COLUMNS]  # which an empty frame has, too
+    return pd.DataFrame(rows, columns=fixed + sorted({name for row in rows for name in row} - set(fixed)))
 
 
 RESULT_COLUMNS = (
-    "protocol",
-    "task",
-    "metric",
-    "value",
-    "stderr",
-    "num_samples",
-    "subset",
-    "higher_is_better",
-    "data_source",
-    "data_fingerprint",
+    *("protocol", "task", "metric", "value", "stderr", "num_samples", "subset", "higher_is_better"),
+    *("data_source", "data_fingerprint"),
 )
-
-
-def _frame_columns(rows: Sequence[Mapping[str, object]]) -> list[str]:
-    """The fixed columns, then whatever else was timed, so that an empty frame still has its columns."""
-    fixed = [*JobRow.__slots__, *RESULT_COLUMNS, "seconds"]
-    fixed += [f"seconds_{step}" for step in ("load", "calibrate", "prune", "evaluate")]
-    return fixed + sorted({name for row in rows for name in row} - set(fixed))
+SECONDS_COLUMNS = ("seconds", "seconds_load", "seconds_calibrate", "seconds_prune", "seconds_evaluate")
 
 
 @dataclass(frozen=True, slots=True)
