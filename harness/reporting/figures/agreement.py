@@ -2,8 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from typing import Any
 
 from harness.record import EvalResult
@@ -11,25 +10,11 @@ from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
 from harness.reporting.figures.data import Data
 from harness.reporting.figures.look import Spec, composed, file_name, titled, told_apart, tooltip, value_scale
 from harness.reporting.figures.points import quantity
-from harness.reporting.tables import unit_of
+from harness.reporting.figures.sheet import Row
+from harness.reporting.tables import in_unit, unit_of
 
 SIDE = 300
 Key = tuple[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Pair:
-    """One number of a paper and ours of the same setting, in the unit of the figure; low and high: less and plus the
-    standard error.
-    """
-
-    label: str
-    published: float
-    measured: float
-    low: float
-    high: float
-    verified: bool
-    job: str
 
 
 @FIGURES.register("published")
@@ -43,40 +28,41 @@ def agreement(data: Data) -> Iterator[Picture | NotDrawn]:
         yield Picture(name, _chart(data, some, examples[protocol, metric]))
 
 
-def pairs(data: Data) -> tuple[dict[Key, list[Pair]], dict[Key, EvalResult]]:
-    """Pairs by (protocol, metric), and an example result of each."""
-    found: dict[Key, list[Pair]] = defaultdict(list)
+def pairs(data: Data) -> tuple[dict[Key, list[Row]], dict[Key, EvalResult]]:
+    """Rows of a published number and ours of one setting by (protocol, metric), and an example result of each."""
+    found: dict[Key, list[Row]] = defaultdict(list)
     examples: dict[Key, EvalResult] = {}
     for entry in data.entries:
         for result in entry.results:
             setting = entry.setting(result)
             rows = data.published.lookup(setting) if setting else ()
-            if not rows or result.value is None or math.isinf(result.value):
-                continue
-            factor = 100.0 if unit_of(result.metric) == "%" else 1.0
-            value, error = factor * result.value, factor * (result.stderr or 0.0)
-            verified = rows[0].status != "unverified"
-            pair = Pair(
-                entry.job.method, rows[0].value, value, value - error, value + error, verified, entry.job.job_id
-            )
-            found[result.protocol, result.metric].append(pair)
-            examples.setdefault((result.protocol, result.metric), result)
+            value = in_unit(result.value, unit_of(result.metric))
+            if rows and value is not None and math.isfinite(value):
+                error = in_unit(result.stderr, unit_of(result.metric)) or 0.0
+                found[result.protocol, result.metric].append(
+                    {
+                        **{"label": entry.job.method, "published": rows[0].value, "measured": value},
+                        **{"low": value - error, "high": value + error, "job": entry.job.job_id},
+                        "verified": rows[0].status != "unverified",
+                    }
+                )
+                examples.setdefault((result.protocol, result.metric), result)
     return dict(sorted(found.items())), examples
 
 
-def _chart(data: Data, some: Sequence[Pair], example: EvalResult) -> Spec:
+def _chart(data: Data, some: list[Row], example: EvalResult) -> Spec:
     import altair
 
     unit = quantity(example.metric)
-    both, axis = value_scale(end for pair in some for end in (pair.published, pair.measured))
+    both, axis = value_scale(end for pair in some for end in (pair["published"], pair["measured"]))
 
     def up(field: str) -> Any:
         return altair.Y(f"{field}:Q", title=f"measured {unit}", scale=both, axis=axis)
 
-    methods = {pair.label for pair in some}
+    methods = {pair["label"] for pair in some}
     looks = told_apart({label: style for label, style in data.styles.items() if label in methods}, "color", "shape")
     across = altair.X("published:Q", title=f"published {unit}", scale=both, axis=axis)
-    base = altair.Chart(altair.InlineData(values=list(map(asdict, some)))).encode(x=across)
+    base = altair.Chart(altair.InlineData(values=some)).encode(x=across)
     shown = base.encode(**looks, y=up("measured"), tooltip=tooltip("label:N", "published:Q", "measured:Q", "job:N"))
     ends = altair.InlineData(values=[{"published": end, "measured": end} for end in both["domain"]])
     parts = (
@@ -88,5 +74,7 @@ def _chart(data: Data, some: Sequence[Pair], example: EvalResult) -> Spec:
     chart = composed("layer", parts, width=SIDE, height=SIDE)
     said = [f"{example.task}, n = {example.num_samples} [{example.protocol}]"]
     said += ["on the line: equal; hollow: the published value was not checked against its paper"]
-    said += ["error bars: standard error of the measured value"] if any(pair.high > pair.low for pair in some) else []
+    said += (
+        ["error bars: standard error of the measured value"] if any(pair["high"] > pair["low"] for pair in some) else []
+    )
     return titled(chart, "Are measured numbers those that papers print?", said, 1.5 * SIDE)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING
 
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
 from harness.reporting.figures.data import Data, Measurement
@@ -22,6 +22,9 @@ from harness.reporting.figures.points import Panel, Point
 from harness.reporting.figures.sheet import Looks, Row, Sheet, rows_of
 from harness.reporting.frame import DENSE
 from harness.reporting.layout import clean
+
+if TYPE_CHECKING:
+    import altair
 
 PLACE_WIDTH, MARKER_WIDTH = 46, 9
 """Pixels of a pattern beside the lines: at least so many, and so many a series."""
@@ -67,20 +70,6 @@ def _curves(data: Data, name: str, kinds: tuple[str, ...], across: Across) -> It
     )
 
 
-@dataclass(frozen=True, slots=True)
-class Quality:
-    """The upward axis of a panel: the same for all that is drawn in it."""
-
-    scale: Any
-    axis: Any
-    title: str
-
-    def __call__(self, field: str) -> Any:
-        import altair
-
-        return altair.Y(f"{field}:Q", scale=self.scale, axis=self.axis, title=self.title)
-
-
 def curve_panel(panel: Panel, looks: Looks, across: Across) -> Spec:
     """Unstructured sparsities as lines; beside them every other pattern in a place of its own, for 2:4 is not 50 %."""
     import altair
@@ -90,7 +79,7 @@ def curve_panel(panel: Panel, looks: Looks, across: Across) -> Spec:
     rest = [point for point in panel.points if point.pattern != "unstructured"]
     ends = [min(end, panel.edge) for point in panel.drawn for end in (point.value, point.low, point.high)]
     scale, axis = value_scale((end for end in ends if end > 0), linear=panel.higher_is_better)
-    quality, parts = Quality(scale, axis, panel.label), []
+    quality, parts = partial(altair.Y, scale=scale, axis=axis, title=panel.label), []
     if lines or not rest:
         rows = [row | {"x": across.of(point)} for row, point in zip(rows_of(lines, panel), lines, strict=True)]
         x = altair.X(
@@ -104,30 +93,31 @@ def curve_panel(panel: Panel, looks: Looks, across: Across) -> Spec:
             "x": altair.X("place:N", title="pattern", sort=places, axis=altair.Axis(grid=False, **TWO_LINES)),
             "xOffset": altair.XOffset("label:N", sort=labels),
         }
-        bare = Quality(scale, altair.Axis(values=axis["values"], labels=False, ticks=False, domain=False), "")
+        empty = altair.Axis(values=axis["values"], labels=False, ticks=False, domain=False)
+        bare = partial(altair.Y, scale=scale, axis=empty, title="")
         width = len(places) * max(PLACE_WIDTH, MARKER_WIDTH * len(labels))
         beside = _layers(panel, rows_of(rest, panel), looks, where, bare if parts else quality)
         parts.append(beside | {"width": width})
     return composed("hconcat", parts, spacing=4, title=clean(panel.model))
 
 
-def _layers(panel: Panel, rows: list[Row], looks: Looks, across: dict[str, Any], y: Quality) -> Spec:
+def _layers(panel: Panel, rows: list[Row], looks: Looks, across: Spec, y: "partial[altair.Y]") -> Spec:
     """Dense model, lines, error bars and points, the later over the earlier."""
     import altair
 
     base = altair.Chart(altair.InlineData(values=rows)).encode(**across)
     dense = altair.Chart(altair.InlineData(values=rows_of([panel.dense], panel) if panel.dense else []))
     layers = [
-        dense.mark_rect(color=DENSE_COLOR, opacity=0.08).encode(y=y("low"), y2=altair.Y2("high:Q")),
-        dense.mark_rule(size=1.3).encode(**told_apart(looks, "color", "strokeDash"), y=y("value")),
+        dense.mark_rect(color=DENSE_COLOR, opacity=0.08).encode(y=y("low:Q"), y2=altair.Y2("high:Q")),
+        dense.mark_rule(size=1.3).encode(**told_apart(looks, "color", "strokeDash"), y=y("value:Q")),
     ]
     if "xOffset" not in across:
         lines = base.mark_line(clip=True).encode(**told_apart(looks, "color", "strokeDash"))
-        layers.append(lines.encode(y=y("value"), order=altair.Order("x:Q")))
+        layers.append(lines.encode(y=y("value:Q"), order=altair.Order("x:Q")))
     bars = base.transform_filter("datum.error > 0").mark_rule(opacity=0.7, clip=True)
-    layers.append(bars.encode(**told_apart(looks, "color"), y=y("low"), y2=altair.Y2("high:Q")))
+    layers.append(bars.encode(**told_apart(looks, "color"), y=y("low:Q"), y2=altair.Y2("high:Q")))
     marks = base.mark_point(size=40).encode(**told_apart(looks, "color", "shape"))
-    layers.append(marks.encode(y=y("shown"), tooltip=tooltip(*TOOLTIP)))
+    layers.append(marks.encode(y=y("shown:Q"), tooltip=tooltip(*TOOLTIP)))
     return composed("layer", layers, height=PANEL_HEIGHT)
 
 

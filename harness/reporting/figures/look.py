@@ -87,13 +87,11 @@ def told_apart(known: Mapping[str, Style], *channels: str) -> dict[str, Any]:
     labels, styles = list(known), list(known.values())
     # The other way round, and not the same domain to Vega-Lite: in one legend, dashes would tear the markers' outlines.
     dashes = altair.Scale(domain=labels[::-1], range=[list(style.dash) for style in styles[::-1]])
+    colors = altair.Scale(domain=labels, range=[style.color for style in styles])
+    markers = altair.Scale(domain=labels, range=[style.marker for style in styles])
     looks = {
-        "color": altair.Color(
-            "label:N", title=None, scale=altair.Scale(domain=labels, range=[style.color for style in styles])
-        ),
-        "shape": altair.Shape(
-            "label:N", title=None, scale=altair.Scale(domain=labels, range=[style.marker for style in styles])
-        ),
+        "color": altair.Color("label:N", title=None, scale=colors),
+        "shape": altair.Shape("label:N", title=None, scale=markers),
         "strokeDash": altair.StrokeDash("label:N", scale=dashes, legend=None),
     }
     return {channel: looks[channel] for channel in channels}

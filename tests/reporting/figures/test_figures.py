@@ -217,7 +217,7 @@ def test_published_numbers_meet_measured_ones(published: Published) -> None:
     record = make_record("magnitude", Unstructured(0.5), (make_perplexity(190.0),))
     found, _ = pairs(Data.of([record], published))
     ((pair,),) = found.values()
-    assert (pair.label, pair.measured) == ("magnitude", 190.0)
+    assert (pair["label"], pair["measured"]) == ("magnitude", 190.0)
     subset = make_record("magnitude", Unstructured(0.5), (make_perplexity(190.0, max_windows=64),))
     assert pairs(Data.of([subset], published))[0] == {}
 
