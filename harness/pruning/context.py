@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
@@ -76,6 +75,7 @@ class PruningContext:
         held_out: makes what measures trials, on at most that many held-out sequences (a classifier: on all).
         cache: of what does not depend on the requested pattern.
         caches_statistics: whether there is memory for the statistics of other jobs.
+        saves: whether the model will be saved, so that its configuration must be able to say what became of it.
     """
 
     model: PreTrainedModel
@@ -92,6 +92,7 @@ class PruningContext:
     held_out: Callable[[int], HeldOutLoss] = _nothing_held_out
     cache: CalibrationCache = _nothing_cached
     caches_statistics: bool = False
+    saves: bool = False
 
     @property
     def refining_allocation(self) -> Allocation | None:
@@ -105,29 +106,11 @@ class PruningContext:
         """
         return self.batch_tokens if self.refining_allocation is None else 1
 
-
-@dataclass(frozen=True, slots=True)
-class ModelContext:
-    """How a global method runs the model.
-
-    Args:
-        device: where the whole model is.
-        batch_tokens: most tokens in one forward pass, >= 1; at least one sequence is run at a time.
-        seed: of the job, for whatever the method draws.
-        looks_at_data: enters a stretch of time that counts as calibration, not as pruning.
-    """
-
-    device: torch.device
-    batch_tokens: int
-    seed: int
-    reporter: Reporter
-    looks_at_data: Callable[[], AbstractContextManager[None]] = nullcontext
-
-    def batches(self, rows_BL: Tensor) -> list[Tensor]:
-        """The calibration rows in parts of at most `batch_tokens`, on the device."""
+    def batches(self) -> list[Tensor]:
+        """The calibration sequences in parts of at most `batch_tokens`, on the device."""
         from harness.blocks.runner import in_batches
 
-        return [part_BL.to(self.device) for part_BL in in_batches(rows_BL, self.batch_tokens)]
+        return [part_BL.to(self.device) for part_BL in in_batches(self.tokens_BL, self.batch_tokens)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,9 +120,9 @@ class GlobalOutcome:
     Args:
         details: facts for the layers' reports, by path in the model.
         notes: lines for the record, of what concerns the whole model.
-        tensors: names in `state_dict` of what changed beside the weights of the prunable linears.
+        change: of all but the values of the prunable linears' weights: other tensors, and what was cut.
     """
 
     details: Mapping[str, Mapping[str, JsonValue]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-    tensors: frozenset[str] = frozenset()
+    change: ModelChange = field(default_factory=ModelChange)

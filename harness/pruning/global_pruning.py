@@ -8,34 +8,21 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from harness.blocks.changes import ModelChange
 from harness.blocks.inputs import InputObserver, check_reached
 from harness.blocks.layers import PrunableLinear, prunable_layers, weight_view
 from harness.models.objective import in_float32
-from harness.patterns import Pattern
-from harness.pruning.context import ModelContext, PruningContext, PruningOutcome
+from harness.pruning.context import GlobalOutcome, PruningContext, PruningOutcome
 from harness.pruning.layer_reports import layer_report
-from harness.record import ERROR_TOKENS
+from harness.record import ERROR_TOKENS, LayerReport
 
 if TYPE_CHECKING:  # methods reach this module through their kind
     from harness.pruning.methods.base import GlobalMethod
 
 
 def prune_globally(method: GlobalMethod, context: PruningContext) -> PruningOutcome:
-    """Prune the whole model at once."""
-    given = ModelContext(
-        context.device, context.batch_tokens, context.seed, context.reporter, partial(context.clock, "calibrate")
-    )
-    with context.clock("prune"):
-        return prune_modelwise(context.model, method, context.tokens_BL, context.pattern, given)
-
-
-def prune_modelwise(
-    model: PreTrainedModel, method: GlobalMethod, rows_BL: Tensor, pattern: Pattern, context: ModelContext
-) -> PruningOutcome:
-    """Prune `model` in place, in float32; it is on the context's device afterwards, in its own types again.
+    """Prune the model at once and in float32; it is on the context's device afterwards, in its own types again.
 
     Output errors are measured as in sequential pruning, on the first calibration tokens that reach a layer, with the
     inputs that it has in the dense model.
@@ -43,22 +30,34 @@ def prune_modelwise(
     Raises:
         UserError: a layer that no calibration token reaches.
     """
+    model = context.model
     halves = any(weight.dtype != torch.float32 for weight in model.parameters())
     model.to(context.device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
     linears = prunable_layers(model)
-    with in_float32(model):
+    with context.clock("prune"), in_float32(model):
         context.reporter.start("prune: inputs of the dense model", 1)
-        with context.looks_at_data():
-            samples = sample_inputs(model, linears, context.batches(rows_BL))
+        with context.clock("calibrate"):
+            samples = sample_inputs(model, linears, context.batches())
         dense = {name: weight_view(linear).clone() for name, linear in linears.items()}
-        done = method.prune_model(model, rows_BL, pattern, context)
-    layers = []
-    for name, linear in linears.items():
-        weights = dense.pop(name), weight_view(linear)
-        layers.append(layer_report(name, weights, samples[name], pattern, done.details.get(name, {})))
-    change = ModelChange.of_weights({each.name: each.shape for each in layers}, done.tensors)
+        done = method.prune_model(context)
+    layers = _reports(context, done, dense, samples)
+    weights = ModelChange.of_weights({name: (len(weight_OI), weight_OI.shape[1]) for name, weight_OI in dense.items()})
     notes = (*done.notes, *(["pruned in float32, since gradients are needed"] if halves else []))
-    return PruningOutcome(layers, change, notes)
+    return PruningOutcome(layers, weights.then(done.change), notes)
+
+
+def _reports(
+    context: PruningContext, done: GlobalOutcome, dense: Mapping[str, Tensor], samples: Mapping[str, Tensor]
+) -> list[LayerReport]:
+    """Of all layers of the dense model, with output errors where a layer has the shape that it had."""
+    now, reports = prunable_layers(context.model), []
+    for name, old_OI in dense.items():
+        place = done.change.place_of(name)
+        new_OI = old_OI.new_empty(0, 0) if place is None else weight_view(now[place])
+        sample_TI = samples[name] if new_OI.shape == old_OI.shape else None
+        details = done.details.get(name, {})
+        reports.append(layer_report(name, (old_OI, new_OI), sample_TI, context.pattern.sparsity, details))
+    return reports
 
 
 @torch.no_grad()

@@ -11,30 +11,41 @@ from torch import Tensor, nn
 
 from harness.blocks.layers import decoder_blocks, prunable_linears, unpruned_weights
 from harness.blocks.offload import InMemory, Offloading
-from harness.patterns import Pattern
 from harness.record import JsonValue, LayerReport
 
 
 def layer_report(
-    name: str, weights: tuple[Tensor, Tensor], sample_TI: Tensor, pattern: Pattern, details: Mapping[str, JsonValue]
+    name: str,
+    weights: tuple[Tensor, Tensor],
+    sample_TI: Tensor | None,
+    requested: float,
+    details: Mapping[str, JsonValue],
+    columns: Tensor | None = None,
 ) -> LayerReport:
     """What became of one layer.
 
     Args:
-        weights: before and after, [O, I].
-        sample_TI: inputs in float32 that the output error is measured on.
+        weights: before and after, [O, I]; one that is gone is [0, 0].
+        sample_TI: inputs in float32 that the output error is measured on; None where outputs are gone, so that there is
+            nothing to compare.
+        requested: fraction of its weights, or of its channels, that was to go.
+        columns: numbers of the columns that are left, None = all.
     """
     old_OI, new_OI = weights
-    dense_TO = sample_TI @ old_OI.float().T
-    error_TO = dense_TO - sample_TI @ new_OI.float().T
-    scale = float(dense_TO.norm())
+    gone = int((new_OI == 0).sum()) if new_OI.shape == old_OI.shape else old_OI.numel() - new_OI.numel()
+    error = None
+    if sample_TI is not None:
+        dense_TO = sample_TI @ old_OI.float().T
+        input_TI = sample_TI if columns is None else sample_TI[:, columns.to(sample_TI.device)]
+        scale = float(dense_TO.norm())
+        error = float((dense_TO - input_TI @ new_OI.float().T).norm()) / scale if scale else None
     return LayerReport(
         name=name,
-        shape=(new_OI.shape[0], new_OI.shape[1]),
-        requested_sparsity=pattern.sparsity,
-        achieved_sparsity=float((new_OI == 0).sum()) / new_OI.numel(),
-        relative_output_error=float(error_TO.norm()) / scale if scale else None,
-        error_tokens=len(sample_TI),
+        shape=(old_OI.shape[0], old_OI.shape[1]),
+        requested_sparsity=requested,
+        achieved_sparsity=gone / old_OI.numel(),
+        relative_output_error=error,
+        error_tokens=0 if sample_TI is None else len(sample_TI),
         details=details,
     )
 

@@ -62,7 +62,9 @@ def prune_block(method: LayerwiseMethod, block: ObservedBlock, patterns: Mapping
         sample_TI = group.sample_TI.float()
         for name, weight_OI, new, pattern in zip(group.names, weights, pruned, wanted, strict=True):
             new_OI = new.weight_OI.to(weight_OI.dtype)
-            reports[name] = layer_report(f"{path}.{name}", (weight_OI, new_OI), sample_TI, pattern, new.details)
+            reports[name] = layer_report(
+                f"{path}.{name}", (weight_OI, new_OI), sample_TI, pattern.sparsity, new.details
+            )
             weight_OI.copy_(new_OI)
             if new.permutation_I is not None:
                 orders[name] = new.permutation_I

@@ -22,3 +22,26 @@ def test_a_second_change_starts_where_the_first_ended() -> None:
     merged = ModelChange(added=frozenset({"up"}), gone=frozenset({"up.0", "up.1"}))
     back = split.then(merged)
     assert (back.added, back.gone) == ({"up"}, set())
+
+
+def test_blocks_that_are_gone_let_the_others_move_up() -> None:
+    """A path of the dense model leads to where its module is now, after one removal and after two."""
+    first = ModelChange(gone=frozenset({"layers.1"}), moved={"layers.2": "layers.1", "layers.3": "layers.2"})
+    assert [first.place_of(f"layers.{index}.up") for index in range(4)] == [
+        "layers.0.up", None, "layers.1.up", "layers.2.up"
+    ]  # fmt: skip
+    assert first.place_of("layers.10.up") == "layers.10.up"
+    second = ModelChange(gone=frozenset({"layers.1"}), moved={"layers.2": "layers.1"})
+    both = first.then(second)
+    assert [both.place_of(f"layers.{index}") for index in range(4)] == ["layers.0", None, None, "layers.1"]
+    assert not both.keeps_shapes
+
+
+def test_what_trained_after_a_removal_is_named_as_it_was_first() -> None:
+    """Layers and tensors of a later step are those of the dense model; what no checkpoint can say is said once."""
+    cut = ModelChange(gone=frozenset({"layers.0"}), moved={"layers.1": "layers.0"}, unsaid=("widths",))
+    trained = ModelChange.of_weights({"layers.0.up": (4, 2)}, frozenset({"layers.0.up.bias"}))
+    both = cut.then(trained).then(ModelChange(unsaid=("widths", "biases")))
+    assert both.layers == {"layers.1.up": ((4, 2), (4, 2))}
+    assert both.tensors == {"layers.1.up.bias"}
+    assert both.unsaid == ("widths", "biases")

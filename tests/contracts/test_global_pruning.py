@@ -2,20 +2,21 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import fields
-from typing import Literal, get_args, get_origin, get_type_hints
+from dataclasses import dataclass, fields
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from harness.blocks.layers import prunable_layers, prunable_shapes, weight_view
+from harness.blocks.changes import ModelChange
+from harness.blocks.layers import decoder_blocks, prunable_layers, prunable_shapes, weight_view
 from harness.job import Choice
 from harness.models.objective import in_float32
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Clock
-from harness.pruning.context import PruningOutcome
+from harness.pruning.context import GlobalOutcome, PruningContext, PruningOutcome
 from harness.pruning.methods.base import METHODS, GlobalMethod
 from harness.record import JsonValue
 from tests.contexts import a_context
@@ -189,3 +190,33 @@ def test_half_precision_statistics_are_trained_in_float32() -> None:
         assert model(torch.ones(2, 1, 4, 4)).dtype == torch.float32
         assert {buffer.dtype for buffer in model.buffers() if buffer.is_floating_point()} == {torch.float32}
     assert {value.dtype for value in model.state_dict().values() if value.is_floating_point()} == {torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class WithoutFirstBlock(GlobalMethod):
+    """Takes the first block away, halves a layer of the second, and says so."""
+
+    def prune_model(self, context: PruningContext) -> GlobalOutcome:
+        _, blocks = decoder_blocks(context.model)
+        del blocks[0]
+        linear: Any = blocks[0].get_submodule("mlp.up_proj")
+        linear.weight = torch.nn.Parameter(linear.weight[::2].clone())
+        cut = ModelChange({"model.layers.1.mlp.up_proj": ((48, 32), (24, 32))})
+        gone = ModelChange(gone=frozenset({"model.layers.0"}), moved={"model.layers.1": "model.layers.0"})
+        return GlobalOutcome(change=cut.then(gone))
+
+
+def test_a_global_method_may_cut(random_tokens: Callable[..., Tensor]) -> None:
+    """Reports are of the dense model's layers: what is gone, what shrank, and the errors of what can be compared."""
+    model = tiny_model("llama")
+    shapes = prunable_shapes(model)
+    outcome = WithoutFirstBlock().run(a_context(model, random_tokens(4, 8), Unstructured(0.5)))
+    reports = {report.name: report for report in outcome.layers}
+    assert {name: report.shape for name, report in reports.items()} == shapes
+    for name, report in reports.items():
+        is_gone, is_cut = name.startswith("model.layers.0."), name == "model.layers.1.mlp.up_proj"
+        assert report.achieved_sparsity == (1.0 if is_gone else 0.5 if is_cut else 0.0)
+        assert report.relative_output_error == (None if is_gone or is_cut else 0.0)
+    assert outcome.change.layers["model.layers.1.mlp.up_proj"] == ((48, 32), (24, 32))
+    assert outcome.change.gone == {"model.layers.0"}
+    assert not outcome.change.keeps_shapes

@@ -11,10 +11,9 @@ from harness.blocks.layers import prunable_layers, weight_view
 from harness.errors import UserError
 from harness.models.kinds.causal_lm import next_token_loss
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.progress import Silent
-from harness.pruning.context import ModelContext, PruningOutcome
-from harness.pruning.global_pruning import prune_modelwise
+from harness.pruning.context import PruningOutcome
 from harness.pruning.methods.llm_surgeon import LLMSurgeon
+from tests.contexts import a_context
 from tests.families import tiny_model
 
 CPU = torch.device("cpu")
@@ -25,8 +24,8 @@ def prune(
 ) -> PruningOutcome:
     """Prune `model` in place with few shots."""
     method = LLMSurgeon(**{"shots": 2, "max_correlate": 200, **parameters})  # type: ignore[arg-type]
-    context = ModelContext(CPU, batch * rows_BL.shape[1], 0, Silent())
-    return prune_modelwise(model, method, rows_BL, pattern or Unstructured(0.5), context)
+    batch_tokens = batch * rows_BL.shape[1]
+    return method.run(a_context(model, rows_BL, pattern or Unstructured(0.5), batch_tokens=batch_tokens))
 
 
 def test_every_family_is_pruned(family: str, random_tokens: Callable[..., Tensor]) -> None:

@@ -9,17 +9,16 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from harness.blocks.layers import prunable_layers, weight_view
+from harness.blocks.layers import PrunableLinear, prunable_layers, weight_view
 from harness.errors import UserError
 from harness.models import training
 from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.models.objective import Objective, objective_of
 from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.progress import Silent
-from harness.pruning.context import ModelContext, PruningOutcome
-from harness.pruning.global_pruning import prune_modelwise
+from harness.pruning.context import PruningOutcome
 from harness.pruning.methods import lottery as lottery_module
 from harness.pruning.methods.lottery import Lottery, initialise
+from tests.contexts import a_context
 from tests.families import tiny_model
 from tests.models.convolutions import randomised
 
@@ -29,8 +28,7 @@ def draw_ticket(
 ) -> PruningOutcome:
     """Few rounds of few steps."""
     method = Lottery(**{"rounds": 2, "steps": 3, "batch": 2, **parameters})  # type: ignore[arg-type]
-    context = ModelContext(torch.device("cpu"), 64, 0, Silent())
-    return prune_modelwise(model, method, rows_BL, pattern or Unstructured(0.75), context)
+    return method.run(a_context(model, rows_BL, pattern or Unstructured(0.75), batch_tokens=64))
 
 
 def masks(model: PreTrainedModel) -> list[Tensor]:
@@ -111,14 +109,10 @@ def test_the_smallest_trained_weights_go(random_tokens: Callable[..., Tensor], m
     trained = [torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)) for weight in start]
     calls = 0
 
-    def fake(
-        self: Lottery, fake_model: PreTrainedModel, linears: object, removed: dict[str, Tensor], *_: object
-    ) -> float:
+    def fake(self: Lottery, linears: dict[str, PrunableLinear], removed: dict[str, Tensor], *_: object) -> float:
         nonlocal calls
         calls += 1
-        for linear, new_OI, mask_OI in zip(
-            prunable_layers(fake_model).values(), trained, removed.values(), strict=True
-        ):
+        for linear, new_OI, mask_OI in zip(linears.values(), trained, removed.values(), strict=True):
             weight_view(linear).copy_(new_OI if calls == 1 else weight_view(linear).masked_fill(mask_OI, 0.0))
         return 0.0
 

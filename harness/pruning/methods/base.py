@@ -22,9 +22,8 @@ from harness.registry import Registry
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from transformers import PreTrainedModel
 
-    from harness.pruning.context import GlobalOutcome, ModelContext, PruningContext, PruningOutcome
+    from harness.pruning.context import GlobalOutcome, PruningContext, PruningOutcome
     from harness.pruning.cutting import Channels
     from harness.record import JsonValue
 
@@ -269,12 +268,9 @@ class GlobalMethod(PruningMethod):
         return True
 
     @abstractmethod
-    def prune_model(
-        self, model: PreTrainedModel, rows_BL: Tensor, pattern: Pattern, context: ModelContext
-    ) -> GlobalOutcome:
-        """Prune `model` in place, to exactly `int(weights * sparsity)` zeros of all prunable weights together (or of
-        every layer, for a method that ranks within layers), or to N:M in every layer.
+    def prune_model(self, context: PruningContext) -> GlobalOutcome:
+        """Prune the context's model in place, and say what else of it changed.
 
-        Args:
-            rows_BL: calibration sequences, as the model takes them for `input_ids`.
+        Masks have exactly `int(weights * sparsity)` zeros in all prunable weights together (or in every layer, for a
+        method that ranks within layers), or are N:M in every layer.
         """

@@ -19,14 +19,13 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError
 from harness.patterns import Pattern
-from harness.pruning.context import GlobalOutcome, ModelContext
+from harness.pruning.context import GlobalOutcome, PruningContext
 from harness.pruning.methods.base import METHODS, GlobalMethod
 from harness.pruning.numerics.masks import ranks_in_groups
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-    from transformers import PreTrainedModel
 
     from harness.blocks.layers import PrunableLinear
     from harness.pruning.numerics.kfac import Curvature, CurvatureObserver
@@ -82,45 +81,38 @@ class LLMSurgeon(GlobalMethod):
             "fewer method.shots or a smaller method.max_correlate take less"
         )
 
-    def prune_model(
-        self, model: PreTrainedModel, rows_BL: Tensor, pattern: Pattern, context: ModelContext
-    ) -> GlobalOutcome:
+    def prune_model(self, context: PruningContext) -> GlobalOutcome:
         import torch
 
+        from harness.blocks.changes import ModelChange
         from harness.blocks.layers import prunable_layers
         from harness.pruning.numerics.selection import none_removed
 
-        layers = {name: Layer(linear, self.prune_bias) for name, linear in prunable_layers(model).items()}
-        removed = none_removed({name: layer.prunable(pattern) for name, layer in layers.items()})
+        layers = {name: Layer(linear, self.prune_bias) for name, linear in prunable_layers(context.model).items()}
+        removed = none_removed({name: layer.prunable(context.pattern) for name, layer in layers.items()})
         for shot in range(1, self.shots + 1):
-            with context.looks_at_data():
-                observer = self._observed(model, layers, rows_BL, context, shot)
+            with context.clock("calibrate"):
+                observer = self._observed(layers, context, shot)
             context.reporter.start(f"prune: shot {shot} of {self.shots}, layers", 2 * len(layers))
             with torch.no_grad():
-                removed = self._choose(layers, observer, removed, pattern, shot / self.shots, context)
+                removed = self._choose(layers, observer, removed, shot / self.shots, context)
                 self._apply(layers, observer, removed, context)
             del observer  # before the next one fills: the factors are the largest thing in memory
         biases = frozenset(f"{name}.bias" for name, layer in layers.items() if layer.has_bias_column)
-        return GlobalOutcome({name: self._details(layers[name], removed[name]) for name in layers}, tensors=biases)
+        details = {name: self._details(layer, removed[name]) for name, layer in layers.items()}
+        return GlobalOutcome(details, change=ModelChange(tensors=biases))
 
-    def _observed(
-        self,
-        model: PreTrainedModel,
-        layers: Mapping[str, Layer],
-        rows_BL: Tensor,
-        context: ModelContext,
-        shot: int,
-    ) -> CurvatureObserver:
+    def _observed(self, layers: Mapping[str, Layer], context: PruningContext, shot: int) -> CurvatureObserver:
         """The curvature of the model as it is; layers' factors are scaled one at a time, when they are asked for."""
         from harness.blocks.inputs import check_reached
         from harness.models.objective import objective_of
         from harness.pruning.numerics.kfac import CurvatureObserver, observe
 
-        batches = context.batches(rows_BL)
+        batches = context.batches()
         context.reporter.start(f"prune: curvature for shot {shot} of {self.shots}, batches", len(batches))
         linears = {name: layer.linear for name, layer in layers.items()}
         with CurvatureObserver(linears, with_bias=self.prune_bias) as observer:
-            observe(model, observer, objective_of(model), batches, context.reporter)
+            observe(context.model, observer, objective_of(context.model), batches, context.reporter)
         check_reached(linears, observer.reached)
         return observer
 
@@ -129,9 +121,8 @@ class LLMSurgeon(GlobalMethod):
         layers: Mapping[str, Layer],
         observer: CurvatureObserver,
         removed: Mapping[str, Tensor],
-        pattern: Pattern,
         progress: float,
-        context: ModelContext,
+        context: PruningContext,
     ) -> dict[str, Tensor]:
         """Masks of all that is removed after this shot."""
         from harness.pruning.numerics.selection import remove_globally
@@ -141,14 +132,14 @@ class LLMSurgeon(GlobalMethod):
             costs_OI = self.costs(layer.weight_OI, observer.factors(name))
             costs[name] = costs_OI[:, : removed[name].shape[1]]  # in N:M a bias is in no group
             context.reporter.advance()
-        return remove_globally(costs, removed, pattern, progress)
+        return remove_globally(costs, removed, context.pattern, progress)
 
     def _apply(
         self,
         layers: Mapping[str, Layer],
         observer: CurvatureObserver,
         removed: Mapping[str, Tensor],
-        context: ModelContext,
+        context: PruningContext,
     ) -> None:
         from torch.nn import functional
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured
-from harness.pruning.context import GlobalOutcome, ModelContext
+from harness.pruning.context import GlobalOutcome, PruningContext
 from harness.pruning.methods.base import METHODS, GlobalMethod
 
 if TYPE_CHECKING:
@@ -66,33 +66,33 @@ class Lottery(GlobalMethod):
     def comparison_group(self) -> Literal["matrix", "model"]:
         return "matrix" if self.granularity == "layer" else "model"
 
-    def prune_model(
-        self, model: PreTrainedModel, rows_BL: Tensor, pattern: Pattern, context: ModelContext
-    ) -> GlobalOutcome:
+    def prune_model(self, context: PruningContext) -> GlobalOutcome:
+        from harness.blocks.changes import ModelChange
         from harness.blocks.layers import prunable_layers, weight_view
         from harness.pruning.numerics.selection import none_removed
 
+        model = context.model
         linears = prunable_layers(model)
         if self.start == "random":
             initialise(model, context.seed)
         beginning = {name: value.clone() for name, value in model.state_dict().items()}
         removed = none_removed({name: weight_view(linear) for name, linear in linears.items()})
         notes = []
-        for number, target in enumerate(self._targets(pattern), 1):
+        for number, target in enumerate(self._targets(context.pattern), 1):
             scores = None
             if self.control != "random_mask":
-                loss = self._train(model, linears, removed, rows_BL, context, f"round {number}")
+                loss = self._train(linears, removed, context, f"round {number}")
                 notes.append(f"{_share(removed)} of the prunable weights removed: trained to a loss of {loss:.4g}")
                 scores = {name: weight_view(linear).abs() for name, linear in linears.items()}
             removed = self._prune(scores or _draw(removed, context.seed + number), removed, target)
             model.load_state_dict(beginning)
         if self.control == "random_weights":
             initialise(model, context.seed + 1)
-        loss = self._train(model, linears, removed, rows_BL, context, "the ticket")
+        loss = self._train(linears, removed, context, "the ticket")
         kind = {"none": "the ticket", "random_mask": "a random mask", "random_weights": "the mask on random weights"}
         notes.append(f"{_share(removed)} of the prunable weights removed: {kind[self.control]} at a loss of {loss:.4g}")
         more = self.train == "all" or self.start == "random" or self.control == "random_weights"
-        return GlobalOutcome(notes=tuple(notes), tensors=frozenset(beginning if more else ()))
+        return GlobalOutcome(notes=tuple(notes), change=ModelChange(tensors=frozenset(beginning if more else ())))
 
     def _targets(self, pattern: Pattern) -> Iterator[tuple[Pattern, float]]:
         """What every round prunes to: a pattern, and the fraction of it that is removed by then."""
@@ -125,11 +125,9 @@ class Lottery(GlobalMethod):
 
     def _train(
         self,
-        model: PreTrainedModel,
         linears: Mapping[str, PrunableLinear],
         removed: Mapping[str, Tensor],
-        rows_BL: Tensor,
-        context: ModelContext,
+        context: PruningContext,
         what: str,
     ) -> float:
         from harness.models.training import Schedule, train
@@ -138,7 +136,9 @@ class Lottery(GlobalMethod):
         context.reporter.start(f"prune: train {what}, steps", self.steps)
         masks = {linear: removed[name] for name, linear in linears.items()}
         only = self.train == "linears"
-        return train(model, rows_BL, schedule, masks, only_these=only, after_step=context.reporter.advance)
+        return train(
+            context.model, context.tokens_BL, schedule, masks, only_these=only, after_step=context.reporter.advance
+        )
 
 
 def initialise(model: PreTrainedModel, seed: int) -> None:
