@@ -1,16 +1,16 @@
 """Sparsity patterns: where zeros may lie.  Illegal patterns cannot be written.
 
 *Sparsity* is the fraction of weights that are zero.  *N:M* keeps N of every M consecutive weights along
-in_features; the published codes' ``prune_n`` counts the removed ones, which is equal only at 50 %.  *Structured*
-patterns cut out whole units; there is nothing left that could be zero.
+in_features; the published codes' ``prune_n`` counts the removed ones, which is equal only at 50 %.  *Channels* and
+*structured* patterns cut out whole units; there is nothing left that could be zero.
 """
 
 import math
 import re
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
-from harness.errors import UserError, unknown
+from harness.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,47 +97,79 @@ class SemiStructured:
 
 
 @dataclass(frozen=True, slots=True)
-class Structured:
-    """Whole units are cut out, so that layers shrink.
+class Channels:
+    """Whole channels are cut out, so that layers shrink: a row of the layers that make one, a column of its reader.
 
     Args:
-        ratio: fraction of the units that go, strictly between 0 and 1.
-        unit: what is cut out; a ``channel`` is a row of the layers that make it and a column of the one that reads it.
+        ratio: fraction of the channels that go, strictly between 0 and 1.
 
     Raises:
-        UserError: `ratio` is outside its range, or `unit` is unknown.
+        UserError: `ratio` is outside its range.
     """
 
     choice: ClassVar[str] = "channel"
     ratio: float
-    unit: str
 
     def __post_init__(self) -> None:
         if not 0.0 < self.ratio < 1.0:
             raise UserError(
-                f"sparsity={self.ratio:g} is not a fraction of {self.unit}s to cut out; allowed: 0 < sparsity < 1"
+                f"sparsity={self.ratio:g} is not a fraction of channels to cut out; allowed: 0 < sparsity < 1"
             )
-        if self.unit not in UNITS:
-            raise unknown("unit of a structured pattern", self.unit, UNITS)
 
     @property
     def sparsity(self) -> float:
-        """The fraction of units; of the weights it is less, since not every weight belongs to a unit."""
+        """The fraction of channels; of the weights it is less, since not every weight belongs to a channel."""
         return self.ratio
 
     @property
     def label(self) -> str:
-        return self.unit
+        return "channel"
 
     @property
     def slug(self) -> str:
         """The part of a job id that names the pattern."""
-        return f"{self.unit}-{self.ratio:g}"
+        return f"channel-{self.ratio:g}"
 
 
-UNITS = ("channel",)
+@dataclass(frozen=True, slots=True)
+class Structured:
+    """Whole channels, heads or blocks are cut out, whichever the method cuts, so that the model shrinks.
 
-Pattern = Unstructured | SemiStructured | Structured
+    Args:
+        share: fraction of all parameters of the model that go, embeddings included, strictly between 0 and 1.
+
+    Raises:
+        UserError: `share` is outside its range.
+    """
+
+    choice: ClassVar[str] = "structured"
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.share < 1.0:
+            raise UserError(
+                f"sparsity={self.share:g} is not a fraction of the parameters to cut out; allowed: 0 < sparsity < 1"
+            )
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of all parameters."""
+        return self.share
+
+    @property
+    def label(self) -> str:
+        return "structured"
+
+    @property
+    def slug(self) -> str:
+        """The part of a job id that names the pattern."""
+        return f"structured-{self.share:g}"
+
+
+Pattern = Unstructured | SemiStructured | Channels | Structured
+
+Unit = Literal["channel", "head"]
+"""What can be cut out of a block; a head is a key/value head with all of its query heads."""
 
 N_OF_M = re.compile(r"(\d+):(\d+)")
 

@@ -17,7 +17,6 @@ TEXTS = ("calibration.source=embedded", "evaluation.source=embedded", "evaluatio
 BASE = ("model=tiny-llama", *TEXTS, "evaluation.tasks=[piqa]", "evaluation.seq_len=64", "calibration.seq_len=64")
 HUB = ("model=hub", "model.name=org/tiny", "model.revision=" + "0" * 40)
 ARRAY = ("calibration=tokens", "calibration.source=auto", "calibration.path=one.npy", "calibration.seq_len=8")
-CHANNEL = ("pattern=channel", "method=channel-magnitude")
 TEXT_FILE = ("calibration.path=text.txt", "calibration.source=auto")
 TOKENS = ("evaluation.corpora=[tokens]", "evaluation.tokens_path=one.npy")
 DIGITS = ("model=digits-cnn", "calibration=digits", "evaluation=digits", "evaluation.tasks=[]", "evaluation.corpora=[]")
@@ -34,7 +33,6 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "pattern.kind": ((), ("pattern=2:4",)),
     "pattern.keep": (("pattern=2:8",), ("pattern.keep=3",)),
     "pattern.group": (("pattern=2:8",), ("pattern.group=16",)),
-    "pattern.unit": ((), CHANNEL),
     "allocation": ((), ("allocation=owl",)),
     "calibration.corpus": (("calibration=ptb", *TEXT_FILE), ("calibration=wikitext2",)),
     "calibration.source": (ARRAY, ("calibration.source=path",)),

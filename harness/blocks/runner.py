@@ -62,8 +62,16 @@ class BlockStep:
     @torch.no_grad()
     def hand_on(self) -> None:
         """Put the block's outputs in the place of its inputs."""
+        for _ in self.outputs():
+            pass
+
+    def outputs(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Input and output of the block for every batch; then the output takes the place of the input."""
         for place, (call, hidden_BLH) in enumerate(zip(self.calls, self.hidden, strict=True)):
-            self.hidden[place] = overwrite(hidden_BLH, call.replay(self.block, hidden_BLH.to(self.device)))
+            input_BLH = hidden_BLH.to(self.device)
+            output_BLH = call.replay(self.block, input_BLH)
+            yield input_BLH, output_BLH
+            self.hidden[place] = overwrite(hidden_BLH, output_BLH)
 
 
 class BlockRunner:

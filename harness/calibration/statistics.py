@@ -104,6 +104,48 @@ class FeatureMoments:
         return self.squared_deviations_I / self.num_tokens
 
 
+class FeatureFluctuation:
+    """Mean and variance of every input feature over all tokens, and FLAP's published estimate of the latter.
+
+    The exact variance is merged from the deviations of each sequence.  The published code (An et al. 2024,
+    `lib/layerwrapper.py`) has a recursion over sequences that forgets the first one: F_1 = 0 and
+    F_n = F_(n-1) (n-2)/(n-1) + 1/n sum over tokens of (x - m_n)^2, with the mean m_n over the first n sequences.
+    """
+
+    def __init__(self, mean_I: Tensor, squared_deviations_I: Tensor, published_I: Tensor) -> None:
+        self.mean_I = mean_I
+        self.squared_deviations_I = squared_deviations_I
+        self.published_I = published_I
+        self.num_tokens = 0
+        self.num_sequences = 0
+
+    @classmethod
+    def allocate(cls, in_features: int, device: torch.device) -> Self:
+        import torch
+
+        return cls(*torch.zeros(3, in_features, dtype=torch.float32, device=device))
+
+    @property
+    def variance_I(self) -> Tensor:
+        """Over all tokens, divided by their number."""
+        return self.squared_deviations_I / self.num_tokens
+
+    def update(self, x_TI: Tensor, num_sequences: int) -> None:
+        # As with the Hessian, the tokens of an expert of a mixture are no whole sequences: they count as one.
+        for part_TI in x_TI.chunk(num_sequences if len(x_TI) % num_sequences == 0 else 1):
+            part_TI = part_TI.float()
+            before, self.num_tokens = self.num_tokens, self.num_tokens + len(part_TI)
+            self.num_sequences += 1
+            mean_I = part_TI.mean(dim=0)
+            shift_I = mean_I - self.mean_I
+            self.squared_deviations_I += (part_TI - mean_I).square().sum(dim=0)
+            self.squared_deviations_I += shift_I.square() * (before * len(part_TI) / self.num_tokens)
+            self.mean_I += shift_I * (len(part_TI) / self.num_tokens)
+            if (count := self.num_sequences) > 1:
+                self.published_I.mul_((count - 2) / (count - 1))
+                self.published_I += (part_TI - self.mean_I).square().sum(dim=0) / count
+
+
 class InputHessian:
     """H = 2/n X^T X, n = sequences: the Hessian of a layer's squared output error (Frantar & Alistarh 2023).
 

@@ -3,9 +3,10 @@
 import re
 import sys
 
-from harness.patterns import SemiStructured, Structured, Unstructured
+from harness.patterns import Channels, SemiStructured, Structured, Unstructured
 from harness.pruning.methods.base import (
     METHODS,
+    DepthMethod,
     GlobalMethod,
     LayerwiseMethod,
     PruningMethod,
@@ -14,7 +15,7 @@ from harness.pruning.methods.base import (
 )
 from harness.reporting.properties import Properties
 
-PATTERN_NAMES = {Unstructured: "unstructured", SemiStructured: "N:M", Structured: "structured"}
+PATTERN_NAMES = {Unstructured: "unstructured", SemiStructured: "N:M", Channels: "channel", Structured: "structured"}
 COSTS = {"InputHessian": "O(d³)"}
 """What a statistic of a layer of width d costs to use; every other one is looked up weight by weight."""
 
@@ -29,7 +30,7 @@ def _properties(name: str, method: type[PruningMethod]) -> Properties:
         method=name,
         patterns=", ".join(PATTERN_NAMES.get(kind, kind.__name__) for kind in method.patterns),
         weight_update=_yes_no(method.updates_weights),
-        calibration_data=_yes_no(bool(_needs(method)) or issubclass(method, GlobalMethod)),
+        calibration_data=_yes_no(bool(_needs(method)) or issubclass(method, GlobalMethod | DepthMethod)),
         statistics=", ".join(_words(kind.__name__) for kind in _needs(method)),
         ranked_within=_ranked_within(method),
         gradients=_yes_no(method.uses_gradients),
@@ -51,14 +52,14 @@ def _needs(method: type[PruningMethod]) -> tuple[type, ...]:
 def _ranked_within(method: type[PruningMethod]) -> str:
     """The weights or channels that compete in an unstructured or structured pattern, with the method's defaults."""
     if issubclass(method, StructuredMethod):
-        return "channels of a block"
+        return "channels of a block" if method.scope == "block" else "model"
     if issubclass(method, LayerwiseMethod | GlobalMethod):
         return method().comparison_group
     return "model"
 
 
 def _complexity(method: type[PruningMethod]) -> str:
-    if issubclass(method, GlobalMethod):
+    if issubclass(method, GlobalMethod | DepthMethod):
         return "passes over the model"
     if issubclass(method, TracedMethod):
         return "O(d_out d_in³)"

@@ -1,13 +1,13 @@
 """From a checked configuration to a job, or to the reason why its parts do not go together."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from harness.config.request import JobRequest, Refusal
-from harness.config.schema import Configuration, PatternFields, SemiStructuredFields, StructuredFields
+from harness.config.schema import Configuration, PatternFields, SemiStructuredFields
 from harness.data.catalogue import CORPORA, TASKS, DataRef
 from harness.data.corpora import read_array
 from harness.data.digits import DIGITS, ROW, TRAINING_ROWS
@@ -26,13 +26,19 @@ from harness.job import (
     Sampling,
 )
 from harness.models.checkpoint import Checkpoint
-from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
+from harness.patterns import Channels, Pattern, SemiStructured, Structured, Unstructured
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM, Allocation
 from harness.pruning.methods.base import METHODS, PruningMethod
 from harness.recovery.base import RECOVERIES
 from harness.registry import Registry
 
 OneT = TypeVar("OneT")
+FRACTIONS: dict[str, Callable[[float], Pattern]] = {
+    "unstructured": Unstructured.requested,
+    "channel": Channels,
+    "structured": Structured,
+}
+"""Patterns that are said by `sparsity` alone, by `pattern.kind`."""
 
 
 def build(config: Configuration, overrides: tuple[str, ...], *, in_sweep: bool) -> JobRequest | Refusal:
@@ -48,6 +54,11 @@ def build(config: Configuration, overrides: tuple[str, ...], *, in_sweep: bool) 
         refusal = _refusal((method.name, pruner), (allocation.name, allocator), pattern)
         if refusal is not None:
             return Refusal(overrides, refusal)
+    if pruner.unsaveable is not None and config.save_model is not None:
+        raise UserError(
+            f"save_model={config.save_model} cannot keep what method={method.name} makes of a model, since "
+            f"{pruner.unsaveable}, which no plain checkpoint can say; allowed: save_model=null"
+        )
     checkpoint, asked = _checkpoint(config), _evaluations(config)
     _check_kind(checkpoint, config, asked, calibrates=pattern is not None)
     pruning, calibration_data = None, None
@@ -93,10 +104,7 @@ def _refusal(method: tuple[str, PruningMethod], allocation: tuple[str, Allocatio
 def _pattern(pattern: PatternFields, sparsity: float) -> Pattern:
     if isinstance(pattern, SemiStructuredFields):
         return SemiStructured(pattern.keep, pattern.group)
-    sparsity = round(sparsity, 12)  # 0.1 + 0.2 is 0.3
-    if isinstance(pattern, StructuredFields):
-        return Structured(sparsity, pattern.unit)
-    return Unstructured.requested(sparsity)
+    return FRACTIONS[pattern.kind](round(sparsity, 12))  # 0.1 + 0.2 is 0.3
 
 
 def _checkpoint(config: Configuration) -> Checkpoint:

@@ -66,10 +66,10 @@ class ModelFields(Fields):
     paper_name: Runtime[str | None]
 
 
-class UnstructuredFields(Fields):
-    """Zeros anywhere."""
+class FractionFields(Fields):
+    """Zeros anywhere, or channels, heads and blocks cut out: `sparsity` says how many."""
 
-    kind: Identity[Literal["unstructured"]]
+    kind: Identity[Literal["unstructured", "channel", "structured"]]
 
 
 class SemiStructuredFields(Fields):
@@ -80,14 +80,7 @@ class SemiStructuredFields(Fields):
     group: Identity[Annotated[int, Field(ge=0)]]
 
 
-class StructuredFields(Fields):
-    """Whole units are cut out."""
-
-    kind: Identity[Literal["structured"]]
-    unit: Identity[str]
-
-
-PatternFields = Annotated[UnstructuredFields | SemiStructuredFields | StructuredFields, Field(discriminator="kind")]
+PatternFields = Annotated[FractionFields | SemiStructuredFields, Field(discriminator="kind")]
 
 
 class CalibrationFields(Fields):

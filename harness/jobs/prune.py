@@ -1,6 +1,7 @@
 """What decides a job's weights: its method, and all that the method is given."""
 
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from functools import partial
 
 import torch
@@ -9,11 +10,13 @@ from harness.blocks.layers import prunable_shapes
 from harness.config.request import JobRequest
 from harness.jobs.calibrate import drawn_with, held_out_loss, kept_calibration
 from harness.models.loading import LoadedModel
+from harness.patterns import Structured
 from harness.progress import Clock, Reporter
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM
 from harness.pruning.context import FoundT, PruningContext, PruningOutcome
 from harness.pruning.layerwise import check_patterns
 from harness.pruning.methods.base import METHODS
+from harness.pruning.shares import num_parameters
 
 
 def prune(
@@ -49,5 +52,12 @@ def prune(
         held_out=partial(held_out_loss, request, loaded, device),
         cache=cache,
         caches_statistics=options.offload == "none",  # else there is no room for those of other jobs
+        saves=options.save_model is not None,
     )
-    return METHODS.build(pruning.method).run(context)
+    before = num_parameters(loaded.model)
+    outcome = METHODS.build(pruning.method).run(context)
+    if not isinstance(pruning.pattern, Structured):
+        return outcome
+    after = num_parameters(loaded.model)
+    said = f"of {before:,} parameters {after:,} are left"
+    return replace(outcome, share_gone=1 - after / before, notes=(*outcome.notes, said))

@@ -29,13 +29,14 @@ from harness.models.loading import (
 from harness.models.model_cache import ModelCache
 from harness.progress import Clock, Reporter
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM
+from harness.pruning.context import PruningOutcome
 from harness.pruning.layer_reports import (
     achieved_sparsity,
     unpruned_note,
     weights_fingerprint,
 )
 from harness.pruning.methods.base import METHODS
-from harness.record import SCHEMA_VERSION, Defaults, EvalResult, JsonValue, LayerReport, Provenance, RunRecord
+from harness.record import SCHEMA_VERSION, Defaults, EvalResult, JsonValue, Provenance, RunRecord
 from harness.recovery.base import RECOVERIES, RecoveryContext
 from harness.recovery.sparsity import recomputed_sparsity
 from harness.tracking.provenance import collect, peak_memory, reset_peak_memory
@@ -103,11 +104,11 @@ def _run_loaded(
         missing = request.missing({result.protocol for result in measured})
         check_tokenizer(request, loaded)
         prepared = prepare(request, loaded, missing)
-    layers: tuple[LayerReport, ...] = ()
-    change, dense_weights = ModelChange(), sum(weight.numel() for _, weight in matrices(loaded.blocks))
+    pruned, dense_weights = PruningOutcome(), sum(weight.numel() for _, weight in matrices(loaded.blocks))
     if spec.pruning is not None:
-        layers, change, said = _prune_and_recover(request, loaded, device, clock, reporter)
-        notes += said
+        pruned = _prune_and_recover(request, loaded, device, clock, reporter)
+        notes += pruned.notes
+    layers = tuple(pruned.layers)
     unreached = dense_weights - sum(math.prod(report.shape) for report in layers)
     with clock("evaluate"):
         if options.offload == "none":
@@ -134,7 +135,7 @@ def _run_loaded(
         status="done",
         results=_in_order(spec.evaluation, [*measured, *results]),
         layers=layers,
-        achieved_sparsity=achieved_sparsity(layers, unreached) if layers else 0.0,
+        achieved_sparsity=_achieved(pruned, unreached),
         weights_fingerprint=fingerprint,
         timings_s={phase: round(seconds, 4) for phase, seconds in clock.seconds.items()},
         peak_memory_bytes=_peak_memory(device),
@@ -143,29 +144,33 @@ def _run_loaded(
         error=None,
         unreached_weights=unreached if layers else None,
     )
-    return FinishedJob(record, tuple(answers)), change
+    return FinishedJob(record, tuple(answers)), pruned.change
 
 
 def _prune_and_recover(
     request: JobRequest, loaded: LoadedModel, device: torch.device, clock: Clock, reporter: Reporter
-) -> tuple[tuple[LayerReport, ...], ModelChange, list[str]]:
-    """Reports of the layers as they are after the recovery, what changed of the model, and notes for the record."""
+) -> PruningOutcome:
+    """What became of the model, with reports of the layers as they are after the recovery."""
     unpruned = unpruned_note(loaded.model)
     notes = [*([unpruned] if unpruned else []), *warnings(request.pruning, prunable_shapes(loaded.model), device)]
     for note in notes:
         reporter.note(note)
-    pruned = prune(request, loaded, device, clock, reporter)
-    layers, change = tuple(pruned.layers), pruned.change
-    notes += pruned.notes
+    outcome = PruningOutcome(notes=tuple(notes)).then(prune(request, loaded, device, clock, reporter))
     recovery = RECOVERIES.build(request.pruning.recovery)
     if recovery.changes_model:
         with clock("recover"):
             rows_BL = kept_calibration(request, loaded)
             recovered = recovery.recover(RecoveryContext(loaded.model, rows_BL, request.pruning.seed, device, reporter))
-        notes.append(recovered.note)
-        change = change.then(recovered.change)
-        layers = recomputed_sparsity(layers, loaded.model, change)
-    return layers, change, notes
+        outcome = outcome.then(PruningOutcome(change=recovered.change, notes=(recovered.note,)))
+        outcome = replace(outcome, layers=recomputed_sparsity(outcome.layers, loaded.model, outcome.change))
+    return outcome
+
+
+def _achieved(pruned: PruningOutcome, unreached: int) -> float:
+    """What the pattern's `sparsity` is a fraction of, counted; 0 of the dense model."""
+    if pruned.share_gone is not None:
+        return pruned.share_gone
+    return achieved_sparsity(pruned.layers, unreached) if pruned.layers else 0.0
 
 
 def _plugin_notes(spec: JobSpec) -> list[str]:

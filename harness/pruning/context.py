@@ -44,17 +44,24 @@ def _nothing_held_out(num_sequences: int) -> HeldOutLoss:
 
 @dataclass(frozen=True, slots=True)
 class PruningOutcome:
-    """What pruning did to a model or one of its blocks: reports in model order, the change, notes for the record."""
+    """What pruning did to a model or one of its blocks.
+
+    Args:
+        layers: reports in model order.
+        notes: lines for the record.
+        share_gone: fraction of all parameters of the model that were cut out, where that was asked for.
+    """
 
     layers: Sequence[LayerReport] = ()
     change: ModelChange = field(default_factory=ModelChange)
     notes: tuple[str, ...] = ()
+    share_gone: float | None = None
 
     def then(self, later: PruningOutcome) -> PruningOutcome:
         """This outcome and a later one as one."""
-        return PruningOutcome(
-            [*self.layers, *later.layers], self.change.then(later.change), (*self.notes, *later.notes)
-        )
+        share = self.share_gone if later.share_gone is None else later.share_gone
+        notes = (*self.notes, *later.notes)
+        return PruningOutcome([*self.layers, *later.layers], self.change.then(later.change), notes, share)
 
 
 @dataclass(frozen=True, slots=True)

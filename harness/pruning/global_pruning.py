@@ -14,7 +14,7 @@ from harness.blocks.inputs import InputObserver, check_reached
 from harness.blocks.layers import PrunableLinear, prunable_layers, weight_view
 from harness.models.objective import in_float32
 from harness.pruning.context import GlobalOutcome, PruningContext, PruningOutcome
-from harness.pruning.layer_reports import layer_report
+from harness.pruning.layer_reports import NewLayer, layer_report
 from harness.record import ERROR_TOKENS, LayerReport
 
 if TYPE_CHECKING:  # methods reach this module through their kind
@@ -56,7 +56,7 @@ def _reports(
         new_OI = old_OI.new_empty(0, 0) if place is None else weight_view(now[place])
         sample_TI = samples[name] if new_OI.shape == old_OI.shape else None
         details = done.details.get(name, {})
-        reports.append(layer_report(name, (old_OI, new_OI), sample_TI, context.pattern.sparsity, details))
+        reports.append(layer_report(name, old_OI, NewLayer(new_OI), sample_TI, context.pattern.sparsity, details))
     return reports
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -14,31 +15,47 @@ from harness.blocks.offload import InMemory, Offloading
 from harness.record import JsonValue, LayerReport
 
 
+@dataclass(frozen=True, slots=True)
+class NewLayer:
+    """A layer as pruning left it.
+
+    Args:
+        weight_OI: what is left of its weight; [0, 0] where the layer is gone.
+        columns: numbers of the columns of the old weight that these are, None = all.
+        added_O: what was added to its bias, None = nothing.
+    """
+
+    weight_OI: Tensor
+    columns: Tensor | None = None
+    added_O: Tensor | None = None
+
+
 def layer_report(
     name: str,
-    weights: tuple[Tensor, Tensor],
+    old_OI: Tensor,
+    new: NewLayer,
     sample_TI: Tensor | None,
     requested: float,
     details: Mapping[str, JsonValue],
-    columns: Tensor | None = None,
 ) -> LayerReport:
     """What became of one layer.
 
     Args:
-        weights: before and after, [O, I]; one that is gone is [0, 0].
         sample_TI: inputs in float32 that the output error is measured on; None where outputs are gone, so that there is
             nothing to compare.
         requested: fraction of its weights, or of its channels, that was to go.
-        columns: numbers of the columns that are left, None = all.
     """
-    old_OI, new_OI = weights
+    new_OI = new.weight_OI
     gone = int((new_OI == 0).sum()) if new_OI.shape == old_OI.shape else old_OI.numel() - new_OI.numel()
     error = None
     if sample_TI is not None:
         dense_TO = sample_TI @ old_OI.float().T
-        input_TI = sample_TI if columns is None else sample_TI[:, columns.to(sample_TI.device)]
+        input_TI = sample_TI if new.columns is None else sample_TI[:, new.columns.to(sample_TI.device)]
+        error_TO = dense_TO - input_TI @ new_OI.float().T
+        if new.added_O is not None:
+            error_TO -= new.added_O.float()
         scale = float(dense_TO.norm())
-        error = float((dense_TO - input_TI @ new_OI.float().T).norm()) / scale if scale else None
+        error = float(error_TO.norm()) / scale if scale else None
     return LayerReport(
         name=name,
         shape=(old_OI.shape[0], old_OI.shape[1]),

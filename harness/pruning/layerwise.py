@@ -14,7 +14,7 @@ from harness.blocks.layers import prunable_shapes
 from harness.patterns import Pattern, SemiStructured
 from harness.pruning.context import PruningContext, PruningOutcome
 from harness.pruning.dense_analysis import DenseAnalysis
-from harness.pruning.layer_reports import layer_report
+from harness.pruning.layer_reports import NewLayer, layer_report
 from harness.pruning.numerics.permutation import absorb
 from harness.pruning.numerics.ranking import PrunableWeights
 from harness.pruning.sequential import ObservedBlock, prune_sequentially
@@ -62,9 +62,8 @@ def prune_block(method: LayerwiseMethod, block: ObservedBlock, patterns: Mapping
         sample_TI = group.sample_TI.float()
         for name, weight_OI, new, pattern in zip(group.names, weights, pruned, wanted, strict=True):
             new_OI = new.weight_OI.to(weight_OI.dtype)
-            reports[name] = layer_report(
-                f"{path}.{name}", (weight_OI, new_OI), sample_TI, pattern.sparsity, new.details
-            )
+            left = NewLayer(new_OI)
+            reports[name] = layer_report(f"{path}.{name}", weight_OI, left, sample_TI, pattern.sparsity, new.details)
             weight_OI.copy_(new_OI)
             if new.permutation_I is not None:
                 orders[name] = new.permutation_I

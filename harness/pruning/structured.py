@@ -1,79 +1,178 @@
-"""Structured pruning of a model: what can be cut is seen before anything is, and the configuration shrinks with it."""
+"""Structured pruning: channels and heads are found, scored, chosen, cut out of the layers, and made up for.
+
+What stays is chosen block by block, from the inputs that the block has behind the cut ones before it, or over the whole
+model at once, from the dense model's inputs; the method says which.
+"""
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
-from transformers import PreTrainedModel
 
+from harness.blocks.changes import ModelChange
+from harness.blocks.inputs import check_reached
 from harness.blocks.layers import prunable_shapes
-from harness.blocks.offload import Offloading
-from harness.blocks.probe import Probes
-from harness.blocks.runner import BlockRunner
+from harness.blocks.probe import Probe, Probes
+from harness.blocks.runner import BlockRunner, in_batches
 from harness.errors import UserError
-from harness.patterns import Pattern, Structured
+from harness.patterns import Channels, Pattern, Structured, Unit
 from harness.pruning.context import PruningContext, PruningOutcome
-from harness.pruning.cutting import cut_block, num_kept
-from harness.pruning.sequential import prune_sequentially
-from harness.surgery.configuration import BlockCuts, apply_fields, fields_after
+from harness.pruning.cutting import Cut, candidates, cut_block, most_important
+from harness.pruning.sequential import ObservedBlock, prune_sequentially
+from harness.pruning.shares import Cuttable, kept_in_block, num_kept, of_the_cuttable
+from harness.record import ERROR_TOKENS
+from harness.surgery.configuration import apply_fields, fields_after
 from harness.surgery.free import free_dependency_groups
 
 if TYPE_CHECKING:  # methods reach this module through their kind
     from harness.pruning.methods.base import StructuredMethod
 
 
-def prune_channels(method: StructuredMethod, context: PruningContext) -> PruningOutcome:
-    """Cut the least important channels out of every block, and have the model's configuration say so.
+def prune_structured(method: StructuredMethod, context: PruningContext) -> PruningOutcome:
+    """Cut the least important channels and heads out, and have the model's configuration say so where it can.
 
-    The same number goes in blocks of one shape.  Layers that have no channels of their own, such as those of an
-    attention, are left as they are, and their reports say that nothing of them was asked for.
+    Layers of which nothing can be cut are left as they are; their reports say that nothing of them was asked for.
 
     Raises:
-        UserError: there is nothing to cut, the configuration cannot say that it was cut, or no calibration token
-            reaches a layer.
+        UserError: there is too little to cut, the model is to be saved and its configuration cannot say that it was
+            cut, or no calibration token reaches a layer.
     """
-    model, pattern = context.model, context.pattern
-    assert isinstance(pattern, Structured), f"a structured method makes no {pattern.label} pattern"
-    context.reporter.start("prune: find the channels", 1)
+    pattern = context.pattern
+    assert isinstance(pattern, Channels | Structured), f"a structured method makes no {pattern.label} pattern"
+    context.reporter.start("prune: find what can be cut", 1)
     with context.clock("prune"):
-        fields = configuration_fields(model, pattern, context.tokens_BL, context.offloading, context.device)
-    patterns: dict[str, Pattern] = dict.fromkeys(prunable_shapes(model), pattern)
-    cut = partial(cut_block, method)
+        found, first = find_cuttable(context, method.units if isinstance(pattern, Structured) else ("channel",))
+    if method.scope == "model":
+        assert isinstance(pattern, Structured), "what competes over the model are parameters"
+        assert not context.saves, "a job whose blocks get sizes of their own is not saved"
+        return _prune_over_model(method, context, found, of_the_cuttable(context.model, found, pattern.share))
+    counts = _counts(context, found, pattern)
+    with context.clock("prune"):
+        fields = _fields(context, found, counts, first)
+
+    def cut(observed: ObservedBlock, _: Mapping[str, Pattern]) -> PruningOutcome:
+        cuts = []
+        for each, count in zip(found[observed.step.index], counts[observed.step.index], strict=True):
+            kept_C = most_important(_importance(method, observed, each), count)
+            requested = pattern.ratio if isinstance(pattern, Channels) else 1 - count / each.group.num_channels
+            cuts.append(Cut(each.group, kept_C, requested))
+        return cut_block(method, observed, cuts)
+
+    patterns: dict[str, Pattern] = dict.fromkeys(prunable_shapes(context.model), pattern)
     outcome = prune_sequentially(context, patterns, method.needs, cut, with_probes=True)
-    sizes = ", ".join(f"{name}={value}" for name, value in fields.items())
-    said = f"the model's configuration has now {sizes}"
-    return outcome.then(PruningOutcome(change=apply_fields(model, fields), notes=(said,)))
+    return outcome.then(_declared(context, fields))
 
 
-def configuration_fields(
-    model: PreTrainedModel, pattern: Structured, tokens_BL: Tensor, offloading: Offloading, device: torch.device
-) -> dict[str, object]:
-    """What of the model's configuration changes with the cuts that `pattern` asks for; the model is left as it is.
+def find_cuttable(context: PruningContext, units: tuple[Unit, ...]) -> tuple[list[list[Cuttable]], Probe]:
+    """What of every block can be cut, and the probe of the first one; the model is left as it is.
 
     Blocks of the same shapes are taken to have the same dependency groups, so that only the first of them is looked at;
-    each is looked at again before it is cut.
+    every cut is proved before it is made.
 
     Raises:
-        UserError: there is nothing to cut, or the configuration cannot say that it was cut.
+        UserError: there is nothing to cut.
     """
+    found: list[list[Cuttable]] = []
+    first: Probe | None = None
     with torch.no_grad():
-        runner = BlockRunner(model, [tokens_BL[:1]], offloading, device)
-        probes = Probes(model, [tokens_BL], runner.hidden[0], offloading)
+        runner = BlockRunner(context.model, [context.tokens_BL[:1]], context.offloading, context.device)
+        probes = Probes(context.model, [context.tokens_BL], runner.hidden[0], context.offloading)
         shapes = [{name: tensor.shape for name, tensor in block.state_dict().items()} for block in runner.blocks]
         alike = all(shape == shapes[0] for shape in shapes)
-        cuts: list[BlockCuts] = []
         for step in runner.rest():
-            dependency_groups = free_dependency_groups(step.block, probes.of_block(step.index, step.hidden[0], device))
-            cuts.append([(each, num_kept(each.num_channels, pattern)) for each in dependency_groups])
+            probe = probes.of_block(step.index, step.hidden[0], context.device)
+            groups = free_dependency_groups(step.block, probe, units)
+            found.append([Cuttable.of(step.block, group) for group in groups])
+            first = probe if step.index == 0 else first
             if alike:
                 break
             step.hand_on()
-    if not any(cuts):
+    if not any(found):
         raise UserError(
-            f"{type(model).__name__} has no {pattern.unit}s to cut out: in no block do linear layers alone make the "
-            "inputs of another; allowed: models with feed-forward layers of plain linears"
+            f"{type(context.model).__name__} has no {' and no '.join(f'{unit}s' for unit in units)} to cut out: in no "
+            "block do linear layers alone make the inputs of another; allowed: models with feed-forward layers of "
+            "plain linears"
         )
-    return fields_after(model, cuts * len(runner.blocks) if alike else cuts)
+    assert first is not None, "a model has blocks"
+    return found * len(runner.blocks) if alike else found, first
+
+
+def _counts(
+    context: PruningContext, found: Sequence[Sequence[Cuttable]], pattern: Channels | Structured
+) -> list[list[int]]:
+    """How many of every group of every block stay."""
+    if isinstance(pattern, Channels):
+        return [[num_kept(each.group.num_channels, pattern.ratio) for each in block] for block in found]
+    fraction = of_the_cuttable(context.model, found, pattern.share)
+    return [kept_in_block(block, fraction) for block in found]
+
+
+def _fields(
+    context: PruningContext, found: Sequence[Sequence[Cuttable]], counts: Sequence[Sequence[int]], probe: Probe
+) -> dict[str, object] | None:
+    """The fields of the configuration that say what is to stay; None where none can, and the model is not saved."""
+    cuts = [
+        [(each.group, count) for each, count in zip(groups, kept, strict=True)]
+        for groups, kept in zip(found, counts, strict=True)
+    ]
+    try:
+        with context.offloading.block(0, context.device) as first:
+            return fields_after(context.model, cuts, first, probe)
+    except UserError:
+        if context.saves:
+            raise
+        return None
+
+
+def _declared(context: PruningContext, fields: Mapping[str, object] | None) -> PruningOutcome:
+    """The configuration changed as `fields` say."""
+    if fields is None:
+        said = "no configuration of this architecture says how the model was cut: it cannot be saved"
+        return PruningOutcome(change=ModelChange(unsaid=("layers have sizes of their own",)), notes=(said,))
+    sizes = ", ".join(f"{name}={value}" for name, value in fields.items())
+    said = f"the model's configuration has now {sizes}"
+    return PruningOutcome(change=apply_fields(context.model, fields), notes=(said,))
+
+
+def _importance(method: StructuredMethod, observed: ObservedBlock, each: Cuttable) -> torch.Tensor:
+    inputs = {name: group for group in observed.groups for name in group.names}
+    return method.importance(candidates(observed.step.block, each.group), inputs[each.group.consumer].statistics)
+
+
+@torch.no_grad()
+def _prune_over_model(
+    method: StructuredMethod, context: PruningContext, found: Sequence[Sequence[Cuttable]], fraction: float
+) -> PruningOutcome:
+    """Score everything in the dense model, choose over all of it, then cut block by block."""
+    importances, blocks = [], []
+    context.reporter.start("prune: record the model's calls", 1)
+    with context.clock("calibrate"):
+        batches = in_batches(context.tokens_BL, context.batch_tokens)
+        runner = BlockRunner(context.model, batches, context.offloading, context.device)
+        probes = Probes(context.model, batches, runner.hidden[0], context.offloading)
+    context.reporter.start("prune: score blocks", len(runner.blocks))
+    for step in runner.rest():
+        with context.clock("calibrate"):
+            probe = probes.of_block(step.index, step.hidden[0], context.device)
+            groups = step.observe(method.needs, sample_tokens=ERROR_TOKENS, hand_on=not step.is_last)
+        blocks.append(ObservedBlock(step, groups, probe))
+        check_reached(blocks[-1].weights, blocks[-1].statistics)
+        with context.clock("prune"):
+            importances.append([_importance(method, blocks[-1], each) for each in found[step.index]])
+        context.reporter.advance()
+    kept = method.choose(importances, [[each.size for each in block] for block in found], fraction)
+    context.reporter.start("prune: cut blocks", len(blocks))
+    outcome = PruningOutcome()
+    for observed, block_found, block_kept in zip(blocks, found, kept, strict=True):
+        cuts = [
+            Cut(each.group, kept_C, 1 - len(kept_C) / each.group.num_channels)
+            for each, kept_C in zip(block_found, block_kept, strict=True)
+        ]
+        index = observed.step.index
+        with context.clock("prune"), context.offloading.block(index, context.device, writes=True) as block:
+            outcome = outcome.then(cut_block(method, replace(observed, step=replace(observed.step, block=block)), cuts))
+        context.reporter.advance()
+    return outcome.then(_declared(context, None))

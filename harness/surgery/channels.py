@@ -45,7 +45,7 @@ def reorder(
             old = tensor.clone()
             tensor[rows_CM.to(tensor.device)] = old[rows_CM[order_C].to(tensor.device)]
     if consumer:
-        weight_OI = weight_view(_linear(block, dependency_group.consumer))
+        weight_OI = weight_view(linear_at(block, dependency_group.consumer))
         old_OI = weight_OI.clone()
         columns_CK = dependency_group.columns_CK.to(weight_OI.device)
         weight_OI[:, columns_CK] = old_OI[:, columns_CK[order_C.to(weight_OI.device)]]
@@ -62,7 +62,7 @@ def reorders_cleanly(block: nn.Module, run: Run, dependency_group: DependencyGro
     whole, half = scratch_copy(block), scratch_copy(block)
     reorder(whole, dependency_group, order_C)
     reorder(half, dependency_group, order_C, consumer=False)
-    return _same(before, run(whole), run(half))
+    return same(before, run(whole), run(half))
 
 
 @torch.no_grad()
@@ -73,7 +73,7 @@ def cut(block: nn.Module, dependency_group: DependencyGroup, kept_C: Tensor) -> 
     for name, rows_CM in {**dependency_group.producers, **dependency_group.norms}.items():
         _keep_rows(block.get_submodule(name), rows_CM[kept_C].reshape(-1).sort().values)
     _keep_columns(
-        _linear(block, dependency_group.consumer), dependency_group.columns_CK[kept_C].reshape(-1).sort().values
+        linear_at(block, dependency_group.consumer), dependency_group.columns_CK[kept_C].reshape(-1).sort().values
     )
     for path, names in dependency_group.sizes.items():
         part = block.get_submodule(path)
@@ -88,36 +88,47 @@ def cuts_cleanly(block: nn.Module, run: Run, dependency_group: DependencyGroup, 
     shrunk, blind = scratch_copy(block), scratch_copy(block)
     gone_C = torch.ones(dependency_group.num_channels, dtype=torch.bool)
     gone_C[kept_C.cpu()] = False
-    weight_OI = weight_view(_linear(blind, dependency_group.consumer))
+    weight_OI = weight_view(linear_at(blind, dependency_group.consumer))
     weight_OI[:, dependency_group.columns_CK[gone_C].reshape(-1).to(weight_OI.device)] = 0.0
     cut(shrunk, dependency_group, kept_C)
     try:
         after = run(shrunk)
     except (RuntimeError, ValueError):  # the block's own code counts on the old shape
         return False
-    return _same(run(blind), after, run(scratch_copy(block)))
+    return same(run(blind), after, run(scratch_copy(block)))
 
 
 def producer_rows(block: nn.Module, dependency_group: DependencyGroup) -> list[Tensor]:
     """The weights that make each channel: [C, N], one tensor a producer, or two of one that holds two of its rows."""
     found = []
     for name, rows_CM in dependency_group.producers.items():
-        weight_OI = weight_view(_linear(block, name))
+        weight_OI = weight_view(linear_at(block, name))
         found += [weight_OI[rows_C.to(weight_OI.device)] for rows_C in rows_CM.unbind(dim=1)]
     return found
 
 
 def consumer_columns(block: nn.Module, dependency_group: DependencyGroup) -> Tensor:
-    """The weights that read each channel: [C, N]."""
-    weight_OI = weight_view(_linear(block, dependency_group.consumer))
-    return weight_OI[:, dependency_group.columns_CK.to(weight_OI.device)].transpose(0, 1).flatten(1)
+    """The weights that read each channel: [C, O, K]."""
+    weight_OI = weight_view(linear_at(block, dependency_group.consumer))
+    return weight_OI[:, dependency_group.columns_CK.to(weight_OI.device)].transpose(0, 1)
+
+
+@torch.no_grad()
+def add_bias(block: nn.Module, name: str, bias_O: Tensor) -> ModelChange:
+    """Add to the bias of a linear; one that has none gets one, which a plain checkpoint may have no place for."""
+    linear = linear_at(block, name)
+    if linear.bias is not None:
+        linear.bias += bias_O.to(linear.bias)
+        return ModelChange(tensors=frozenset({f"{name}.bias"}))
+    linear.bias = nn.Parameter(bias_O.to(linear.weight), requires_grad=linear.weight.requires_grad)
+    return ModelChange(tensors=frozenset({f"{name}.bias"}), unsaid=("layers have biases that they had not",))
 
 
 def _shapes(block: nn.Module, dependency_group: DependencyGroup) -> dict[str, Shape]:
     """Shapes [O, I] of the linears that have the channels."""
     found = {}
     for name in (*dependency_group.producers, dependency_group.consumer):
-        rows, columns = weight_view(_linear(block, name)).shape
+        rows, columns = weight_view(linear_at(block, name)).shape
         found[name] = (rows, columns)
     return found
 
@@ -134,7 +145,8 @@ def _change(block: nn.Module, dependency_group: DependencyGroup, before: Mapping
     return ModelChange({name: (shape, now[name]) for name, shape in before.items()}, frozenset(beside))
 
 
-def _linear(block: nn.Module, name: str) -> PrunableLinear:
+def linear_at(block: nn.Module, name: str) -> PrunableLinear:
+    """The linear at a path in the block."""
     part = block.get_submodule(name)
     assert isinstance(part, PrunableLinear), f"{name} is a {type(part).__name__}"
     return part
@@ -179,7 +191,7 @@ def _replace(part: nn.Module, name: str, tensor: Tensor) -> None:
         part._buffers[name] = tensor
 
 
-def _same(before: Tensor, after: Tensor, wrong: Tensor) -> bool:
+def same(before: Tensor, after: Tensor, wrong: Tensor) -> bool:
     """Whether `after` is `before` to rounding, beside the difference that a wrong block makes."""
     if after.shape != before.shape:
         return False

@@ -6,92 +6,125 @@ from itertools import combinations, islice
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from harness.blocks.changes import ModelChange
 from harness.blocks.experts import split_experts
 from harness.blocks.layers import decoder_blocks
+from harness.blocks.probe import Probe
 from harness.errors import UserError
-from harness.surgery.channels import cut
+from harness.surgery.channels import cut, same
 from harness.surgery.dependencies import DependencyGroup
+from harness.surgery.influence import scratch_copy
 
 MOST_TRIES = 64
 """Models built on the meta device before the search is given up; a field that fits is among the first few."""
 
 Shapes = dict[str, tuple[int, ...]]
 BlockCuts = Sequence[tuple[DependencyGroup, int]]
-"""What is cut in one block: dependency groups, and how many of their channels stay."""
+"""What is cut in one block: dependency groups, and how many of their channels or heads stay."""
+Fields = dict[str, Any]
 
 
-def fields_after(model: PreTrainedModel, cuts: Sequence[BlockCuts]) -> dict[str, Any]:
-    """The fields of the configuration, with their new values, that make a model of the shapes after `cuts`.
+def fields_after(model: PreTrainedModel, cuts: Sequence[BlockCuts], first: nn.Module, probe: Probe) -> Fields:
+    """The fields of the configuration, with their new values, that make a model as it is after `cuts`.
 
-    A field is tried where its value is the number of channels of a dependency group, a list of such numbers, or unset;
-    the model that the changed configuration makes must have the wanted shape in every tensor.
+    A field is tried where its value is the number of channels of a dependency group, a list of such numbers, or unset,
+    or is a multiple of the number of heads.  The model that the changed configuration makes must have the wanted shape
+    in every tensor, and its first block must compute what the first one does after its cuts.
 
     Args:
         model: on any device; it is left as it is.
         cuts: of every block, in order.
+        first: the first block with its weights, on the device of its probe.
 
     Raises:
-        UserError: no fields make these shapes.
+        UserError: no fields make such a model.
     """
-    wanted = _shapes_after(model, cuts)
-    sizes = {dependency_group.num_channels: kept for block in cuts for dependency_group, kept in block}
-    for fields in islice(_candidates(model.config.get_text_config(), sizes), MOST_TRIES):
-        try:
-            shapes = shapes_of(_empty(model, _with(model.config, fields)))
-        except Exception:  # whatever a family's own code says of a configuration that it cannot build
+    found: Fields = {}
+    done: list[list[tuple[DependencyGroup, int]]] = [[] for _ in cuts]
+    for unit, candidates in (("channel", _channel_fields), ("head", _head_fields)):
+        sizes = {group.num_channels: kept for block in cuts for group, kept in block if group.unit == unit}
+        if not sizes:
             continue
-        if shapes == wanted:
-            return fields
-    old, new = next(iter(sizes.items()), (0, 0))
-    raise UserError(
-        f"{type(model).__name__} cannot be saved with {new} of {old} channels: no field of its configuration is their "
-        "number; allowed: models whose configuration has one"
-    )
+        for so_far, block in zip(done, cuts, strict=True):
+            so_far += [each for each in block if each[0].unit == unit]
+        wanted = _shapes_after(model, done)
+        for fields in islice(candidates(model, found, sizes, wanted), MOST_TRIES):
+            made = made_with(model, found | fields)
+            if made is not None and shapes_of(made) == wanted and _computes(made, first, done[0], probe):
+                found |= fields
+                break
+        else:
+            old, new = next(iter(sizes.items()))
+            raise UserError(
+                f"{type(model).__name__} cannot be saved with {new} of {old} {unit}s: no field of its configuration is "
+                "their number; allowed: models whose configuration has one"
+            )
+    return found
 
 
 def apply_fields(model: PreTrainedModel, fields: Mapping[str, Any]) -> ModelChange:
     """Write `fields` into the model's configuration, and see that it is the one of the model as it is now."""
     for name, value in fields.items():
         setattr(model.config.get_text_config(), name, value)
-    expected = shapes_of(_empty(model, copy.deepcopy(model.config)))
-    assert shapes_of(model) == expected, "a block was cut otherwise than planned"
+    made = made_with(model, {})
+    assert made is not None, "a configuration that was tried"
+    assert shapes_of(model) == shapes_of(made), "a block was cut otherwise than planned"
     return ModelChange(configuration=dict(fields))
 
 
-def shapes_of(model: torch.nn.Module) -> Shapes:
+def shapes_of(model: nn.Module) -> Shapes:
     """Shape of every tensor that a checkpoint holds, by name."""
     return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
 
 
 def _shapes_after(model: PreTrainedModel, cuts: Sequence[BlockCuts]) -> Shapes:
-    skeleton = _empty(model, copy.deepcopy(model.config))
+    skeleton = made_with(model, {})
+    assert skeleton is not None, "the model has been made of its configuration"
     for block, block_cuts in zip(decoder_blocks(skeleton)[1], cuts, strict=True):
         for dependency_group, kept in block_cuts:
             cut(block, dependency_group, torch.arange(kept))
     return shapes_of(skeleton)
 
 
-def _empty(model: PreTrainedModel, config: PreTrainedConfig) -> PreTrainedModel:
-    """A model of the same class on the meta device."""
-    with torch.device("meta"):
-        empty = type(model)(config)
-    split_experts(empty)
-    return empty
+def made_with(model: PreTrainedModel, fields: Mapping[str, Any]) -> PreTrainedModel | None:
+    """A model of the same class on the meta device; None where its configuration with `fields` makes none."""
+    try:
+        config: PreTrainedConfig = copy.deepcopy(model.config)
+        for name, value in fields.items():
+            setattr(config.get_text_config(), name, value)
+        with torch.device("meta"):
+            made = type(model)(type(config).from_dict(config.to_dict()))  # as a folder that was saved would be loaded
+        split_experts(made)
+        return made
+    except Exception:  # whatever a family's own code says of a configuration that it cannot build
+        return None
 
 
-def _with(config: PreTrainedConfig, fields: Mapping[str, Any]) -> PreTrainedConfig:
-    changed = copy.deepcopy(config)
-    for name, value in fields.items():
-        setattr(changed.get_text_config(), name, value)
-    return changed
+@torch.no_grad()
+def _computes(made: PreTrainedModel, first: nn.Module, cuts: BlockCuts, probe: Probe) -> bool:
+    """Whether the first block of a new model computes what `first` does after its cuts, with the same weights."""
+    dense, shrunk = scratch_copy(first), scratch_copy(first)
+    for dependency_group, kept in cuts:
+        cut(shrunk, dependency_group, torch.arange(kept))
+    block = decoder_blocks(made)[1][0].float().to_empty(device=probe.device).eval()
+    block.load_state_dict(shrunk.state_dict())
+    buffers = dict(shrunk.named_buffers())
+    for name, buffer in block.named_buffers():
+        buffer.copy_(buffers[name])
+    try:
+        return same(probe(shrunk), probe(block), probe(dense))
+    except (RuntimeError, ValueError):
+        return False
 
 
-def _candidates(config: PreTrainedConfig, sizes: Mapping[int, int]) -> Iterator[dict[str, Any]]:
+def _channel_fields(
+    model: PreTrainedModel, found: Fields, sizes: Mapping[int, int], wanted: Shapes
+) -> Iterator[Fields]:
     """Changes to try: every field that names the sizes, alone and then together; then every unset field."""
-    values = config.to_dict()
+    values = model.config.get_text_config().to_dict()
     named = {name: new for name, value in values.items() if (new := _resized(value, sizes)) is not None}
     for count in range(1, len(named) + 1):
         for names in combinations(named, count):
@@ -111,3 +144,31 @@ def _resized(value: object, sizes: Mapping[int, int]) -> object | None:
     if isinstance(value, bool) or not isinstance(value, int):
         return None
     return sizes.get(value)
+
+
+def _head_fields(model: PreTrainedModel, found: Fields, sizes: Mapping[int, int], wanted: Shapes) -> Iterator[Fields]:
+    """Changes to try: of the multiples of the number of heads those that leave all other tensors as they are."""
+    if len(sizes) > 1:
+        return
+    ((heads, kept),) = sizes.items()
+    now = shapes_of(model) if not found else shapes_of(_of_found(model, found))
+    multiples = {
+        name: value // heads * kept
+        for name, value in model.config.get_text_config().to_dict().items()
+        if type(value) is int and value > 0 and value % heads == 0
+    }
+    fitting = []
+    for name, value in multiples.items():
+        made = made_with(model, found | {name: value})
+        shapes = None if made is None else shapes_of(made)
+        if shapes is None or all(shapes.get(each) == now[each] for each in now if now[each] == wanted[each]):
+            fitting.append(name)  # alone it may make no model, such as fewer queries than keys
+    for count in (1, 2, 3):
+        for names in combinations(fitting, count):
+            yield {name: multiples[name] for name in names}
+
+
+def _of_found(model: PreTrainedModel, found: Fields) -> PreTrainedModel:
+    made = made_with(model, found)
+    assert made is not None, "fields that were found make a model"
+    return made

@@ -7,17 +7,16 @@ watched: where exactly the channels of those rows change, nothing between the tw
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from harness.blocks.layers import PrunableLinear, weight_view
+from harness.patterns import Unit
 from harness.surgery.influence import Influence, Run, num_inputs
 
 SCALE = 1.5
 """Of rows that are tried."""
-Unit = Literal["channel", "head"]
 Trials = list[tuple[Tensor, Mapping[str, Tensor | None]]]
 """Rows that were scaled, and which features of every linear's input changed."""
 

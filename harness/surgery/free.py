@@ -7,8 +7,9 @@ from itertools import combinations, islice
 import torch
 from torch import nn
 
+from harness.patterns import Unit
 from harness.surgery.channels import cuts_cleanly, reorders_cleanly
-from harness.surgery.dependencies import DependencyGroup, Unit, find_dependency_groups
+from harness.surgery.dependencies import DependencyGroup, find_dependency_groups
 from harness.surgery.heads import find_heads
 from harness.surgery.influence import Run
 

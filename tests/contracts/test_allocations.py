@@ -18,7 +18,7 @@ from harness.blocks.offload import Offloading
 from harness.cli.main import main
 from harness.errors import UserError
 from harness.job import Choice
-from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
+from harness.patterns import Channels, Pattern, SemiStructured, Unstructured
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM, Allocation
 from harness.pruning.context import PruningOutcome
 from harness.pruning.dense_analysis import DenseAnalysis
@@ -251,7 +251,7 @@ def test_an_allocation_says_what_it_is_and_where_it_comes_from(name: str) -> Non
 def test_patterns_that_it_does_not_spread_are_refused_with_a_reason(name: str) -> None:
     """`refuses` is None exactly for the kinds of pattern that it names."""
     allocation = ALLOCATIONS.build(Choice(name))
-    for pattern in (*PATTERNS, Structured(0.3, "channel")):
+    for pattern in (*PATTERNS, Channels(0.3)):
         reason = allocation.refuses(pattern)
         assert (reason is None) == isinstance(pattern, allocation.patterns)
         assert reason is None or pattern.label in reason

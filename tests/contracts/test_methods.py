@@ -310,15 +310,18 @@ def test_the_methods_of_this_version() -> None:
         "channel-magnitude",
         "dense",
         "dsnot",
+        "flap",
         "llm_surgeon",
         "lottery",
         "magnitude",
         "obc",
         "random",
         "ria",
+        "shortgpt",
         "sparsegpt",
         "venum",
         "wanda",
+        "wanda-sp",
     ]
 
 

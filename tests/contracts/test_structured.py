@@ -17,12 +17,13 @@ from harness.calibration.statistics import Statistics
 from harness.errors import UserError
 from harness.job import Choice
 from harness.models.digits import DigitsCnn, DigitsConfig
-from harness.patterns import SemiStructured, Structured, Unstructured
+from harness.patterns import Channels, SemiStructured, Structured, Unstructured
 from harness.pruning.context import PruningOutcome
-from harness.pruning.cutting import Channels, kept_channels, num_kept
+from harness.pruning.cutting import Candidates, most_important
 from harness.pruning.layer_reports import achieved_sparsity, weights_fingerprint
-from harness.pruning.methods.base import METHODS, StructuredMethod
+from harness.pruning.methods.base import METHODS, DepthMethod, StructuredMethod
 from harness.pruning.methods.channel_magnitude import ChannelMagnitude
+from harness.pruning.shares import num_kept
 from tests.contexts import a_context
 from tests.contracts.test_methods import choices_of, label
 from tests.families import HIDDEN, INNER, tiny_model
@@ -39,12 +40,12 @@ LAYERS: dict[str, tuple[tuple[str, ...], str, int]] = {
 
 
 def structured_choices() -> list[Choice]:
-    """Every structured method with each of its choices."""
+    """Every method that cuts a fraction of the channels, with each of its choices."""
     return [
         choice
         for name in METHODS.all()
         for choice in choices_of(name)
-        if isinstance(METHODS.build(choice), StructuredMethod)
+        if METHODS.build(choice).refuses(Channels(0.5)) is None
     ]
 
 
@@ -53,10 +54,8 @@ every_family = pytest.mark.parametrize("family", LAYERS)
 
 
 def shrink(model: Any, choice: Choice, tokens_BL: Tensor, ratio: float = 0.5) -> PruningOutcome:
-    """Cut that part of the channels of every block, on the CPU."""
-    method = METHODS.build(choice)
-    assert isinstance(method, StructuredMethod)
-    return method.run(a_context(model, tokens_BL, Structured(ratio, "channel")))
+    """Cut that part of the channels of every block, on the CPU; the model will be saved."""
+    return METHODS.build(choice).run(a_context(model, tokens_BL, Channels(ratio), saves=True))
 
 
 def logits(model: Any, tokens_BL: Tensor) -> Tensor:
@@ -158,14 +157,20 @@ def test_half_precision_models_keep_their_type(choice: Choice, random_tokens: Ca
 
 
 @every_choice
-def test_models_that_cannot_shrink_are_refused_whole(choice: Choice, random_tokens: Callable[..., Tensor]) -> None:
-    """In one line that says what is allowed, before anything is cut."""
+def test_models_that_cannot_say_so_are_not_cut_to_be_saved(
+    choice: Choice, random_tokens: Callable[..., Tensor]
+) -> None:
+    """In one line that says what is allowed, before anything is cut; where nothing is saved they are cut and say so."""
     model = tiny_model("bloom")
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     with pytest.raises(UserError, match="allowed: models") as caught:
         shrink(model, choice, random_tokens(4))
     assert "\n" not in str(caught.value)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    outcome = METHODS.build(choice).run(a_context(model, random_tokens(4), Channels(0.5)))
+    assert outcome.change.unsaid
+    assert "cannot be saved" in outcome.notes[0]
+    assert sum(each.numel() for each in model.parameters()) < sum(tensor.numel() for tensor in before.values())
 
 
 @every_choice
@@ -191,7 +196,7 @@ def test_convolutions_shrink(choice: Choice, tmp_path: Path) -> None:
 def test_only_structured_patterns_are_taken(choice: Choice) -> None:
     """The refusal names what it takes."""
     method = METHODS.build(choice)
-    assert method.refuses(Structured(0.5, "channel")) is None
+    assert method.refuses(Channels(0.5)) is None
     for pattern in (Unstructured(0.5), SemiStructured(2, 4)):
         reason = method.refuses(pattern)
         assert reason is not None
@@ -202,7 +207,9 @@ def test_no_other_method_takes_a_structured_pattern() -> None:
     """A mask does not make a layer smaller."""
     for name in METHODS.all():
         method = METHODS.build(Choice(name))
-        assert isinstance(method, StructuredMethod) == (method.refuses(Structured(0.5, "channel")) is None)
+        cuts = isinstance(method, StructuredMethod | DepthMethod)
+        assert cuts == (method.refuses(Structured(0.5)) is None)
+        assert cuts or method.refuses(Channels(0.5)) is not None
 
 
 # ------------------------------------------------------------------------------------------ counts and importance
@@ -211,26 +218,26 @@ def test_no_other_method_takes_a_structured_pattern() -> None:
 @pytest.mark.parametrize(("channels", "ratio", "kept"), [(48, 0.5, 24), (48, 0.3, 34), (7, 0.5, 4), (5, 0.01, 5)])
 def test_the_number_kept_is_rounded(channels: int, ratio: float, kept: int) -> None:
     """`round(channels * (1 - ratio))`."""
-    assert num_kept(channels, Structured(ratio, "channel")) == kept
+    assert num_kept(channels, ratio) == kept
 
 
 def test_a_layer_without_channels_is_refused() -> None:
     """The line holds the fraction."""
     with pytest.raises(UserError, match=r"sparsity=0\.9 leaves none of 4 channels; allowed"):
-        num_kept(4, Structured(0.9, "channel"))
+        num_kept(4, 0.9)
 
 
 def test_of_equal_channels_the_lower_goes_first() -> None:
     """Stable, and in ascending order."""
-    assert kept_channels(torch.tensor([2.0, 1.0, 1.0, 1.0, 3.0]), 3).tolist() == [0, 3, 4]
-    assert kept_channels(torch.ones(6), 2).tolist() == [4, 5]
+    assert most_important(torch.tensor([2.0, 1.0, 1.0, 1.0, 3.0]), 3).tolist() == [0, 3, 4]
+    assert most_important(torch.ones(6), 2).tolist() == [4, 5]
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_an_importance_that_is_no_number_fails_loudly(value: float) -> None:
     """NaN has no rank."""
     with pytest.raises(ArithmeticError, match="not finite"):
-        kept_channels(torch.tensor([1.0, value, 2.0]), 2)
+        most_important(torch.tensor([1.0, value, 2.0]), 2)
 
 
 @pytest.mark.parametrize(
@@ -240,8 +247,8 @@ def test_channel_magnitude_is_the_norm_of_the_slices(norm_of: Any, are_maps: boo
     """||gate_k|| + ||up_k|| + ||down_:,k||, or the last alone, as it is for maps; one number at a time."""
     generator = torch.Generator().manual_seed(0)
     gate_CN, up_CN, down_CN = (torch.randn(6, width, generator=generator) for width in (4, 4, 5))
-    channels = Channels((gate_CN, up_CN), down_CN, are_maps)
-    importance_C = ChannelMagnitude(norm_of).importance(channels, Statistics([]))
+    candidates = Candidates("channel", (gate_CN, up_CN), down_CN[:, :, None], torch.arange(6)[:, None], are_maps)
+    importance_C = ChannelMagnitude(norm_of).importance(candidates, Statistics([]))
     for channel in range(6):
         slices = [down_CN[channel].tolist()]
         if norm_of == "coupled" or (norm_of == "auto" and not are_maps):
@@ -377,11 +384,13 @@ def test_a_cut_network_is_the_dense_one_with_those_channels_zero(network: str, n
 
 def test_a_structured_pattern_names_itself() -> None:
     """Label and slug are part of records and file names."""
-    pattern = Structured(0.5, "channel")
+    pattern = Channels(0.5)
     assert (pattern.label, pattern.slug, pattern.sparsity) == ("channel", "channel-0.5", 0.5)
     assert replace(pattern, ratio=0.25).slug == "channel-0.25"
     for ratio in (0.0, 1.0, -0.1, math.nan):
         with pytest.raises(UserError, match=r"not a fraction of channels to cut out; allowed: 0 < sparsity < 1"):
-            Structured(ratio, "channel")
-    with pytest.raises(UserError, match=r"unknown unit of a structured pattern 'atom'.*channel"):
-        Structured(0.5, "atom")
+            Channels(ratio)
+    share = Structured(0.2)
+    assert (share.label, share.slug, share.sparsity) == ("structured", "structured-0.2", 0.2)
+    with pytest.raises(UserError, match=r"not a fraction of the parameters to cut out; allowed: 0 < sparsity < 1"):
+        Structured(1.0)

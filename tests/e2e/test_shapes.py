@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from harness.evaluation.perplexity import perplexity
 from harness.job import Choice
-from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
+from harness.patterns import Channels, Pattern, SemiStructured, Structured, Unstructured
 from harness.progress import Silent
 from harness.pruning.methods.base import METHODS
 from harness.pruning.numerics.permutation import layers_that_are_not
@@ -101,7 +101,7 @@ def test_a_sweep_starts_every_job_from_the_dense_model(cli: Cli, job: tuple[str,
         (("method=ria", "method.permutation=heuristic"), "permutation=heuristic orders the groups of N:M"),
         (("method=wanda", "pattern=channel"), "it takes unstructured, N:M, not channel"),
         (("method=ria", "method.permutation=heuristic", "pattern=channel"), "it takes unstructured, N:M, not channel"),
-        (("method=channel-magnitude", "pattern=2:4"), "it takes channel, not 2:4"),
+        (("method=channel-magnitude", "pattern=2:4"), "it takes channel, structured, not 2:4"),
         (("method=channel-magnitude", "pattern=channel", "sparsity=1.0"), "allowed: 0 < sparsity < 1"),
         (("method=channel-magnitude", "pattern=channel", "allocation=owl"), "it spreads"),
     ],
@@ -118,7 +118,8 @@ def test_what_does_not_go_together_is_refused_at_planning(
 PATTERNS: dict[str, Pattern] = {
     "unstructured": Unstructured(0.5),
     "2:4": SemiStructured(2, 4),
-    "channel": Structured(0.5, "channel"),
+    "channel": Channels(0.5),
+    "structured": Structured(0.2),
 }
 
 

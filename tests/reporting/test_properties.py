@@ -35,7 +35,11 @@ def test_properties_are_those_of_the_papers(rows) -> None:
     assert (rows["lottery"]["ranked within"], rows["llm_surgeon"]["ranked within"]) == ("matrix", "model")
     assert (sparsegpt["weight update"], sparsegpt["complexity"]) == ("yes", "O(d³)")
     assert (magnitude["calibration data"], magnitude["statistics"], magnitude["complexity"]) == ("no", "", "O(1)")
-    assert rows["channel-magnitude"]["patterns"] == "structured"
+    assert rows["channel-magnitude"]["patterns"] == "channel, structured"
+    assert [rows[name]["ranked within"] for name in ("wanda-sp", "flap", "shortgpt")] == [
+        "channels of a block", "model", "model"
+    ]  # fmt: skip
+    assert rows["shortgpt"]["calibration data"] == "yes"
     assert rows["llm_surgeon"]["gradients"] == "yes"
 
 

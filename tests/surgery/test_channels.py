@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from harness.blocks.calls import BlockCall
 from harness.blocks.layers import decoder_blocks, weight_view
+from harness.blocks.probe import Probe
 from harness.errors import UserError
 from harness.surgery.channels import channel_order, cut, cuts_cleanly, reorder, reorders_cleanly
 from harness.surgery.configuration import BlockCuts, apply_fields, fields_after
@@ -131,7 +133,7 @@ def test_the_field_is_found(family: str, changes: dict[str, Any], field: str) ->
     """By its value, among other fields of that value (32 is the hidden size, too), and where it is unset."""
     model = tiny_model(family, **changes)
     cuts = cuts_of(model, 0.75)
-    fields = fields_after(model, cuts)
+    fields = fields_after(model, cuts, *probe_of(model, 0))
     assert fields == {field: cuts[0][0][1]}
     for block, ((dependency_group, kept),) in zip(decoder_blocks(model)[1], cuts, strict=True):
         cut(block, dependency_group, torch.arange(kept))
@@ -143,7 +145,7 @@ def test_a_model_without_such_a_field_is_refused() -> None:
     """BLOOM's feed-forward layers are four times its hidden size, whatever one asks for."""
     model = tiny_model("bloom")
     with pytest.raises(UserError, match=r"BloomForCausalLM cannot be saved with 96 of 128 channels.*allowed"):
-        fields_after(model, cuts_of(model, 0.75))
+        fields_after(model, cuts_of(model, 0.75), *probe_of(model, 0))
 
 
 def test_other_sizes_in_other_blocks_are_a_list() -> None:
@@ -155,7 +157,10 @@ def test_other_sizes_in_other_blocks_are_a_list() -> None:
     for block, run in zip(model.blocks, runs, strict=True):
         dependency_group = free_coupling(block, run)
         cuts.append([(dependency_group, dependency_group.num_channels // 2)])
-    assert fields_after(model, cuts) == {"inner_widths": [3, 4], "flat_width": 3}
+    # The first block alone, on an input of its own, stands for the model.
+    shape = (2, 4, SIDE, SIDE)
+    call = Probe(BlockCall((), {}, in_args=True), shape, torch.device("cpu"))
+    assert fields_after(model, cuts, model.blocks[0], call) == {"inner_widths": [3, 4], "flat_width": 3}
 
 
 def test_a_model_cut_otherwise_than_planned_is_our_bug() -> None:

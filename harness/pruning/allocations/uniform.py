@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from harness.patterns import SemiStructured, Structured, Unstructured
+from harness.patterns import Channels, SemiStructured, Structured, Unstructured
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM, Allocation
 
 
@@ -15,4 +15,4 @@ class Uniform(Allocation):
     which is up to one weight a row less than was asked for; the other allocations make up for it, this one does not.
     """
 
-    patterns = (Unstructured, SemiStructured, Structured)
+    patterns = (Unstructured, SemiStructured, Channels, Structured)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 
 from harness.calibration.statistics import Statistic, Statistics
 from harness.job import Propagation
-from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
+from harness.patterns import Pattern, SemiStructured, Structured, Unit, Unstructured
 from harness.pruning.numerics.masks import ComparisonGroup, keep_mask
 from harness.registry import Registry
 
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.pruning.context import GlobalOutcome, PruningContext, PruningOutcome
-    from harness.pruning.cutting import Channels
+    from harness.pruning.cutting import Candidates
+    from harness.pruning.depth import Removals
     from harness.record import JsonValue
 
 
@@ -71,6 +72,11 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
     def needs_whole_model(self) -> bool:
         """Whether all of the model must be in memory, so that only `offload=none` fits."""
         return False
+
+    @property
+    def unsaveable(self) -> str | None:
+        """Why no plain checkpoint can hold what it makes of a model, known before it runs; None where one may."""
+        return None
 
     def refuses(self, pattern: Pattern) -> str | None:
         """Why this method cannot make `pattern`, or None when it can."""
@@ -216,25 +222,87 @@ def fingerprint(weight_OI: Tensor) -> str:
 
 
 class StructuredMethod(PruningMethod):
-    """Ranks the channels of every dependency group; the least important are cut out of all layers of their group.
+    """Scores channels and heads; the least important are cut out of all layers that make, pass on or read them.
 
     Attributes:
-        needs: statistics of the channels' values, the consumer's input, to collect.
+        units: what it cuts; a head is a key/value head with all of its query heads.
+        scope: whether those of one `block` compete, from the inputs behind the cut blocks before it and with the same
+            numbers in blocks of one shape, or those of the whole `model`, from the dense model's inputs.
+        needs: statistics of the consumer's input to collect.
     """
 
     __slots__ = ()
     patterns: ClassVar[tuple[type[Pattern], ...]] = (Structured,)
     updates_weights: ClassVar[bool] = False
+    units: ClassVar[tuple[Unit, ...]] = ("channel", "head")
+    scope: ClassVar[Literal["block", "model"]] = "block"
     needs: ClassVar[tuple[type[Statistic], ...]] = ()
 
-    def run(self, context: PruningContext) -> PruningOutcome:
-        from harness.pruning.structured import prune_channels
+    @property
+    def decides_layer_sparsities(self) -> bool:
+        return self.scope == "model"
 
-        return prune_channels(self, context)
+    @property
+    def unsaveable(self) -> str | None:
+        return "every block gets sizes of its own" if self.scope == "model" else None
+
+    def run(self, context: PruningContext) -> PruningOutcome:
+        from harness.pruning.structured import prune_structured
+
+        return prune_structured(self, context)
 
     @abstractmethod
-    def importance(self, channels: Channels, stats: Statistics) -> Tensor:
-        """Importance [C] of every channel, finite, higher = keep."""
+    def importance(self, candidates: Candidates, stats: Statistics) -> Tensor:
+        """Importance [C] of every channel or head of a dependency group, finite, higher = keep."""
+
+    def choose(
+        self, importances: Sequence[Sequence[Tensor]], sizes: Sequence[Sequence[int]], fraction: float
+    ) -> list[list[Tensor]]:
+        """Numbers, ascending, of what stays of every group of every block, where all of the model competes.
+
+        Args:
+            importances: [C] of every group.
+            sizes: parameters that one channel or head of it takes along.
+            fraction: of all these parameters that is to go.
+        """
+        from harness.pruning.shares import kept_over_model
+
+        return kept_over_model(importances, sizes, fraction)
+
+    def compensation(self, weight_OI: Tensor, kept: Tensor, stats: Statistics) -> Tensor | None:
+        """What is added to the bias [O] of a consumer to make up for the columns that go; None = nothing.
+
+        Args:
+            weight_OI: dense.
+            kept: numbers of the columns that stay.
+        """
+        return None
+
+
+class DepthMethod(PruningMethod):
+    """Takes whole blocks out of the model: as many as come closest to the requested fraction of all parameters."""
+
+    __slots__ = ()
+    patterns: ClassVar[tuple[type[Pattern], ...]] = (Structured,)
+    updates_weights: ClassVar[bool] = False
+    propagation: ClassVar[Propagation] = "dense"
+
+    @property
+    def decides_layer_sparsities(self) -> bool:
+        return True
+
+    @property
+    def needs_whole_model(self) -> bool:
+        return True
+
+    def run(self, context: PruningContext) -> PruningOutcome:
+        from harness.pruning.depth import prune_blocks
+
+        return prune_blocks(self, context)
+
+    @abstractmethod
+    def removals(self, context: PruningContext, count: int) -> Removals:
+        """Indices of `count` blocks in the order in which they go; the context's model is left dense."""
 
 
 class GlobalMethod(PruningMethod):

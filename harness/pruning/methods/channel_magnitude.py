@@ -9,15 +9,16 @@ of a language model it is the sum of the norms of all that belongs to the channe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from harness.patterns import Channels, Pattern, Structured, Unit
 from harness.pruning.methods.base import METHODS, StructuredMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.calibration.statistics import Statistics
-    from harness.pruning.cutting import Channels
+    from harness.pruning.cutting import Candidates
 
 
 @METHODS.register("channel-magnitude")
@@ -30,11 +31,15 @@ class ChannelMagnitude(StructuredMethod):
             the channel alone; `auto` = `consumer` where convolutions make the channels, else `coupled`.
     """
 
+    patterns: ClassVar[tuple[type[Pattern], ...]] = (Channels, Structured)
+    units: ClassVar[tuple[Unit, ...]] = ("channel",)
     norm_of: Literal["auto", "coupled", "consumer"] = "auto"
 
-    def importance(self, channels: Channels, stats: Statistics) -> Tensor:
+    def importance(self, candidates: Candidates, stats: Statistics) -> Tensor:
         import torch
 
-        of_consumer = self.norm_of == "consumer" or (self.norm_of == "auto" and channels.are_maps)
-        producers = () if of_consumer else channels.producers
-        return torch.stack([each_CN.float().norm(dim=1) for each_CN in (channels.consumer_CN, *producers)]).sum(dim=0)
+        of_consumer = self.norm_of == "consumer" or (self.norm_of == "auto" and candidates.are_maps)
+        producers = () if of_consumer else candidates.producers
+        return torch.stack(
+            [each_CN.float().norm(dim=1) for each_CN in (candidates.consumer_COK.flatten(1), *producers)]
+        ).sum(dim=0)

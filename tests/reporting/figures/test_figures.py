@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UserError
-from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
+from harness.patterns import Channels, Pattern, SemiStructured, Unstructured
 from harness.record import EvalResult, LayerReport, RunRecord
 from harness.reporting.figures.agreement import pairs
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
@@ -404,8 +404,7 @@ def test_a_dense_model_alone_makes_no_figure_and_no_error(published: Published, 
 def test_every_ratio_of_a_structured_pattern_has_a_place(published: Published) -> None:
     """20 % and 50 % of the channels are two columns, not one whose last value wins."""
     records = [
-        make_record("channel-magnitude", Structured(share, "channel"), (make_perplexity(100 * share),))
-        for share in (0.2, 0.5)
+        make_record("channel-magnitude", Channels(share), (make_perplexity(100 * share),)) for share in (0.2, 0.5)
     ]
     panel = panel_of(records, published)
     known = {point.place: point.value for point in panel.points}
