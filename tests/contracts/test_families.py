@@ -13,11 +13,9 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.blocks.layers import prunable_layers, prunable_shapes, weight_view
-from harness.errors import UserError
 from harness.job import Choice, Propagation
-from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
+from harness.patterns import Channels, Pattern, SemiStructured, Structured, Unstructured
 from harness.pruning.context import PruningOutcome
-from harness.pruning.cutting import num_kept
 from harness.pruning.layer_reports import achieved_sparsity
 from harness.pruning.methods.base import (
     METHODS,
@@ -25,15 +23,15 @@ from harness.pruning.methods.base import (
     PruningMethod,
 )
 from harness.pruning.numerics.permutation import recorded_permutations
+from harness.pruning.shares import num_kept
 from tests.contexts import a_context
 from tests.contracts.test_methods import check_zeros
+from tests.contracts.test_shares import DEPTHS, WIDTHS
 from tests.families import tiny_model
 
-PATTERNS: tuple[Pattern, ...] = (Unstructured(0.5), SemiStructured(2, 4), Structured(0.5, "channel"))
+PATTERNS: tuple[Pattern, ...] = (Unstructured(0.5), SemiStructured(2, 4), Channels(0.5))
 FEWEST = {"shots": 1, "rounds": 1, "steps": 1, "batch": 2, "max_correlate": 64}
 """Values of parameters that decide how long a method works, by their names."""
-CANNOT_SHRINK = frozenset({"bloom"})
-"""BLOOM's configuration has no field for its channels."""
 CPU = torch.device("cpu")
 Shapes = Mapping[str, tuple[int, int]]
 
@@ -101,12 +99,12 @@ def check_masks(method: PruningMethod, pattern: Pattern, weights: Mapping[str, T
         assert sum(int(zeros_OI.sum()) for zeros_OI in zeros.values()) == int(total * pattern.sparsity)
 
 
-def check_channels(pattern: Structured, before: Shapes, after: Shapes) -> None:
+def check_channels(pattern: Channels, before: Shapes, after: Shapes) -> None:
     """Every layer lost the channels asked for or none, and some did."""
     assert after != before
     for name, shape in before.items():
         for old, new in zip(shape, after[name], strict=True):
-            assert new in (old, num_kept(old, pattern))
+            assert new in (old, num_kept(old, pattern.ratio))
 
 
 def check_pruned(dense: nn.Module, model: nn.Module, choice: Choice, pattern: Pattern, outcome: PruningOutcome) -> None:
@@ -114,7 +112,7 @@ def check_pruned(dense: nn.Module, model: nn.Module, choice: Choice, pattern: Pa
     method, shapes = METHODS.build(choice), prunable_shapes(dense)
     weights = {name: weight_view(linear) for name, linear in prunable_layers(model).items()}
     size = sum(map(math.prod, shapes.values()))
-    if isinstance(pattern, Structured):
+    if isinstance(pattern, Channels):
         check_channels(pattern, shapes, prunable_shapes(model))
         gone = size - sum(weight_OI.numel() for weight_OI in weights.values())
     else:
@@ -130,7 +128,7 @@ def check_pruned(dense: nn.Module, model: nn.Module, choice: Choice, pattern: Pa
     change = outcome.change
     changed = {name for name, tensor in after.items() if not torch.equal(tensor, before[name])}
     assert changed <= change.names
-    assert isinstance(pattern, Structured) or {f"{name}.weight" for name in weights} <= changed
+    assert isinstance(pattern, Channels) or {f"{name}.weight" for name in weights} <= changed
     now = prunable_shapes(model)
     assert all(shape == (shapes[name], now[name]) for name, shape in change.layers.items())
     assert set(change.layers) >= {name for name in shapes if shapes[name] != now[name]}
@@ -145,10 +143,6 @@ def test_every_method_prunes_every_family(
     changed that the outcome does not name, and logits that are numbers.
     """
     model = copy.deepcopy(dense_model(family))
-    if isinstance(pattern, Structured) and family in CANNOT_SHRINK:
-        with pytest.raises(UserError, match="allowed: models"):
-            prune(model, choice, pattern, random_tokens(3))
-        return
     outcome = prune(model, choice, pattern, random_tokens(3))
     check_pruned(dense_model(family), model, choice, pattern, outcome)
     with torch.no_grad():
@@ -156,5 +150,9 @@ def test_every_method_prunes_every_family(
 
 
 def test_no_method_is_left_out() -> None:
-    """Each has a pattern that it takes, but for the dense model, which takes none."""
-    assert {choice.name for choice, _ in cases()} == set(METHODS.all()) - {"dense"}
+    """Each has a pattern that it takes, but for the dense model, which takes none, and those that cut a share of all
+    parameters alone, which have cases of their own.
+    """
+    of_shares = {name for name, method in METHODS.all().items() if method.patterns == (Structured,)}
+    assert {choice.name for choice, _ in cases()} == set(METHODS.all()) - {"dense"} - of_shares
+    assert of_shares <= {choice.name for choice in (*WIDTHS, *DEPTHS)}
