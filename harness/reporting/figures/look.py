@@ -33,7 +33,7 @@ OTHER_COLOR = "#bbbbbb"
 """Of whatever has no colour of its own: all after the tenth."""
 DENSE_COLOR = "#000000"
 QUIET = "#555555"
-PANEL_WIDTH, PANEL_HEIGHT = 300, 220
+PANEL_WIDTH, PANEL_HEIGHT = 340, 260
 LETTER_WIDTH = 5.6
 """Pixels of a letter of the title."""
 

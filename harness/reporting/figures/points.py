@@ -115,7 +115,7 @@ def panel_of(found: Sequence[Found], labels: Mapping[str, str]) -> Panel:
     unpruned = _points([best], labels)[0] if best else None
     made = Panel(job.model, example.metric, example.higher_is_better, drawn, unpruned, ())
     if beyond := sum(point.value > made.edge for point in drawn):
-        notes.append(f"{job.model}: {beyond} values beyond {made.edge:,.0f} are drawn as that")
+        notes.append(f"{job.model}: {beyond} values above {made.edge:,.0f} are drawn at it")
     return replace(made, notes=tuple(notes))
 
 

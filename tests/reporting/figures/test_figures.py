@@ -24,7 +24,7 @@ from harness.reporting.figures.data import Data, Measurement
 from harness.reporting.figures.files import Drawn, draw_all, pictures
 from harness.reporting.figures.heatmap import heat_panel
 from harness.reporting.figures.layers import select
-from harness.reporting.figures.look import PANEL_WIDTH, file_name, styles
+from harness.reporting.figures.look import LETTER_WIDTH, PANEL_WIDTH, file_name, styles
 from harness.reporting.figures.pareto import front, sizes
 from harness.reporting.figures.points import FARTHEST, Panel
 from harness.reporting.frame import to_frame
@@ -333,7 +333,7 @@ def test_a_destroyed_model_does_not_press_the_others_together(published: Publish
     records = [make_record(method, results=(make_perplexity(value),)) for method, value in values.items()]
     panel = panel_of(records, published)
     assert panel.edge == FARTHEST * 30.0
-    assert panel.notes == ("opt-125m: 1 values beyond 9,000 are drawn as that",)
+    assert panel.notes == ("opt-125m: 1 values above 9,000 are drawn at it",)
     (left,) = parts_of(panel, SPARSITY)
     rows = {row["label"]: (row["value"], row["shown"]) for row in left["rows"]["point"]}
     assert rows == {"magnitude": (1e8, 9000.0), "wanda": (40.0, 40.0), "sparsegpt": (30.0, 30.0)}
@@ -411,6 +411,21 @@ def test_every_ratio_of_a_structured_pattern_has_a_place(published: Published) -
     assert known == {"channel 20%": pytest.approx(20.0), "channel 50%": pytest.approx(50.0)}
     (only,) = parts_of(panel, SPARSITY)
     assert only["layer"][-1]["encoding"]["x"]["sort"] == ["channel 20%", "channel 50%"]
+
+
+def test_names_of_patterns_have_room(published: Published) -> None:
+    """`channel 25%` stands in two lines, each narrower than its place, beside the lines and in the heat map."""
+    records = [
+        make_record("channel-magnitude", Structured(share, "channel"), (make_perplexity(100 * share),))
+        for share in (0.25, 0.5, 0.75)
+    ]
+    panel = panel_of(records, published)
+    (only,) = parts_of(panel, SPARSITY)
+    heat = heat_panel(panel, looks_of(panel))
+    widest = max(len(word) for place in panel.places for word in place.split(" "))
+    for place_width, layer in ((only["width"] / 3, only["layer"][-1]), (heat["width"]["step"], heat["layer"][0])):
+        assert layer["encoding"]["x"]["axis"]["labelExpr"] == "split(datum.label, ' ')"
+        assert widest * LETTER_WIDTH < place_width
 
 
 def test_long_settings_that_differ_at_their_start_are_two_series(published: Published) -> None:
