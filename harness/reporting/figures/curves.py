@@ -14,6 +14,7 @@ from harness.reporting.figures.look import (
     TWO_LINES,
     Spec,
     composed,
+    place_width,
     told_apart,
     tooltip,
     value_scale,
@@ -26,8 +27,8 @@ from harness.reporting.layout import clean
 if TYPE_CHECKING:
     import altair
 
-PLACE_WIDTH, MARKER_WIDTH = 46, 9
-"""Pixels of a pattern beside the lines: at least so many, and so many a series."""
+MARKER_WIDTH = 9
+"""Pixels of a pattern beside the lines for every series."""
 TOOLTIP = ("label:N", "model:N", "place:N", "value:Q", "error:Q", "jobs:N")
 
 
@@ -95,7 +96,7 @@ def curve_panel(panel: Panel, looks: Looks, across: Across) -> Spec:
         }
         empty = altair.Axis(values=axis["values"], labels=False, ticks=False, domain=False)
         bare = partial(altair.Y, scale=scale, axis=empty, title="")
-        width = len(places) * max(PLACE_WIDTH, MARKER_WIDTH * len(labels))
+        width = len(places) * max(place_width(places), MARKER_WIDTH * len(labels))
         beside = _layers(panel, rows_of(rest, panel), looks, where, bare if parts else quality)
         parts.append(beside | {"width": width})
     return composed("hconcat", parts, spacing=4, title=clean(panel.model))

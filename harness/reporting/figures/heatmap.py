@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
 from harness.reporting.figures.curves import TOOLTIP
 from harness.reporting.figures.data import Data
-from harness.reporting.figures.look import TWO_LINES, Spec, composed, tooltip
+from harness.reporting.figures.look import TWO_LINES, Spec, composed, place_width, tooltip
 from harness.reporting.figures.points import Panel
 from harness.reporting.figures.sheet import Looks, Sheet, rows_of
 from harness.reporting.layout import clean, number
@@ -59,5 +59,5 @@ def heat_panel(panel: Panel, looks: Looks) -> Spec:
             text=altair.Text("written:N"), color=altair.condition(dark, altair.value("white"), altair.value("black"))
         ),
     )
-    size = {"width": {"step": FIELD_WIDTH}, "height": {"step": FIELD_HEIGHT}}
+    size = {"width": {"step": max(FIELD_WIDTH, place_width(panel.places))}, "height": {"step": FIELD_HEIGHT}}
     return composed("layer", parts, title=[f"{clean(panel.model)}{dense}", panel.label], **size)

@@ -80,6 +80,11 @@ def file_name(value: str) -> str:
     return re.sub(r"[^A-Za-z0-9.]+", "-", value).strip("-.") or "figure"
 
 
+def place_width(places: Iterable[str]) -> float:
+    """Pixels that every one of these patterns needs on an axis of `TWO_LINES`."""
+    return LETTER_WIDTH * (2 + max((len(word) for place in places for word in place.split(" ")), default=0))
+
+
 def told_apart(known: Mapping[str, Style], *channels: str) -> dict[str, Any]:
     """Encodings of the column `label` by these channels (color, shape, strokeDash), with one legend for all."""
     import altair

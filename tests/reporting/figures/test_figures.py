@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UserError
-from harness.patterns import Channels, Pattern, SemiStructured, Unstructured
+from harness.patterns import Channels, Pattern, SemiStructured, Structured, Unstructured
 from harness.record import EvalResult, LayerReport, RunRecord
 from harness.reporting.figures.agreement import pairs
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
@@ -415,10 +415,8 @@ def test_every_ratio_of_a_structured_pattern_has_a_place(published: Published) -
 
 def test_names_of_patterns_have_room(published: Published) -> None:
     """`channel 25%` stands in two lines, each narrower than its place, beside the lines and in the heat map."""
-    records = [
-        make_record("channel-magnitude", Structured(share, "channel"), (make_perplexity(100 * share),))
-        for share in (0.25, 0.5, 0.75)
-    ]
+    patterns = (Channels(0.25), Channels(0.5), Structured(0.5))
+    records = [make_record("channel-magnitude", pattern, (make_perplexity(30.0),)) for pattern in patterns]
     panel = panel_of(records, published)
     (only,) = parts_of(panel, SPARSITY)
     heat = heat_panel(panel, looks_of(panel))
