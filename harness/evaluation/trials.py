@@ -1,4 +1,4 @@
-"""The loss of a model with other weights in some blocks: only what comes from those blocks on is computed again."""
+"""The loss of a language model with a candidate's edits in some blocks, of which only the rest is computed again."""
 
 import math
 
@@ -8,15 +8,13 @@ from transformers import PreTrainedModel
 
 from harness.blocks.offload import Offloading
 from harness.blocks.runner import BlockRunner, in_batches
+from harness.blocks.trial import Edited, Edits
 from harness.evaluation.perplexity import perplexity_from
 from harness.progress import Silent
 
 
 class TrialLoss:
-    """Mean negative log-likelihood a token of a language model, in nats, for many trials on the same windows.
-
-    The hidden states of the dense model in front of the last trial's first block are kept; trials that go through the
-    model from front to back compute half of it on average.
+    """Mean negative log-likelihood a token of a language model, in nats, for many candidates on the same windows.
 
     Args:
         model: everything but its blocks on the CPU.
@@ -34,13 +32,23 @@ class TrialLoss:
         self._batches = in_batches(windows_NL, batch_tokens)
         self._device = device
         self._runner: BlockRunner | None = None
+        self._passed: dict[int, object] = {}
+        """Edits of the blocks that the kept hidden states went through."""
 
-    def __call__(self, trial: Offloading, first: int) -> float:
-        """The loss with the blocks from index `first` on as `trial` gives them out; infinite where it is no number."""
-        if self._runner is None or first < self._runner.position:
-            self._runner = BlockRunner(self._model, self._batches, self._dense, self._device)
-        while self._runner.position < first:
-            with self._runner.next_block() as step:
+    def __call__(self, edits: Edits, base: Edits = {}) -> float:  # noqa: B006  # nobody writes to it
+        """The loss with `edits` on top of those of `base`; infinite where it is no number."""
+        first = min(edits, default=0)
+        runner = self._runner
+        if runner is None or first < runner.position or self._passed != _before(base, runner.position):
+            self._runner = runner = BlockRunner(self._model, self._batches, self._dense, self._device)
+        forward = runner.fork(Edited(self._dense, base)) if runner.position < first else runner
+        while forward.position < first:
+            with forward.next_block() as step:
                 step.hand_on()
-        measured = perplexity_from(self._runner.fork(trial), Silent())
+        self._runner, self._passed = forward, _before(base, first)
+        measured = perplexity_from(forward.fork(Edited(self._dense, {**base, **edits})), Silent())
         return math.inf if measured.value is None else math.log(measured.value)
+
+
+def _before(edits: Edits, position: int) -> dict[int, object]:
+    return {index: edit for index, edit in edits.items() if index < position}

@@ -7,7 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from harness.blocks.offload import Offloading
+from harness.blocks.trial import Edited, Edits, Trials
 from harness.config.request import JobRequest
 from harness.data.corpora import load_tokens
 from harness.data.digits import DIGITS, TRAINING_ROWS, digit_rows
@@ -18,7 +18,6 @@ from harness.evaluation.accuracy import accuracy
 from harness.evaluation.base import check_length
 from harness.evaluation.trials import TrialLoss
 from harness.models.loading import LoadedModel
-from harness.pruning.context import HeldOutLoss
 
 
 def drawn_with(request: JobRequest) -> Hashable:
@@ -55,26 +54,26 @@ def calibration_tokens(request: JobRequest, loaded: LoadedModel, *, more: int = 
     return torch.from_numpy(drawn.copy()), torch.from_numpy(apart.copy())
 
 
-def held_out_loss(request: JobRequest, loaded: LoadedModel, device: torch.device, num_sequences: int) -> HeldOutLoss:
-    """Measures on sequences that the job's own do not touch.
+def held_out_trials(request: JobRequest, loaded: LoadedModel, device: torch.device, num_sequences: int) -> Trials:
+    """Measures candidates on sequences that the job's own do not touch.
 
     Raises:
         UserError: there are none.
     """
-    pruning = request.pruning
+    calibration = request.pruning.calibration
     is_labelled = request.checkpoint.kind.labelled
     _, tokens_BL = calibration_tokens(request, loaded, more=TRAINING_ROWS if is_labelled else num_sequences)
     if not len(tokens_BL):
         raise UserError(
-            f"allocation={pruning.allocation.name} measures on sequences that calibration leaves over, and "
-            f"calibration.num_sequences={pruning.calibration.num_sequences} leaves none; allowed: fewer"
+            "candidates are measured on sequences that calibration leaves over, and "
+            f"calibration.num_sequences={calibration.num_sequences} leaves none; allowed: fewer"
         )
     if not is_labelled:
         batch_tokens = request.options.batch_tokens
         return TrialLoss(loaded.model, loaded.offloading, tokens_BL, batch_tokens=batch_tokens, device=device)
 
-    def wrong(trial: Offloading, first: int) -> float:
-        right = accuracy(loaded.model, trial, tokens_BL, device).value
+    def wrong(edits: Edits, base: Edits = {}) -> float:  # noqa: B006  # nobody writes to it
+        right = accuracy(loaded.model, Edited(loaded.offloading, {**base, **edits}), tokens_BL, device).value
         return math.inf if right is None else 1.0 - right
 
     return wrong

@@ -8,7 +8,7 @@ import torch
 
 from harness.blocks.layers import prunable_shapes
 from harness.config.request import JobRequest
-from harness.jobs.calibrate import drawn_with, held_out_loss, kept_calibration
+from harness.jobs.calibrate import drawn_with, held_out_trials, kept_calibration
 from harness.models.loading import LoadedModel
 from harness.patterns import Structured
 from harness.progress import Clock, Reporter
@@ -49,7 +49,7 @@ def prune(
         reporter,
         clock,
         allocation=None if pruning.allocation.name == UNIFORM else ALLOCATIONS.build(pruning.allocation),
-        held_out=partial(held_out_loss, request, loaded, device),
+        held_out=partial(held_out_trials, request, loaded, device),
         cache=cache,
         caches_statistics=options.offload == "none",  # else there is no room for those of other jobs
         saves=options.save_model is not None,

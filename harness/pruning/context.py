@@ -15,15 +15,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from harness.blocks.offload import Offloading
+    from harness.blocks.trial import Trials
     from harness.job import Propagation
     from harness.patterns import Pattern
     from harness.pruning.allocations.base import Allocation
     from harness.record import JsonValue, LayerReport
 
 FoundT = TypeVar("FoundT")
-HeldOutLoss = Callable[["Offloading", int], float]
-"""Of the model as that offloading gives it out, with dense blocks before that index, on held-out sequences: mean
-negative log-likelihood a token of a language model, share of wrong answers of an image classifier."""
 
 
 class CalibrationCache(Protocol):
@@ -38,7 +36,7 @@ def _nothing_cached(key: Hashable, find: Callable[[], FoundT]) -> FoundT:
     return find()
 
 
-def _nothing_held_out(num_sequences: int) -> HeldOutLoss:
+def _nothing_held_out(num_sequences: int) -> Trials:
     raise AssertionError(f"the context gives no {num_sequences} held-out sequences")
 
 
@@ -79,7 +77,8 @@ class PruningContext:
         seed: of the job, for whatever the method draws.
         clock: told how long was spent on what: `calibrate`, `allocate` or `prune`.
         allocation: spreads the sparsity over the layers; None = all have the pattern.
-        held_out: makes what measures trials, on at most that many held-out sequences (a classifier: on all).
+        held_out: makes what measures candidates, on at most that many held-out sequences (a classifier: on all): by the
+            mean negative log-likelihood a token of a language model, the share of wrong answers of an image classifier.
         cache: of what does not depend on the requested pattern.
         caches_statistics: whether there is memory for the statistics of other jobs.
         saves: whether the model will be saved, so that its configuration must be able to say what became of it.
@@ -96,7 +95,7 @@ class PruningContext:
     reporter: Reporter = field(default_factory=Silent)
     clock: Clock = field(default_factory=Clock)
     allocation: Allocation | None = None
-    held_out: Callable[[int], HeldOutLoss] = _nothing_held_out
+    held_out: Callable[[int], Trials] = _nothing_held_out
     cache: CalibrationCache = _nothing_cached
     caches_statistics: bool = False
     saves: bool = False

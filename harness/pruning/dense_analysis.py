@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from harness.blocks.inputs import check_reached
 from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
-from harness.blocks.offload import Offloading
 from harness.blocks.runner import BlockRunner, in_batches
+from harness.blocks.trial import OtherWeights
 from harness.calibration.statistics import Statistic
 from harness.patterns import Pattern
 from harness.pruning.context import FoundT, PruningContext
@@ -95,39 +93,10 @@ class DenseAnalysis:
         loss = self.context.held_out(num_sequences)
 
         def trial_loss(weights: Mapping[str, Tensor]) -> float:
-            changed = (int(name.removeprefix(f"{prefix}.").partition(".")[0]) for name in weights)
-            return loss(_Trial(self.context.model, self.context.offloading, weights), min(changed, default=0))
+            changed: defaultdict[int, dict[str, Tensor]] = defaultdict(dict)
+            for name, weight_OI in weights.items():
+                index, _, path = name.removeprefix(f"{prefix}.").partition(".")
+                changed[int(index)][path] = weight_OI
+            return loss({index: OtherWeights(in_block) for index, in_block in changed.items()})
 
         return trial_loss
-
-
-class _Trial:
-    """A model with other weights in some layers; the layers themselves are never written to."""
-
-    def __init__(self, model: nn.Module, offloading: Offloading, weights: Mapping[str, Tensor]) -> None:
-        self._prefix = decoder_blocks(model)[0]
-        self._offloading = offloading
-        self._weights = weights
-
-    @contextmanager
-    def block(self, index: int, device: torch.device, *, writes: bool = False) -> Iterator[nn.Module]:
-        assert not writes, "a trial is only measured"
-        with self._offloading.block(index, device) as block:
-            dense = []
-            for name, linear in prunable_linears(block).items():
-                trial_OI = self._weights.get(f"{self._prefix}.{index}.{name}")
-                if trial_OI is not None:
-                    dense.append((linear, linear.weight.data))
-                    linear.weight.data = linear.weight.data.clone()
-                    weight_view(linear).copy_(trial_OI)
-            try:
-                yield block
-            finally:
-                for linear, old in dense:
-                    linear.weight.data = old
-
-    def activations(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        return self._offloading.activations(shape, dtype)
-
-    def save(self, folder: Path) -> None:
-        raise AssertionError("a trial is only measured")

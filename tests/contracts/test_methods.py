@@ -318,6 +318,7 @@ def test_the_methods_of_this_version() -> None:
         "random",
         "ria",
         "shortgpt",
+        "sleb",
         "sparsegpt",
         "venum",
         "wanda",

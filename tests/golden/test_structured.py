@@ -1,6 +1,6 @@
 """Methods that cut, beside the authors' own code on the same tiny models, ours on stock ones.
 
-FLAP is CASIA-IVA-Lab/FLAP@3bb57db, ShortGPT icip-cas/ShortGPT@9a2ee8d.
+FLAP is CASIA-IVA-Lab/FLAP@3bb57db, ShortGPT icip-cas/ShortGPT@9a2ee8d, SLEB jiwonsong-dev/SLEB@d07129a.
 """
 
 from collections.abc import Mapping
@@ -14,9 +14,13 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from harness.blocks.layers import decoder_blocks, weight_view
+from harness.blocks.offload import InMemory
+from harness.blocks.trial import Edits
+from harness.evaluation.trials import TrialLoss
 from harness.patterns import Structured
 from harness.pruning.methods.flap import Flap
 from harness.pruning.methods.shortgpt import block_influence
+from harness.pruning.methods.sleb import Sleb
 from harness.pruning.shares import num_parameters, of_the_cuttable
 from harness.pruning.structured import find_cuttable
 from tests.contexts import a_context
@@ -31,15 +35,21 @@ def arrays_of(golden_dir: Path, name: str) -> Arrays:
 
 
 def stock_llama(arrays: Arrays) -> LlamaForCausalLM:
-    """The model of the stored weights; its configuration is vocabulary, hidden, intermediate, layers, heads."""
-    vocab, hidden, intermediate, layers, heads = arrays["config"].tolist()
+    """The model of the stored weights, of sizes vocabulary, hidden, intermediate, layers, heads; SLEB's are hidden,
+    intermediate, layers, heads, key/value heads, vocabulary.
+    """
+    sizes = arrays["config"].tolist()
+    if len(sizes) == 6:
+        hidden, intermediate, layers, heads, shared, vocab = sizes
+    else:
+        (vocab, hidden, intermediate, layers, heads), shared = sizes, sizes[-1]
     config = LlamaConfig(
         vocab_size=vocab,
         hidden_size=hidden,
         intermediate_size=intermediate,
         num_hidden_layers=layers,
         num_attention_heads=heads,
-        num_key_value_heads=heads,
+        num_key_value_heads=shared,
         tie_word_embeddings=False,
         bos_token_id=0,
         eos_token_id=0,
@@ -97,3 +107,26 @@ def test_the_influence_of_blocks_is_the_published_one(golden_dir: Path) -> None:
     torch.testing.assert_close(
         influence_N, arrays["bi_sum_prenorm"].double() / int(arrays["n_tokens"]), rtol=1e-5, atol=0.0
     )
+
+
+@pytest.mark.parametrize(("tag", "first", "last", "count"), [("b11", 1, 1, 4), ("b32", 3, 2, 2)])
+def test_sleb_tries_and_removes_what_its_authors_do(
+    golden_dir: Path, tag: str, first: int, last: int, count: int
+) -> None:
+    """Every candidate's loss in the order of trial, and the order of removal; the searched model is left dense."""
+    arrays = arrays_of(golden_dir, "sleb")
+    model, windows_NL = stock_llama(arrays), arrays["ids"]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    measure = TrialLoss(model, InMemory(model), windows_NL, batch_tokens=64, device=torch.device("cpu"))
+    losses: list[float] = []
+
+    def spy(edits: Edits, base: Edits) -> float:
+        losses.append(measure(edits, base))
+        return losses[-1]
+
+    context = a_context(model, windows_NL, Structured(0.5), held_out=lambda _: spy)
+    removals = Sleb(first=first, last=last).removals(context, count)
+    assert list(removals.order) == arrays[f"{tag}_order"].tolist()
+    expected = arrays[f"{tag}_losses"].double() / windows_NL.numel()
+    torch.testing.assert_close(torch.tensor(losses, dtype=torch.float64), expected, rtol=1e-5, atol=0.0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
