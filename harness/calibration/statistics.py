@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, cast
 
 if TYPE_CHECKING:  # methods import this module to name what they need; planning a job must not load torch
     import torch
@@ -16,7 +16,13 @@ if TYPE_CHECKING:  # methods import this module to name what they need; planning
 
 
 class Statistic(Protocol):
-    """What a method may need to know of a layer's input."""
+    """What a method may need to know of a layer's input.
+
+    Attributes:
+        complexity: what it costs a method to use it in a layer of width d.
+    """
+
+    complexity: ClassVar[str]
 
     @classmethod
     def allocate(cls, in_features: int, device: torch.device) -> Self:
@@ -38,6 +44,8 @@ PANELS_FROM, PANELS = 512, 3
 
 class FeatureNorm:
     """Squared L2 norm of every input feature, averaged over sequences (Wanda's `scaler_row`)."""
+
+    complexity: ClassVar[str] = "O(d²)"
 
     def __init__(self, sum_of_squares_I: Tensor) -> None:
         self.sum_of_squares_I = sum_of_squares_I
@@ -69,6 +77,8 @@ class FeatureMoments:
     sequences with their tokens as weights; how the means of sequences differ is not in it.  It is summed from
     deviations, never as a difference of squares, so that features far from 0 keep their digits.
     """
+
+    complexity: ClassVar[str] = "O(d²)"
 
     def __init__(self, sum_I: Tensor, squared_deviations_I: Tensor) -> None:
         self.sum_I = sum_I
@@ -112,6 +122,8 @@ class FeatureFluctuation:
     F_n = F_(n-1) (n-2)/(n-1) + 1/n sum over tokens of (x - m_n)^2, with the mean m_n over the first n sequences.
     """
 
+    complexity: ClassVar[str] = "O(d²)"
+
     def __init__(self, mean_I: Tensor, squared_deviations_I: Tensor, published_I: Tensor) -> None:
         self.mean_I = mean_I
         self.squared_deviations_I = squared_deviations_I
@@ -153,6 +165,8 @@ class InputHessian:
     code: where two scores tie within rounding, the order of the sums decides which weight goes.  H is symmetric, so
     of a large one only the blocks on and above the diagonal are computed.
     """
+
+    complexity: ClassVar[str] = "O(d³)"
 
     def __init__(self, upper_II: Tensor) -> None:
         self._upper_II = upper_II

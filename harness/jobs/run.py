@@ -30,11 +30,8 @@ from harness.models.model_cache import ModelCache
 from harness.progress import Clock, Reporter
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM
 from harness.pruning.context import PruningOutcome
-from harness.pruning.layer_reports import (
-    achieved_sparsity,
-    unpruned_note,
-    weights_fingerprint,
-)
+from harness.pruning.fingerprints import weights_fingerprint
+from harness.pruning.layer_reports import achieved_sparsity, unpruned_note
 from harness.pruning.methods.base import METHODS
 from harness.record import SCHEMA_VERSION, Defaults, EvalResult, JsonValue, Provenance, RunRecord
 from harness.recovery.base import RECOVERIES, RecoveryContext

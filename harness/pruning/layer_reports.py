@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
 
-from harness.blocks.layers import decoder_blocks, prunable_linears, unpruned_weights
-from harness.blocks.offload import InMemory, Offloading
+from harness.blocks.layers import decoder_blocks, unpruned_weights
 from harness.record import JsonValue, LayerReport
 
 
@@ -89,14 +86,3 @@ def unpruned_note(model: nn.Module) -> str | None:
         return None
     weights = sum(size for _, size in missed)
     return f"not pruned, being no linear layers: {len(missed)} tensors of {weights:,} weights, first {missed[0][0]}"
-
-
-def weights_fingerprint(model: nn.Module, offloading: Offloading | None = None) -> str:
-    """sha256 over the weights of the prunable linears, to recognise them when a job is made again."""
-    offloading = offloading or InMemory(model)
-    digest = hashlib.sha256()
-    for index in range(len(decoder_blocks(model)[1])):
-        with offloading.block(index, torch.device("cpu")) as block:
-            for linear in prunable_linears(block).values():
-                digest.update(linear.weight.data.contiguous().view(torch.uint8).numpy().data)
-    return f"sha256:{digest.hexdigest()}"

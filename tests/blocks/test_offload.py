@@ -25,7 +25,7 @@ from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM
 from harness.pruning.context import PruningOutcome
-from harness.pruning.layer_reports import weights_fingerprint
+from harness.pruning.fingerprints import weights_fingerprint
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
 from harness.pruning.methods.sparsegpt import SparseGPT
 from harness.pruning.methods.wanda import Wanda

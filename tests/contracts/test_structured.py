@@ -20,7 +20,8 @@ from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.patterns import Channels, SemiStructured, Structured, Unstructured
 from harness.pruning.context import PruningOutcome
 from harness.pruning.cutting import Candidates, most_important
-from harness.pruning.layer_reports import achieved_sparsity, weights_fingerprint
+from harness.pruning.fingerprints import weights_fingerprint
+from harness.pruning.layer_reports import achieved_sparsity
 from harness.pruning.methods.base import METHODS, DepthMethod, StructuredMethod
 from harness.pruning.methods.channel_magnitude import ChannelMagnitude
 from harness.pruning.shares import num_kept

@@ -11,7 +11,8 @@ from harness.errors import UserError
 from harness.job import Choice
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.context import PruningOutcome
-from harness.pruning.layer_reports import achieved_sparsity, unpruned_note, weights_fingerprint
+from harness.pruning.fingerprints import weights_fingerprint
+from harness.pruning.layer_reports import achieved_sparsity, unpruned_note
 from harness.pruning.layerwise import check_patterns
 from harness.pruning.methods.base import METHODS
 from tests.contexts import a_context

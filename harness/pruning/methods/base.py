@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
 from harness.calibration.statistics import Statistic, Statistics
 from harness.job import Propagation
 from harness.patterns import Pattern, SemiStructured, Structured, Unit, Unstructured
+from harness.pruning.fingerprints import layer_fingerprint
 from harness.pruning.numerics.masks import ComparisonGroup, keep_mask
 from harness.registry import Registry
 
@@ -51,6 +52,7 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
 
     Attributes:
         patterns: the kinds of pattern it takes; none for the dense model, which is one job whatever the pattern.
+        needs: the statistics of inputs that it reads; none makes a method that looks at weights, or at gradients, only.
         propagation: its authors' choice, which `calibration.propagation=auto` stands for.
         has_published_numbers: whether what papers print under its name is of this computation.
         updates_weights: whether it changes weights that it keeps.
@@ -58,6 +60,7 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
     """
 
     patterns: ClassVar[tuple[type[Pattern], ...]] = ()
+    needs: ClassVar[tuple[type[Statistic], ...]] = ()
     propagation: ClassVar[Propagation] = "pruned"
     has_published_numbers: ClassVar[bool] = True
     updates_weights: ClassVar[bool] = True
@@ -77,6 +80,21 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
     def unsaveable(self) -> str | None:
         """Why no plain checkpoint can hold what it makes of a model, known before it runs; None where one may."""
         return None
+
+    @property
+    def reads_data(self) -> bool:
+        """Whether calibration sequences decide which weights go."""
+        return bool(self.needs)
+
+    @property
+    def ranked_within(self) -> str:
+        """The weights or channels that compete, where the pattern does not say it."""
+        return ""
+
+    @property
+    def complexity(self) -> str:
+        """What it costs for a layer of width d, in the method tables' words."""
+        return " to ".join(sorted({kind.complexity for kind in self.needs})) or "O(1)"
 
     def refuses(self, pattern: Pattern) -> str | None:
         """Why this method cannot make `pattern`, or None when it can."""
@@ -103,15 +121,10 @@ METHODS: Registry[type[PruningMethod]] = Registry("method", "harness.pruning.met
 
 
 class LayerwiseMethod(PruningMethod):
-    """Prunes one linear after the other from statistics of its input.
-
-    Attributes:
-        needs: the statistics to collect; none makes a method that looks at weights only.
-    """
+    """Prunes one linear after the other from statistics of its input."""
 
     __slots__ = ()
     patterns: ClassVar[tuple[type[Pattern], ...]] = (Unstructured, SemiStructured)
-    needs: ClassVar[tuple[type[Statistic], ...]] = ()
 
     def run(self, context: PruningContext) -> PruningOutcome:
         from harness.pruning.layerwise import prune_layers
@@ -122,6 +135,10 @@ class LayerwiseMethod(PruningMethod):
     def comparison_group(self) -> ComparisonGroup:
         """The weights that an unstructured pattern counts its zeros over."""
         return "matrix"
+
+    @property
+    def ranked_within(self) -> str:
+        return self.comparison_group
 
     @property
     def permutes(self) -> bool:
@@ -192,6 +209,10 @@ class TracedMethod(LayerwiseMethod, Generic[TraceT]):
 
     __slots__ = ()
 
+    @property
+    def complexity(self) -> str:
+        return "O(d_out d_in³)"
+
     @abstractmethod
     def kind(self, pattern: Pattern) -> Hashable:
         """What a trace depends on of the pattern: patterns of one kind are cut from one trace."""
@@ -205,20 +226,9 @@ class TracedMethod(LayerwiseMethod, Generic[TraceT]):
         """The pruned weight at the sparsity of `pattern`."""
 
     def prune(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> PrunedWeight:
-        key = (self, self.kind(pattern), fingerprint(weight_OI))
+        key = (self, self.kind(pattern), layer_fingerprint(weight_OI))
         trace = stats.cached(key, lambda: self.trace(weight_OI, stats, pattern))
         return self.cut(weight_OI, stats, trace, pattern)
-
-
-def fingerprint(weight_OI: Tensor) -> str:
-    """Equal for equal shapes and values, in whatever type that holds them exactly and on whatever device."""
-    import hashlib
-
-    import torch
-
-    digest = hashlib.sha256(str(tuple(weight_OI.shape)).encode())
-    digest.update(weight_OI.detach().float().cpu().contiguous().view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 class StructuredMethod(PruningMethod):
@@ -228,7 +238,8 @@ class StructuredMethod(PruningMethod):
         units: what it cuts; a head is a key/value head with all of its query heads.
         scope: whether those of one `block` compete, from the inputs behind the cut blocks before it and with the same
             numbers in blocks of one shape, or those of the whole `model`, from the dense model's inputs.
-        needs: statistics of the consumer's input to collect.
+
+    The statistics that it needs are those of the consumer's input.
     """
 
     __slots__ = ()
@@ -236,7 +247,10 @@ class StructuredMethod(PruningMethod):
     updates_weights: ClassVar[bool] = False
     units: ClassVar[tuple[Unit, ...]] = ("channel", "head")
     scope: ClassVar[Literal["block", "model"]] = "block"
-    needs: ClassVar[tuple[type[Statistic], ...]] = ()
+
+    @property
+    def ranked_within(self) -> str:
+        return "channels of a block" if self.scope == "block" else "model"
 
     @property
     def decides_layer_sparsities(self) -> bool:
@@ -288,6 +302,18 @@ class DepthMethod(PruningMethod):
     propagation: ClassVar[Propagation] = "dense"
 
     @property
+    def ranked_within(self) -> str:
+        return "model"
+
+    @property
+    def reads_data(self) -> bool:
+        return True
+
+    @property
+    def complexity(self) -> str:
+        return "passes over the model"
+
+    @property
     def decides_layer_sparsities(self) -> bool:
         return True
 
@@ -330,6 +356,18 @@ class GlobalMethod(PruningMethod):
     def comparison_group(self) -> Literal["matrix", "model"]:
         """The weights that compete where any may go."""
         return "model"
+
+    @property
+    def ranked_within(self) -> str:
+        return self.comparison_group
+
+    @property
+    def reads_data(self) -> bool:
+        return True
+
+    @property
+    def complexity(self) -> str:
+        return "passes over the model"
 
     @property
     def needs_whole_model(self) -> bool:

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError
-from harness.pruning.methods.base import METHODS, ScoreMethod, fingerprint
+from harness.pruning.fingerprints import layer_fingerprint
+from harness.pruning.methods.base import METHODS, ScoreMethod
 from harness.pruning.numerics.masks import ComparisonGroup
 
 if TYPE_CHECKING:
@@ -47,6 +48,6 @@ class Random(ScoreMethod):
     def score(self, weight_OI: Tensor, stats: Statistics) -> Tensor:
         import torch
 
-        digest = hashlib.sha256(f"{self.seed} {fingerprint(weight_OI)}".encode()).digest()
+        digest = hashlib.sha256(f"{self.seed} {layer_fingerprint(weight_OI)}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
         return torch.rand(weight_OI.shape, generator=generator, dtype=torch.float64).to(weight_OI.device)
