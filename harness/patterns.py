@@ -13,8 +13,17 @@ from typing import ClassVar, Literal, Self
 from harness.errors import UserError
 
 
+class _AnyWidth:
+    """What patterns have in common that fit layers of any width."""
+
+    __slots__ = ()
+
+    def check_width(self, in_features: int, name: str) -> None:
+        """Raise `UserError` when a layer cannot have the pattern."""
+
+
 @dataclass(frozen=True, slots=True)
-class Unstructured:
+class Unstructured(_AnyWidth):
     """Zeros anywhere.
 
     Args:
@@ -97,7 +106,7 @@ class SemiStructured:
 
 
 @dataclass(frozen=True, slots=True)
-class Channels:
+class Channels(_AnyWidth):
     """Whole channels are cut out, so that layers shrink: a row of the layers that make one, a column of its reader.
 
     Args:
@@ -132,7 +141,7 @@ class Channels:
 
 
 @dataclass(frozen=True, slots=True)
-class Structured:
+class Structured(_AnyWidth):
     """Whole channels, heads or blocks are cut out, whichever the method cuts, so that the model shrinks.
 
     Args:

@@ -1,11 +1,15 @@
 """Patterns: illegal ones cannot be written, and the text N:M means what it says."""
 
+import ast
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import harness
 from harness.errors import UserError
-from harness.patterns import SemiStructured, Unstructured, parse_n_of_m
+from harness.patterns import Channels, Pattern, SemiStructured, Structured, Unstructured, parse_n_of_m
 
 GROUPS = st.integers(2, 64).flatmap(lambda group: st.tuples(st.integers(1, group - 1), st.just(group)))
 
@@ -79,3 +83,34 @@ def test_a_width_is_taken_when_it_holds_whole_groups(numbers: tuple[int, int], w
     else:
         with pytest.raises(UserError, match=rf"{pattern.label}.*divisible by {pattern.group}; fc1 has {width} "):
             pattern.check_width(width, "fc1")
+
+
+KNOWS_N_OF_M = {"patterns.py", "pruning/numerics/masks.py", "config/build.py"}
+
+
+def test_only_masks_know_n_of_m() -> None:
+    """Beside the patterns, the masks and what reads the configuration, code that names N:M does so to declare which
+    patterns it takes, in the body of a class.
+    """
+    root, named = Path(harness.__file__).parent, []
+    for path in root.rglob("*.py"):
+        tree = ast.parse(path.read_text())
+        declared = {
+            id(node)
+            for body in ast.walk(tree)
+            if isinstance(body, ast.ClassDef)
+            for statement in body.body
+            if isinstance(statement, ast.Assign | ast.AnnAssign) and "patterns" in ast.unparse(statement).split("=")[0]
+            for node in ast.walk(statement)
+        }
+        used = [node for node in ast.walk(tree) if isinstance(node, ast.Name) and node.id == "SemiStructured"]
+        if any(id(node) not in declared for node in used):
+            named.append(path.relative_to(root).as_posix())
+    assert set(named) == KNOWS_N_OF_M
+
+
+@pytest.mark.parametrize("pattern", [Unstructured(0.3), Channels(0.3), Structured(0.3)], ids=lambda pattern: pattern.slug)
+def test_other_patterns_fit_any_width(pattern: Pattern) -> None:
+    """Only N:M has groups to fill."""
+    for width in (1, 7, 1000):
+        pattern.check_width(width, "fc1")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from harness.blocks.changes import ModelChange
 from harness.blocks.layers import prunable_shapes
-from harness.patterns import Pattern, SemiStructured
+from harness.patterns import Pattern
 from harness.pruning.context import PruningContext, PruningOutcome
 from harness.pruning.dense_analysis import DenseAnalysis
 from harness.pruning.layer_reports import NewLayer, layer_report
@@ -46,8 +46,7 @@ def prune_layers(method: LayerwiseMethod, context: PruningContext) -> PruningOut
 def check_patterns(patterns: Mapping[str, Pattern], shapes: Mapping[str, tuple[int, int]]) -> None:
     """Raise `UserError` when a layer cannot take its pattern."""
     for name, pattern in patterns.items():
-        if isinstance(pattern, SemiStructured):
-            pattern.check_width(shapes[name][1], name)
+        pattern.check_width(shapes[name][1], name)
 
 
 def prune_block(method: LayerwiseMethod, block: ObservedBlock, patterns: Mapping[str, Pattern]) -> PruningOutcome:

@@ -17,7 +17,7 @@ from harness.evaluation.trials import TrialLoss
 from harness.job import Choice
 from harness.patterns import Structured
 from harness.pruning.context import PruningOutcome
-from harness.pruning.layer_reports import weights_fingerprint
+from harness.pruning.fingerprints import weights_fingerprint
 from harness.pruning.methods.base import METHODS, DepthMethod, StructuredMethod
 from harness.pruning.shares import kept_over_model, num_parameters
 from tests.contexts import a_context

@@ -50,26 +50,21 @@ def an_analysis(model: nn.Module, tokens_BL: Tensor, pattern: Pattern) -> DenseA
 
 # ---------------------------------------------------------------------------------------------------- the total
 
-LAYERS = st.lists(st.tuples(st.floats(0.0, 1.0), st.integers(1, 64), st.integers(64, 256)), min_size=2, max_size=8)
+LAYERS = st.lists(st.tuples(st.floats(0.0, 1.0), st.integers(1, 64), st.integers(1, 256)), min_size=1, max_size=8)
 
 
 @given(layers=LAYERS, total=st.floats(0.05, 0.95))
 def test_whole_weights_a_row_make_up_the_total(layers: list[tuple[float, int, int]], total: float) -> None:
-    """Counted zeros are within half a layer's rows of the total, or it is refused; a layer that should be sparser than
-    another of its shape is not denser.
+    """Counted zeros are within half a layer's rows of the total, however narrow the layers are; a layer that should be
+    sparser than another of its shape is not denser.
     """
     wanted = {str(index): sparsity for index, (sparsity, _, _) in enumerate(layers)}
     shapes = {str(index): (rows, columns) for index, (_, rows, columns) in enumerate(layers)}
     size = sum(math.prod(shape) for shape in shapes.values())
-    try:
-        patterns = meet_total(wanted, shapes, total)
-    except UserError:
-        assert max(rows for rows, _ in shapes.values()) / 2 > 0.001 * size
-        return
+    patterns = meet_total(wanted, shapes, total)
     counts = {name: int(shapes[name][1] * pattern.sparsity) for name, pattern in patterns.items()}
     zeros = sum(counts[name] * shapes[name][0] for name in counts)
     assert abs(zeros - total * size) <= max(rows for rows, _ in shapes.values()) / 2 + 1e-6 * size
-    assert abs(zeros / size - total) <= 0.001
     for one in wanted:
         for other in wanted:
             if shapes[one] == shapes[other] and wanted[one] > wanted[other] + 1e-9:
@@ -109,11 +104,9 @@ def test_the_largest_remainders_are_rounded_up() -> None:
     assert whole_counts({"a": 1.5, "b": 2.5, "c": 3.0}, rows, 4 * 7.0) == {"a": 2, "b": 2, "c": 3}
 
 
-def test_layers_too_narrow_for_the_total_are_refused() -> None:
-    """One layer of four columns cannot be 60 % sparse."""
-    with pytest.raises(UserError, match=r"0\.5000 zeros, and 0\.6 were asked for"):
-        meet_total({"a": 0.6}, {"a": (10, 4)}, 0.6)
-    with pytest.raises(UserError, match=r"2:4.*allowed: allocation=uniform"):
+def test_parts_that_no_n_of_m_adds_up_for_are_refused() -> None:
+    """Two parts of which one is larger cannot both leave their 2 of 4 and have that mean."""
+    with pytest.raises(UserError, match=r"a whole number of every 4, .*2:4.*allowed: allocation=uniform"):
         meet_n_of_m({"a": 1.5, "b": 3.0}, {"a": 100, "b": 30}, SemiStructured(2, 4))
 
 
@@ -124,9 +117,9 @@ def test_layers_too_narrow_for_the_total_are_refused() -> None:
 def test_n_of_m_keeps_its_mean(wanted: list[float], pattern: SemiStructured) -> None:
     """Parts of one size get whole numbers from 1 to M - 1 with exactly the requested mean."""
     names = {str(index): value for index, value in enumerate(wanted)}
-    counts = meet_n_of_m(names, dict.fromkeys(names, 100), pattern)
-    assert all(1 <= count < pattern.group for count in counts.values())
-    assert sum(counts.values()) == pattern.keep * len(counts)
+    found = meet_n_of_m(names, dict.fromkeys(names, 100), pattern)
+    assert {each.group for each in found.values()} == {pattern.group}
+    assert sum(each.keep for each in found.values()) == pattern.keep * len(found)
 
 
 # ------------------------------------------------------------------------------------------------------------ OWL
@@ -181,6 +174,19 @@ def test_owl_leaves_no_block_dense_and_none_empty() -> None:
         assert min(values) >= 0.01 - 1e-9
         assert max(values) <= 0.99 + 1e-9
         assert sum(values) / 3 == pytest.approx(total, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", ["owl", "alphapruning"])
+def test_very_narrow_models_come_as_near_to_the_total_as_their_rows_let(
+    name: str, random_tokens: Callable[..., Tensor]
+) -> None:
+    """Eight columns a layer: 0.6 of them is no whole number, and rows of a layer have the same number of zeros."""
+    model = tiny_model("llama", hidden_size=8, intermediate_size=8, head_dim=2, num_hidden_layers=2)
+    allocation = ALLOCATIONS.build(Choice(name))
+    layers = Wanda().run(a_context(model, random_tokens(4), Unstructured(0.6), allocation=allocation)).layers
+    size, rows = sum(math.prod(report.shape) for report in layers), max(report.shape[0] for report in layers)
+    assert abs(achieved_sparsity(layers) - 0.6) <= rows / 2 / size
+    assert len({report.achieved_sparsity for report in layers}) > 1
 
 
 @pytest.mark.parametrize(
@@ -350,10 +356,7 @@ def test_besa_leaves_the_block_and_its_gradients_alone(family: str, random_token
             seen.append(step.path)
             return dict.fromkeys(patterns, Unstructured(0.5))
 
-    # The tiny families are too narrow for the total, which is another test's matter.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("harness.pruning.numerics.budget.TOLERANCE", 1.0)
-        learned(model, random_tokens(2), Watched(), 0.5)
+    learned(model, random_tokens(2), Watched(), 0.5)
     assert seen == [f"{decoder_blocks(model)[0]}.{index}" for index in range(len(decoder_blocks(model)[1]))]
 
 

@@ -23,7 +23,7 @@ from harness.errors import UserError
 from harness.patterns import Pattern
 from harness.pruning.allocations.base import ALLOCATIONS, Allocation
 from harness.pruning.methods.wanda import Wanda
-from harness.pruning.numerics.budget import near_total, weighted_mean
+from harness.pruning.numerics.budget import meet_total, weighted_mean
 
 if TYPE_CHECKING:
     from harness.pruning.sequential import ObservedBlock
@@ -74,4 +74,4 @@ class Besa(Allocation):
             pass
         rates = {name: rated[name[start:]].learned_rate(self.smoothing) for name in weights}
         total = target + deficit / sum(sizes)  # what narrow rows of the blocks before rounded off, or on
-        return near_total(rates, shapes, min(max(total, 0.0), 1.0))
+        return meet_total(rates, shapes, min(max(total, 0.0), 1.0))

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from harness.errors import UserError
-from harness.patterns import Pattern, SemiStructured
+from harness.patterns import Pattern
 from harness.pruning.context import GlobalOutcome, PruningContext
 from harness.pruning.methods.base import METHODS, GlobalMethod
+from harness.pruning.numerics.masks import decision_width, keep_mask, keeping, ranks_in_groups, removable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -96,11 +97,11 @@ class Lottery(GlobalMethod):
 
     def _targets(self, pattern: Pattern) -> Iterator[tuple[Pattern, float]]:
         """What every round prunes to: a pattern, and the fraction of it that is removed by then."""
-        if isinstance(pattern, SemiStructured):
-            away = pattern.group - pattern.keep
+        if ranks_in_groups(pattern):
+            group, away = decision_width(pattern, 0), removable(pattern, 0)
             rounds = min(self.rounds, away)
             for number in range(1, rounds + 1):
-                yield SemiStructured(pattern.group - away * number // rounds, pattern.group), 1.0
+                yield keeping(group - away * number // rounds, pattern), 1.0
             return
         for number in range(1, self.rounds):
             yield pattern, (1.0 - (1.0 - pattern.sparsity) ** (number / self.rounds)) / pattern.sparsity
@@ -109,7 +110,6 @@ class Lottery(GlobalMethod):
     def _prune(
         self, scores: Mapping[str, Tensor], removed: Mapping[str, Tensor], target: tuple[Pattern, float]
     ) -> dict[str, Tensor]:
-        from harness.pruning.numerics.masks import keep_mask, ranks_in_groups
         from harness.pruning.numerics.selection import remove_globally
 
         pattern, progress = target

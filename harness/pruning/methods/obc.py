@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, ClassVar
 from harness.calibration.statistics import InputHessian, Statistic, Statistics
 from harness.errors import UserError
 from harness.job import Propagation
-from harness.patterns import Pattern, SemiStructured, Unstructured
+from harness.patterns import Pattern, Unstructured
 from harness.pruning.methods.base import METHODS, PrunedWeight, TracedMethod
-from harness.pruning.numerics.masks import keep_mask
+from harness.pruning.numerics.masks import decision_width, keep_mask, ranks_in_groups, removable
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +74,7 @@ class OBC(TracedMethod[Trace]):
             raise UserError(f"method.rel_damp={self.rel_damp:g} is not allowed; allowed: a finite number >= 0")
 
     def kind(self, pattern: Pattern) -> Hashable:
-        return "unstructured" if isinstance(pattern, Unstructured) else pattern
+        return pattern if ranks_in_groups(pattern) else "unstructured"
 
     def warning(self, shapes: Mapping[str, tuple[int, int]], device: torch.device) -> str | None:
         widest = max(in_features for _, in_features in shapes.values())
@@ -105,7 +105,7 @@ class OBC(TracedMethod[Trace]):
 
         weight_OI, hessian_II, inverse_II, details = self._prepare(weight_OI, stats)
         steps = trace.order_OS.shape[1]
-        if isinstance(pattern, SemiStructured):
+        if ranks_in_groups(pattern):
             count_O1 = torch.full((len(weight_OI), 1), steps)
         else:
             count_O1 = (~keep_mask(trace.increments_OS, pattern, "matrix")).sum(dim=1, keepdim=True)
@@ -133,7 +133,7 @@ def _trace_rows(weight_RI: Tensor, hessian_II: Tensor, inverse_II: Tensor, patte
 
     rows = _Rows(weight_RI, hessian_II, inverse_II, pattern)
     width = weight_RI.shape[1]
-    steps = round(width * pattern.sparsity) if isinstance(pattern, SemiStructured) else width
+    steps = width // decision_width(pattern, width) * removable(pattern, width)
     columns, increments = [], []
     for start in range(0, steps, STEPS):
         for _ in range(min(STEPS, steps - start)):
@@ -162,9 +162,9 @@ class _Rows:
         self._least_RW = hessian_II.diagonal().reciprocal().repeat(count, 1)
         self._column_RW = torch.arange(width, device=weight_RI.device).repeat(count, 1)
         self._gone_RW = torch.zeros_like(weight_RI, dtype=torch.bool)
-        self._group = pattern.group if isinstance(pattern, SemiStructured) else 0
-        if self._group and isinstance(pattern, SemiStructured):
-            self._room_RG = torch.full_like(self._column_RW[:, :: self._group], pattern.group - pattern.keep)
+        self._group = decision_width(pattern, width) if ranks_in_groups(pattern) else 0
+        if self._group:
+            self._room_RG = torch.full_like(self._column_RW[:, :: self._group], removable(pattern, width))
         self._factors_RBW = torch.empty(count, STEPS, width, dtype=weight_RI.dtype, device=weight_RI.device)
         self._pending = self._removed = 0
 

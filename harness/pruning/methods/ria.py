@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeGuard
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.calibration.statistics import FeatureNorm, Statistic, Statistics
 from harness.errors import UserError
-from harness.patterns import Pattern, SemiStructured, Unstructured
+from harness.patterns import Pattern
 from harness.pruning.methods.base import METHODS, PrunedWeight, ScoreMethod
-from harness.pruning.numerics.masks import ComparisonGroup, keep_mask
+from harness.pruning.numerics.masks import ComparisonGroup, keep_mask, ranks_in_groups
 from harness.pruning.numerics.permutation import Permutation, best_permutation, keep_mask_permuted
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class RIA(ScoreMethod):
         return self.permutation != "none"
 
     def refuses(self, pattern: Pattern) -> str | None:
-        if self.permutes and isinstance(pattern, Unstructured):
+        if self.permutes and not ranks_in_groups(pattern):
             return f"permutation={self.permutation} orders the groups of N:M; allowed: permutation=none"
         return ScoreMethod.refuses(self, pattern)
 
@@ -70,20 +70,16 @@ class RIA(ScoreMethod):
     ) -> list[PrunedWeight]:
         """With a permutation the N:M linears of one input share it."""
         scores = [self.finite_score(weight_OI, stats) for weight_OI in weights]
-        n_of_m = [(score, kind) for score, kind in zip(scores, patterns, strict=True) if _is_n_of_m(kind)]
+        n_of_m = [(score, kind) for score, kind in zip(scores, patterns, strict=True) if ranks_in_groups(kind)]
         permutation_I, gain = best_permutation(n_of_m, self.permutation) if n_of_m else (None, 0.0)
         pruned = []
         for weight_OI, score_OI, pattern in zip(weights, scores, patterns, strict=True):
-            if permutation_I is None or not _is_n_of_m(pattern):
+            if permutation_I is None or not ranks_in_groups(pattern):
                 pruned.append(PrunedWeight(weight_OI * keep_mask(score_OI, pattern, self.comparison_group)))
             else:
                 mask_OI = keep_mask_permuted(score_OI, pattern, permutation_I)
                 pruned.append(PrunedWeight(weight_OI * mask_OI, {"retained_score_gain": gain}, permutation_I))
         return pruned
-
-
-def _is_n_of_m(pattern: Pattern) -> TypeGuard[SemiStructured]:
-    return isinstance(pattern, SemiStructured)
 
 
 def _share(weight_OI: Tensor, dim: int) -> Tensor:

@@ -4,12 +4,13 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from harness.errors import UserError
-from harness.patterns import Pattern, SemiStructured, Unstructured
+from harness.patterns import Pattern, Unstructured
+from harness.pruning.numerics.masks import decision_width, keeping, removable
 
 Shapes = Mapping[str, tuple[int, int]]
 
 TOLERANCE = 0.001
-"""How far the total that layers make up may be from the request, as a fraction of all weights."""
+"""How far the total that N:M patterns make up may be from the request, as a fraction of all weights."""
 BISECTIONS = 60
 BLOCK_BOUNDS = (0.01, 0.99)
 """No block is left dense, as in the published code of OWL, and none empty."""
@@ -18,25 +19,11 @@ BLOCK_BOUNDS = (0.01, 0.99)
 def meet_total(
     wanted: Mapping[str, float], shapes: Shapes, total: float, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> dict[str, Unstructured]:
-    """Patterns near the `wanted` sparsities that remove `total` of all weights of these layers, counted.
-
-    Raises:
-        UserError: the layers are so narrow that no whole numbers come within 0.1 % of the total.
-    """
-    patterns = near_total(wanted, shapes, total, bounds)
-    sizes = {name: math.prod(shapes[name]) for name in wanted}
-    achieved = sum(pattern.sparsity * sizes[name] for name, pattern in patterns.items()) / sum(sizes.values())
-    _check_total(achieved, total, "unstructured")
-    return patterns
-
-
-def near_total(
-    wanted: Mapping[str, float], shapes: Shapes, total: float, bounds: tuple[float, float] = (0.0, 1.0)
-) -> dict[str, Unstructured]:
     """Patterns near the `wanted` sparsities that remove `total` of all weights of these layers, as nearly as rows let.
 
     All layers are shifted by the same amount (within `bounds`).  Then each gets a whole number of zeros a row, which
-    any way of ranking its weights can make, the ones nearest to the next number first.
+    any way of ranking its weights can make, the ones nearest to the next number first.  So the total is met but for
+    half of one layer's rows; it matters in models of a few narrow layers only.
     """
     sizes = {name: shapes[name][0] * shapes[name][1] for name in wanted}
     shifted = shift_to_mean(wanted, sizes, total, bounds)
@@ -46,8 +33,8 @@ def near_total(
     return {name: Unstructured.of_count(counts[name], shapes[name][1]) for name in wanted}
 
 
-def meet_n_of_m(wanted: Mapping[str, float], parts: Mapping[str, int], pattern: SemiStructured) -> dict[str, int]:
-    """Weights kept of every M in each part of a model, near the `wanted` numbers, with the mean of `pattern`.
+def meet_n_of_m(wanted: Mapping[str, float], parts: Mapping[str, int], pattern: Pattern) -> dict[str, Pattern]:
+    """N:M patterns of the parts of a model that keep near the `wanted` numbers of every M, with the mean of `pattern`.
 
     Args:
         parts: weights of every part.
@@ -55,11 +42,17 @@ def meet_n_of_m(wanted: Mapping[str, float], parts: Mapping[str, int], pattern: 
     Raises:
         UserError: parts are of such different sizes that no whole numbers come within 0.1 % of the total.
     """
-    shifted = shift_to_mean(wanted, parts, pattern.keep, (1.0, pattern.group - 1.0))
-    counts = whole_counts(shifted, parts, pattern.keep * sum(parts.values()))
+    group = decision_width(pattern, 0)
+    keep = group - removable(pattern, 0)
+    shifted = shift_to_mean(wanted, parts, keep, (1.0, group - 1.0))
+    counts = whole_counts(shifted, parts, keep * sum(parts.values()))
     kept = sum(counts[name] * parts[name] for name in parts) / sum(parts.values())
-    _check_total(1.0 - kept / pattern.group, pattern.sparsity, pattern.label)
-    return counts
+    if abs(kept - keep) > TOLERANCE * group:
+        raise UserError(
+            f"parts of these sizes can be given {1.0 - kept / group:.4f} zeros, each a whole number of every {group}, "
+            f"and {pattern.sparsity:g} were asked for ({pattern.label}); allowed: allocation=uniform"
+        )
+    return {name: keeping(count, pattern) for name, count in counts.items()}
 
 
 def beyond_blocks(pattern: Pattern) -> str | None:
@@ -80,13 +73,11 @@ def spread_blocks(
     if isinstance(pattern, Unstructured):
         wanted = {name: value for value, names in zip(sparsities, blocks, strict=True) for name in names}
         return dict(meet_total(wanted, shapes, pattern.sparsity, BLOCK_BOUNDS))
-    assert isinstance(pattern, SemiStructured), f"{pattern.label} is refused when the job is planned"
-    keep = {str(index): (1.0 - value) * pattern.group for index, value in enumerate(sparsities)}
+    group = decision_width(pattern, 0)
+    keep = {str(index): (1.0 - value) * group for index, value in enumerate(sparsities)}
     sizes = {str(index): sum(math.prod(shapes[name]) for name in names) for index, names in enumerate(blocks)}
-    counts = meet_n_of_m(keep, sizes, pattern)
-    return {
-        name: SemiStructured(counts[str(index)], pattern.group) for index, names in enumerate(blocks) for name in names
-    }
+    found = meet_n_of_m(keep, sizes, pattern)
+    return {name: found[str(index)] for index, names in enumerate(blocks) for name in names}
 
 
 def shift_to_mean(
@@ -136,11 +127,3 @@ def _bisect(rising: Callable[[float], float], low: float, high: float) -> float:
         else:
             high = middle
     return (low + high) / 2
-
-
-def _check_total(achieved: float, total: float, label: str) -> None:
-    if abs(achieved - total) > TOLERANCE:
-        raise UserError(
-            f"layers of these sizes can be given {achieved:.4f} zeros, and {total:g} were asked for ({label}); "
-            "allowed: allocation=uniform"
-        )

@@ -40,8 +40,20 @@ def decision_width(pattern: Pattern, width: int) -> int:
     return pattern.group if isinstance(pattern, SemiStructured) else width
 
 
-def fits_groups(weight_OI: Tensor, pattern: SemiStructured) -> bool:
+def removable(pattern: Pattern, width: int) -> int:
+    """How many of the `decision_width` columns a row may lose at most."""
+    return pattern.group - pattern.keep if isinstance(pattern, SemiStructured) else width
+
+
+def keeping(count: int, pattern: Pattern) -> Pattern:
+    """N:M with the groups of `pattern`, of which `count` weights stay each."""
+    assert isinstance(pattern, SemiStructured), f"{pattern.label} has no groups"
+    return SemiStructured(count, pattern.group)
+
+
+def fits_groups(weight_OI: Tensor, pattern: Pattern) -> bool:
     """Whether no group has more weights that are not zero than the pattern keeps."""
+    assert isinstance(pattern, SemiStructured), f"{pattern.label} has no groups"
     return bool(((weight_OI != 0).reshape(-1, pattern.group).sum(dim=1) <= pattern.keep).all())
 
 

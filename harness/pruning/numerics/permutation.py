@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Literal
 
 from harness.blocks.changes import ModelChange
-from harness.patterns import SemiStructured
-from harness.pruning.numerics.masks import fits_groups, keep_mask
+from harness.patterns import Pattern
+from harness.pruning.numerics.masks import decision_width, fits_groups, keep_mask, removable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,9 +27,7 @@ Permutation = Literal["none", "heuristic", "assignment"]
 WORK_ENTRIES = 1 << 24  # of the largest temporary tensor, in entries
 
 
-def best_permutation(
-    scored: Sequence[tuple[Tensor, SemiStructured]], permutation: Permutation
-) -> tuple[Tensor | None, float]:
+def best_permutation(scored: Sequence[tuple[Tensor, Pattern]], permutation: Permutation) -> tuple[Tensor | None, float]:
     """The order of columns that retains most score, one for all linears of one input, and what it gains.
 
     Args:
@@ -41,15 +39,17 @@ def best_permutation(
     """
     import torch
 
-    assert len({pattern.group for _, pattern in scored}) == 1, "linears of one input have groups of one size"
-    first_OI, pattern = scored[0]
+    first_OI = scored[0][0]
     identity_I = torch.arange(first_OI.shape[1], device=first_OI.device)
+    groups = {decision_width(pattern, len(identity_I)) for _, pattern in scored}
+    assert len(groups) == 1, "linears of one input have groups of one size"
+    (group,) = groups
     candidates = []
     if permutation != "none":
         sums_I = torch.stack([score_OI.sum(dim=0) for score_OI, _ in scored]).sum(dim=0)
-        candidates.append(_dealt(sums_I, pattern.group))
+        candidates.append(_dealt(sums_I, group))
         if permutation == "assignment":
-            candidates.append(_assigned(candidates[0], scored, pattern.group))
+            candidates.append(_assigned(candidates[0], scored, group))
     plain = _retained(identity_I, scored)
     best_I, best = None, plain
     for order_I in candidates:
@@ -59,7 +59,7 @@ def best_permutation(
     return best_I, best / plain - 1.0 if plain else 0.0
 
 
-def keep_mask_permuted(scores_OI: Tensor, pattern: SemiStructured, permutation_I: Tensor) -> Tensor:
+def keep_mask_permuted(scores_OI: Tensor, pattern: Pattern, permutation_I: Tensor) -> Tensor:
     """The mask [O, I], in the original order of columns, whose groups lie in `permutation_I`."""
     import torch
 
@@ -68,7 +68,7 @@ def keep_mask_permuted(scores_OI: Tensor, pattern: SemiStructured, permutation_I
     return mask_OI
 
 
-def _retained(order_I: Tensor, scored: Sequence[tuple[Tensor, SemiStructured]]) -> float:
+def _retained(order_I: Tensor, scored: Sequence[tuple[Tensor, Pattern]]) -> float:
     """Sum of the scores that survive."""
     import torch
 
@@ -87,7 +87,7 @@ def _dealt(column_sums_I: Tensor, group: int) -> Tensor:
     return rounds_MG.T.reshape(-1)
 
 
-def _assigned(order_I: Tensor, scored: Sequence[tuple[Tensor, SemiStructured]], group: int) -> Tensor:
+def _assigned(order_I: Tensor, scored: Sequence[tuple[Tensor, Pattern]], group: int) -> Tensor:
     """Place after place of the groups, its columns given to the groups so that most score is retained.
 
     The other columns of group g keep their N - 1 best in every row; a column c adds what it has more than the N-th
@@ -102,7 +102,7 @@ def _assigned(order_I: Tensor, scored: Sequence[tuple[Tensor, SemiStructured]], 
         others_GM = torch.cat([order_GM[:, :place], order_GM[:, place + 1 :]], dim=1)
         gain_GG = torch.zeros(len(order_GM), len(order_GM), dtype=torch.float64)
         for score_OI, pattern in scored:
-            bar_OG = score_OI[:, others_GM].topk(pattern.keep, dim=2).values[..., -1]
+            bar_OG = score_OI[:, others_GM].topk(group - removable(pattern, group), dim=2).values[..., -1]
             gain_GG += _gains(score_OI[:, columns_G], bar_OG)
         groups, taken = linear_sum_assignment(gain_GG.numpy(), maximize=True)
         groups_G, taken_G = (torch.as_tensor(each).to(order_GM.device) for each in (groups, taken))
@@ -213,7 +213,7 @@ def recorded_permutations(reports: Sequence[LayerReport]) -> dict[str, Tensor]:
     return found
 
 
-def layers_that_are_not(pattern: SemiStructured, reports: Sequence[LayerReport], model: nn.Module) -> list[str]:
+def layers_that_are_not(pattern: Pattern, reports: Sequence[LayerReport], model: nn.Module) -> list[str]:
     """The layers of a saved model that do not have the N:M zeros that its record says, given its record's layers.
 
     Columns are taken in the order that the record has for the layer, or as they lie where it has none.

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from harness.patterns import Pattern, SemiStructured, Unstructured
-from harness.pruning.numerics.masks import keep_mask
+from harness.patterns import Pattern, Unstructured
+from harness.pruning.numerics.masks import decision_width, keep_mask, ranks_in_groups, removable
 from harness.pruning.numerics.ranking import smallest_by_layer
 
 
@@ -39,7 +39,7 @@ def remove_globally(
     for name, scores_OI in scores.items():
         if not scores_OI.isfinite().all():
             raise ArithmeticError(f"scores of {name} are not finite: activations or gradients overflowed")
-    if isinstance(pattern, SemiStructured):
+    if ranks_in_groups(pattern):
         return _remove_in_groups(scores, removed, pattern, progress)
     total = sum(mask_OI.numel() for mask_OI in removed.values())
     return smallest(scores, removed, int(total * pattern.sparsity * progress))
@@ -76,18 +76,18 @@ class _TakenFirst:
 
 
 def _remove_in_groups(
-    scores: Mapping[str, Tensor], removed: Mapping[str, Tensor], pattern: SemiStructured, progress: float
+    scores: Mapping[str, Tensor], removed: Mapping[str, Tensor], pattern: Pattern, progress: float
 ) -> dict[str, Tensor]:
-    away = pattern.group - pattern.keep
+    group, away = decision_width(pattern, 0), removable(pattern, 0)
     sums, begun = {}, {}
     for name, scores_OI in scores.items():
-        groups_GM = scores_OI.reshape(-1, pattern.group)
+        groups_GM = scores_OI.reshape(-1, group)
         sums[name] = groups_GM.topk(away, dim=1, largest=False).values.sum(dim=1)
-        begun[name] = removed[name].reshape(-1, pattern.group).any(dim=1)
+        begun[name] = removed[name].reshape(-1, group).any(dim=1)
     chosen = smallest(sums, begun, int(sum(mask.numel() for mask in begun.values()) * progress))
     outcome = {}
     for name, scores_OI in scores.items():
         new_G1 = (chosen[name] & ~begun[name])[:, None]
         leaves_OI = ~keep_mask(scores_OI, pattern, "row")
-        outcome[name] = removed[name] | (leaves_OI.reshape(-1, pattern.group) & new_G1).view_as(leaves_OI)
+        outcome[name] = removed[name] | (leaves_OI.reshape(-1, group) & new_G1).view_as(leaves_OI)
     return outcome
