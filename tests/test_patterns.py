@@ -109,7 +109,7 @@ def test_only_masks_know_n_of_m() -> None:
     assert set(named) == KNOWS_N_OF_M
 
 
-@pytest.mark.parametrize("pattern", [Unstructured(0.3), Channels(0.3), Structured(0.3)], ids=lambda pattern: pattern.slug)
+@pytest.mark.parametrize("pattern", [Unstructured(0.3), Channels(0.3), Structured(0.3)], ids=lambda each: each.slug)
 def test_other_patterns_fit_any_width(pattern: Pattern) -> None:
     """Only N:M has groups to fill."""
     for width in (1, 7, 1000):

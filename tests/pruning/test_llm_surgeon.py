@@ -85,6 +85,22 @@ def test_more_shots_are_other_weights(random_tokens: Callable[..., Tensor]) -> N
     assert not torch.equal(first == 0, second == 0)
 
 
+@pytest.mark.parametrize("criterion", ["surgeon", "damage"])
+def test_layers_that_the_loss_does_not_see_go_first(criterion: str, random_tokens: Callable[..., Tensor]) -> None:
+    """Where a shot has taken all values of an attention, nothing reaches its output projection, and no gradient its
+    queries and keys: they cost nothing, nothing need make up for them, and the count is exact.
+    """
+    model = tiny_model("llama-gqa")
+    layers = prunable_layers(model)
+    weight_view(layers["model.layers.0.self_attn.v_proj"]).zero_()
+    prune(model, random_tokens(4, 10), Unstructured(0.6), shots=3, criterion=criterion)
+    for part in ("q_proj", "k_proj", "v_proj", "o_proj"):
+        assert not weight_view(layers[f"model.layers.0.self_attn.{part}"]).any()
+    assert weight_view(layers["model.layers.1.self_attn.o_proj"]).any()
+    total = sum(weight_view(linear).numel() for linear in layers.values())
+    assert sum(int((weight_view(linear) == 0).sum()) for linear in layers.values()) == int(total * 0.6)
+
+
 def test_biases_count_and_go_when_asked_for(random_tokens: Callable[..., Tensor]) -> None:
     """The published way: exactly half of weights and biases together, with the biases counted in the report."""
     model = tiny_model("opt")

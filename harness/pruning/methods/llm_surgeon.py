@@ -6,8 +6,9 @@ over all layers together), and moves the remaining ones to make up for all that 
 published scripts for unstructured and 2:4 sparsity.
 
 Other than the published code: counts are exact; biases neither count nor change (`prune_bias=true` is the published
-way); N:M is any N:M, with groups aligned whether a layer has a bias or not; inputs and outputs without a signal get
-damping like all others and are not removed beforehand.
+way); N:M is any N:M, with groups aligned whether a layer has a bias or not; single inputs and outputs without a signal
+get damping like all others and are not removed beforehand.  A layer that the loss does not see at all, as behind one
+that lost all its weights, costs nothing and goes next, as published.
 """
 
 from __future__ import annotations
@@ -149,19 +150,21 @@ class LLMSurgeon(GlobalMethod):
             layer.write(self.updated(weight_OI, mask_OI, observer.factors(name)))
             context.reporter.advance()
 
-    def costs(self, weight_OI: Tensor, curvature: Curvature) -> Tensor:
-        """Estimated loss increase [O, I] of removing each weight alone."""
+    def costs(self, weight_OI: Tensor, curvature: Curvature | None) -> Tensor:
+        """Estimated loss increase [O, I] of removing each weight alone: 0 where the loss does not see the layer."""
         from harness.pruning.numerics.kfac import damage_costs, surgeon_costs
 
+        if curvature is None:
+            return weight_OI.new_zeros(weight_OI.shape)
         if self.criterion == "damage":
             return damage_costs(weight_OI, curvature)
         return surgeon_costs(weight_OI, curvature.inverse(self.damping_gradient, self.damping_input))
 
-    def updated(self, weight_OI: Tensor, removed_OI: Tensor, curvature: Curvature) -> Tensor:
+    def updated(self, weight_OI: Tensor, removed_OI: Tensor, curvature: Curvature | None) -> Tensor:
         """The weight without the removed ones."""
         from harness.pruning.numerics.kfac import without
 
-        if self.criterion == "damage":
+        if self.criterion == "damage" or curvature is None:
             return weight_OI.masked_fill(removed_OI, 0.0)
         inverse = curvature.inverse(self.damping_gradient, self.damping_input)
         return without(weight_OI, removed_OI, inverse, self.max_correlate, add_update=self.add_update)

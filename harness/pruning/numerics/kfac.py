@@ -130,8 +130,8 @@ class CurvatureObserver:
         self._tokens: dict[str, int] = {}
         self._last: tuple[Tensor, Unfolding, str] | None = None
 
-    def factors(self, name: str) -> Curvature:
-        """Means over all tokens that reached the linear, balanced.
+    def factors(self, name: str) -> Curvature | None:
+        """Means over all tokens that reached the linear, balanced; None where its inputs or gradients were all 0.
 
         Raises:
             ArithmeticError: no gradient reached it, or activations or gradients overflowed.
@@ -143,6 +143,8 @@ class CurvatureObserver:
         try:
             if name not in self._gradients:
                 raise ArithmeticError("the loss does not depend on its outputs")
+            if not (self._gradients[name].any() and input_II.any()):
+                return None
             return Curvature(self._gradients[name] / count, input_II / count).balanced()
         except ArithmeticError as error:
             raise ArithmeticError(f"{name}: {error}; a layer without a finite gradient cannot be ranked") from error
