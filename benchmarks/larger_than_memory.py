@@ -115,7 +115,7 @@ def _job(folder: Path, model: Path) -> list[str]:
     return [
         sys.executable, "-m", "harness", "run", "model=local", f"model.path={model}", "method=wanda", "pattern=2:4",
         "calibration=tokens", f"calibration.path={folder / 'calibration.npy'}", "evaluation.corpora=[tokens]",
-        f"evaluation.tokens_path={folder / 'windows.npy'}", "evaluation.seq_len=128", "dtype=bfloat16", "device=cpu",
+        f"data.tokens={folder / 'windows.npy'}", "evaluation.seq_len=128", "dtype=bfloat16", "device=cpu",
         "batch_tokens=1024", "offload=disk", f"results_dir={folder / 'results'}", "force=true",
     ]  # fmt: skip
 

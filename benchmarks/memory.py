@@ -60,7 +60,7 @@ def _folder_job(model: Path, folder: Path) -> tuple[str, ...]:
         "calibration.seq_len=512",
         "evaluation=perplexity",
         "evaluation.corpora=[tokens]",
-        f"evaluation.tokens_path={tokens}",
+        f"data.tokens={tokens}",
         "evaluation.seq_len=512",
         "dtype=bfloat16",
     )

@@ -3,9 +3,9 @@
 import torch
 from torch import Tensor
 
+from harness.data.corpora.base import CORPORA, TextCorpus
 from harness.data.sequences import RandomWindows
 from harness.data.sources import resolve
-from harness.data.texts import load_documents
 from harness.models.checkpoint import Checkpoint
 from harness.models.loading import LoadedModel, load_model
 
@@ -17,6 +17,8 @@ def embedded_model(dtype: torch.dtype) -> LoadedModel:
 
 def embedded_tokens(loaded: LoadedModel, num_sequences: int, seq_len: int) -> Tensor:
     """Calibration sequences [B, L] of the embedded C4 sample, seed 0."""
-    documents = load_documents(resolve("c4", "calibration", source="embedded"))
+    c4 = CORPORA.get("c4")
+    assert isinstance(c4, TextCorpus), "pages of the web are text"
+    documents = c4.documents(resolve("c4", "calibration", source="embedded"))
     text = RandomWindows(documents, loaded.tokenizer, seq_len=seq_len, seed=0, sampling="stream")
     return torch.from_numpy(text.draw(num_sequences)[0])

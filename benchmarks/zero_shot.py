@@ -19,11 +19,10 @@ from typing import Any
 
 import torch
 
-from harness.data.questions import load_rows
 from harness.data.sources import resolve
-from harness.evaluation.kinds import zero_shot
-from harness.evaluation.protocols import TASKS as TASK_ENTRIES
+from harness.data.tasks.base import TASKS as ENTRIES
 from harness.evaluation.scoring import PackedLM
+from harness.evaluation.upstream import load_task, quiet
 from harness.models.checkpoint import Checkpoint
 from harness.models.loading import DTYPES, LoadedModel, load_model
 
@@ -125,8 +124,8 @@ def _choices(requests: list[Any], answers: Answers) -> list[int]:
 
 def _requests(task: str, questions: int) -> list[Any]:
     ref = resolve(task, "evaluation")
-    with zero_shot.quiet():
-        loaded = zero_shot.load_task(task, TASK_ENTRIES[task].version, load_rows(ref)[:questions])
+    with quiet():
+        loaded = load_task(task, ENTRIES.get(task).version, ENTRIES.get(task).rows(ref)[:questions])
         loaded.build_all_requests()
     return list(loaded.instances)
 

@@ -17,6 +17,7 @@ from functools import cache
 from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import FrameType
 from typing import Any, Generic, TypeVar, get_args, get_type_hints
 
 from harness.errors import UserError, unknown
@@ -62,7 +63,7 @@ class Registry(Generic[EntryT]):
         if name in self._entries:
             raise UserError(f"two entries of the axis {self.axis} are called {name!r}; allowed: another name")
         self._entries[name] = entry
-        if _LOADING and not entry.__module__.startswith("harness."):  # a plug-in may import modules of ours first
+        if _LOADING and not _registering_module().startswith("harness."):  # a plug-in may import modules of ours first
             self._origins[name] = _LOADING[-1]
 
     def origin_note(self, name: str) -> str | None:
@@ -166,6 +167,15 @@ def _loading(origin: str) -> Iterator[None]:
         yield
     finally:
         _LOADING.pop()
+
+
+def _registering_module() -> str:
+    """The module whose code adds an entry now."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame.f_globals["__name__"] == __name__:
+        frame = frame.f_back
+    assert frame is not None, "somebody adds entries"
+    return str(frame.f_globals["__name__"])
 
 
 def _digest(file: Path) -> str:

@@ -37,10 +37,10 @@ def loaded(folder: Path) -> tuple[nn.Module, Tensor]:
 
 def ours(folder: Path, sequences: str = "32", start: str = "0") -> None:
     """The walk of this project; first keeps the model and the tokens."""
-    from harness.data.corpora import evaluation_ids, windows
+    from harness.data.corpora.base import CORPORA, TextCorpus
     from harness.data.sequences import RandomWindows
-    from harness.data.sources import default_sampling, resolve
-    from harness.data.texts import evaluation_text, load_documents
+    from harness.data.sources import resolve
+    from harness.data.windows import windows
     from harness.models.checkpoint import Checkpoint
     from harness.models.loading import load_model
     from harness.patterns import SemiStructured
@@ -49,12 +49,18 @@ def ours(folder: Path, sequences: str = "32", start: str = "0") -> None:
 
     smollm2 = load_model(Checkpoint("embedded", "smollm2-135m", None, None, False), torch.float32)
     c4, wikitext2 = resolve("c4", "calibration"), resolve("wikitext2", "evaluation")
+    calibration, evaluation = CORPORA.get("c4"), CORPORA.get("wikitext2")
+    assert isinstance(calibration, TextCorpus), "pages of the web are text"
     drawer = RandomWindows(
-        load_documents(c4), smollm2.tokenizer, seq_len=LENGTH, seed=int(start), sampling=default_sampling(c4)
+        calibration.documents(c4),
+        smollm2.tokenizer,
+        seq_len=LENGTH,
+        seed=int(start),
+        sampling=calibration.sampling(c4),
     )
     tokens_BL = torch.from_numpy(drawer.draw(int(sequences))[0].copy())
-    ids = evaluation_ids(evaluation_text(wikitext2), "wikitext2", smollm2.tokenizer, LENGTH, WINDOWS).ids
-    windows_NL = torch.from_numpy(windows(ids, LENGTH).copy())
+    ids = evaluation.tokens(wikitext2, smollm2.tokenizer, LENGTH, smollm2.vocab_size).ids
+    windows_NL = torch.from_numpy(windows(ids, LENGTH, WINDOWS).copy())
     folder.mkdir(parents=True, exist_ok=True)
     smollm2.model.save_pretrained(folder / "model")
     assert smollm2.tokenizer is not None, "the embedded model has a tokenizer"

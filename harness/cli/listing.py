@@ -14,6 +14,7 @@ from harness.errors import UserError, unknown
 from harness.registry import load_folder
 
 if TYPE_CHECKING:
+    from harness.data.places import Role
     from harness.patterns import Pattern
     from harness.pruning.allocations.base import Allocation
     from harness.pruning.methods.base import PruningMethod
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 FOLDERS = {
     "models": "model",
     "patterns": "pattern",
-    "calibrations": "calibration",
     "evaluations": "evaluation",
     "experiments": "experiment",
 }
@@ -33,7 +33,7 @@ FOLDERS = {
 
 EXPLAINED = {"methods": "method", "allocations": "allocation", "recoveries": "recovery"}
 """Kinds whose entries are registered, and can be explained one by one; with the axis of each."""
-KINDS = (*EXPLAINED, *FOLDERS)
+KINDS = (*EXPLAINED, "corpora", "tasks", *FOLDERS)
 
 
 def add_commands(command: AddCommand) -> None:
@@ -41,8 +41,23 @@ def add_commands(command: AddCommand) -> None:
     sub = command("list", listing, "say what there is to choose from, or what one method, allocation or recovery is")
     sub.add_argument("kind", choices=KINDS)
     sub.add_argument("name", nargs="?", help="one of the methods, allocations or recoveries")
-    sub.add_argument("--plugins", metavar="DIR", action="append", default=[], help="a folder of plug-ins; repeatable")
+    add_plugins(sub)
     sub.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_plugins(sub: argparse.ArgumentParser) -> None:
+    """Add the option that names folders of plug-ins; `load_plugins` loads them."""
+    sub.add_argument("--plugins", metavar="DIR", action="append", default=[], help="a folder of plug-ins; repeatable")
+
+
+def load_plugins(options: argparse.Namespace) -> None:
+    """Load the folders that the command line names.
+
+    Raises:
+        UserError: one cannot be loaded.
+    """
+    for folder in options.plugins:
+        load_folder(Path(folder))
 
 
 def listing(options: argparse.Namespace, _: Sequence[str]) -> int:
@@ -51,8 +66,7 @@ def listing(options: argparse.Namespace, _: Sequence[str]) -> int:
     Raises:
         UserError: there is no such entry, or entries of this kind are not explained.
     """
-    for folder in options.plugins:
-        load_folder(Path(folder))
+    load_plugins(options)
     if options.name is not None:
         return _explain(options)
     rows = _rows(options.kind)
@@ -74,6 +88,23 @@ def _rows(kind: str) -> list[dict[str, str]]:
         return [
             {"name": name, **_patterns(entry), "description": _told(entry).splitlines()[0]}
             for name, entry in _entries(kind).items()
+        ]
+    if kind == "corpora":
+        from harness.data.corpora.base import CORPORA
+
+        roles: tuple[Role, ...] = ("calibration", "evaluation")
+        return [
+            {"name": name, "role": role, "description": places.about}
+            for name, corpus in CORPORA.all().items()
+            for role in roles
+            if (places := corpus.places(role)) is not None
+        ]
+    if kind == "tasks":
+        from harness.data.tasks.base import TASKS
+
+        return [
+            {"name": name, "metrics": ", ".join(task.metrics), "description": task.about}
+            for name, task in TASKS.all().items()
         ]
     found = dict(descriptions(FOLDERS[kind]))  # which are kept for others
     if kind == "patterns":

@@ -16,7 +16,8 @@ from threading import Thread
 from typing import Literal
 
 from harness.data.assets import ASSETS, CACHE_VARIABLE, Asset, cache_dir, wheel
-from harness.data.catalogue import CORPORA, DATA_VARIABLE, TASKS
+from harness.data.places import DATA_VARIABLE, Role
+from harness.data.sources import entries
 from harness.models.processor import multiplies_bfloat16
 from harness.tracking.provenance import collect
 from harness.tracking.redact import redacted
@@ -161,8 +162,13 @@ def _data(_: Path) -> Outcome:
         return "off", f"{DATA_VARIABLE} is not set", advice
     if not Path(root).is_dir():
         return "missing", f"{DATA_VARIABLE}={root} is not a folder", f"mend or unset {DATA_VARIABLE}"
-    files = {f"{name} {role}": split.folder for (name, role), split in CORPORA.items() if split.folder}
-    files |= {name: (rows.folder,) for name, rows in TASKS.items()}
+    roles: tuple[Role, ...] = ("calibration", "evaluation")
+    files = {
+        f"{name} {role}" if name in entries("calibration") else name: places.folder
+        for role in roles
+        for name, entry in entries(role).items()
+        if (places := entry.places(role)) and places.folder
+    }
     has = [name for name, places in files.items() if any(Path(root, file).is_file() for file in places)]
     lacks = [f"{name} ({' or '.join(files[name])})" for name in files if name not in has]
     found = f"{root} has {', '.join(dict.fromkeys(name.split()[0] for name in has)) or 'none'}"

@@ -3,15 +3,17 @@
 from pathlib import Path
 from typing import Any
 
-from harness.data.formats import Row
-from harness.data.questions import load_rows, rows_identity
+from harness.answers import content_id
+from harness.data.questions import rows_identity
 from harness.data.sources import resolve
+from harness.data.tasks.base import TASKS
 from harness.errors import UserError
 from harness.record import EvalResult
+from harness.reporting.questions import Question
 
 
-def load_questions(result: EvalResult) -> list[Row]:
-    """The rows that a result was measured on, from where it had them or from wherever the same content lies now.
+def load_questions(result: EvalResult) -> list[Question]:
+    """The questions that a result was measured on, from where it had them or from wherever the same content lies now.
 
     Raises:
         UserError: no place has rows with the fingerprint of the record.
@@ -21,9 +23,10 @@ def load_questions(result: EvalResult) -> list[Row]:
         try:
             ref = resolve(result.task, "evaluation", **options)
             if ref.source == "hub" or ref.identity == result.data_fingerprint:
-                rows = load_rows(ref)
+                task = TASKS.get(result.task)
+                rows = task.rows(ref)
                 if rows_identity(rows) == result.data_fingerprint:
-                    return rows
+                    return [Question(content_id(row), *task.shown(row)) for row in rows]
             tried.append(f"{place} (has other content)")
         except UserError as error:
             tried.append(f"{place} ({error})")

@@ -5,14 +5,16 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from harness.cli.console import AddCommand, print_rich, width
+from harness.cli.listing import add_plugins, load_plugins
 from harness.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from harness.record import RunRecord
     from harness.reporting.compare import Answered
+    from harness.reporting.questions import Question
 
 
 def add_commands(command: AddCommand) -> None:
@@ -27,6 +29,7 @@ def add_commands(command: AddCommand) -> None:
     sub.add_argument("--task", metavar="TASK", help="only this task")
     sub.add_argument("--questions", type=int, default=0, metavar="N", help="show so many flipped questions a metric")
     sub.add_argument("--format", choices=("terminal", "md", "json"), default="terminal")
+    add_plugins(sub)
     add_results_dir(sub)
 
 
@@ -56,12 +59,13 @@ def compare_jobs(options: argparse.Namespace, _: object) -> int:
     from harness.reporting.compare import compare
     from harness.reporting.compare_text import write_comparison
 
+    load_plugins(options)
     if options.questions < 0:
         raise UserError(f"--questions {options.questions} shows nothing; allowed: 0 or more")
     comparison = compare(_answered(options, options.job_a), _answered(options, options.job_b), options.task)
 
     @cache
-    def rows(protocol: str) -> Sequence[dict[str, Any]]:
+    def rows(protocol: str) -> Sequence["Question"]:
         return load_questions(next(result for result in comparison.a.results if result.protocol == protocol))
 
     text = write_comparison(comparison, options.format, width(), options.questions, lambda task: rows(task.protocol_a))

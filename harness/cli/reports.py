@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.cli.console import AddCommand, width
+from harness.cli.listing import add_plugins, load_plugins
 from harness.cli.records import add_results_dir
 from harness.errors import UserError
 
@@ -37,7 +38,7 @@ def add_commands(command: AddCommand) -> None:
     sub.add_argument(
         "--format", metavar="NAME", default="terminal", help="terminal, md, csv, latex, html, json or one of a plug-in"
     )
-    sub.add_argument("--plugins", type=Path, metavar="DIR", help="folder of Python files that add formats or figures")
+    add_plugins(sub)
     sub.add_argument("--output", type=Path, metavar="FILE", help="write to a file")
     sub.add_argument("--html", type=Path, metavar="FILE", help="write all jobs as one interactive page")
     sub.add_argument("--with-questions", action="store_true", help="with --html: the texts of questions, too")
@@ -50,11 +51,9 @@ def add_commands(command: AddCommand) -> None:
 
 def report(options: argparse.Namespace, _: object) -> int:
     """Print or write a table, figures, or the page of all jobs."""
-    from harness.registry import load_folder
     from harness.tracking.store import RecordStore
 
-    if options.plugins is not None:
-        load_folder(options.plugins)
+    load_plugins(options)
     _check_report(options)
     store = RecordStore(options.results_dir)
     records = _records(options, store)

@@ -8,10 +8,9 @@ from typing import Any, TypeVar, cast
 
 from harness.config.request import JobRequest, Refusal
 from harness.config.schema import Configuration, PatternFields, SemiStructuredFields
-from harness.data.catalogue import CORPORA, TASKS, DataRef
-from harness.data.corpora import read_array
-from harness.data.digits import DIGITS, ROW, TRAINING_ROWS
-from harness.data.sources import TOKENS, default_sampling, resolve
+from harness.data.corpora.base import CORPORA
+from harness.data.places import DataRef, Role
+from harness.data.sources import entries, resolve
 from harness.errors import UserError, unknown
 from harness.evaluation.base import EVALUATIONS, Evaluation, fields_of
 from harness.job import (
@@ -23,7 +22,6 @@ from harness.job import (
     Propagation,
     PruningSpec,
     RunOptions,
-    Sampling,
 )
 from harness.models.checkpoint import Checkpoint
 from harness.patterns import Channels, Pattern, SemiStructured, Structured, Unstructured
@@ -120,12 +118,12 @@ def _check_kind(
 ) -> None:
     """A model is given what its kind takes: said before any data are looked for."""
     kind, corpus = checkpoint.kind, config.calibration.corpus
-    found = [("calibration", corpus, kind.takes(corpus))] if calibrates else []
+    found: list[tuple[Role, str, bool]] = [("calibration", corpus, kind.takes(corpus))] if calibrates else []
     found += [("evaluation", name, each.takes == kind.reads) for each in asked for name in _names(each)]
-    for axis, name, is_taken in found:
+    for role, name, is_taken in found:
         if not is_taken:
             raise UserError(
-                f"{axis} on {name}, but model {checkpoint.name} is {kind.title}; allowed: {kind.allowed(axis)}"
+                f"{role} on {name}, but model {checkpoint.name} is {kind.title}; allowed: {kind.allowed(role)}"
             )
 
 
@@ -147,16 +145,15 @@ def _calibration(
 ) -> tuple[CalibrationSpec, DataRef]:
     wanted = config.calibration
     data = resolve(wanted.corpus, "calibration", path=wanted.path, source=wanted.source)
-    sampling = default_sampling(data) if wanted.sampling == "auto" else wanted.sampling
-    sizes = _sizes(wanted.corpus, data)
-    kinds: tuple[Sampling, ...] = ("documents", "stream") if sizes is None else ("given",)
-    if sampling not in kinds:
-        raise unknown("calibration.sampling", sampling, kinds)
-    most_sequences, longest = sizes or (None, None)
+    corpus = CORPORA.get(wanted.corpus)
+    sampling = corpus.sampling(data) if wanted.sampling == "auto" else wanted.sampling
+    if sampling not in corpus.samplings:
+        raise unknown("calibration.sampling", sampling, corpus.samplings)
+    most_sequences, longest = corpus.shape(data) or (None, None)
     num_sequences = _extent("calibration.num_sequences", wanted.num_sequences, 1, most_sequences)
     seq_len = _extent("calibration.seq_len", wanted.seq_len, 2, longest)
-    if wanted.corpus == DIGITS and seq_len != ROW:
-        raise unknown("calibration.seq_len", seq_len, (None, ROW))
+    if not corpus.cuts_rows and seq_len != longest:
+        raise unknown("calibration.seq_len", seq_len, (None, longest))
     if allocation.measures_trials and num_sequences == most_sequences:
         raise UserError(
             f"calibration.num_sequences={num_sequences} leaves none of {num_sequences} sequences for allocation="
@@ -166,13 +163,6 @@ def _calibration(
     own = wanted.propagation == "auto" or method.needs_whole_model
     propagation = cast("Propagation", method.propagation if own else wanted.propagation)
     return CalibrationSpec(wanted.corpus, data.identity, num_sequences, seq_len, sampling, propagation), data
-
-
-def _sizes(corpus: str, data: DataRef) -> tuple[int, int] | None:
-    """Sequences and their length, where calibration is an array; None where it is text."""
-    if corpus == DIGITS:
-        return TRAINING_ROWS, ROW
-    return cast("tuple[int, int]", read_array(data.path).shape) if corpus == TOKENS else None
 
 
 def _extent(field: str, value: int | None, least: int, most: int | None) -> int:
@@ -214,13 +204,13 @@ def _whole_model(asked: Sequence[Evaluation[Any]]) -> list[str]:
 def _evaluation(
     config: Configuration, asked: Sequence[Evaluation[Any]]
 ) -> tuple[tuple[EvaluationProtocol, ...], dict[str, DataRef]]:
-    known = [*dict.fromkeys([*(name for name, role in CORPORA if role == "evaluation"), *TASKS])]
+    known = entries("evaluation")
     for name in config.data:
         if name not in known:
             raise unknown("field", f"data.{name}", [f"data.{each}" for each in known])
 
-    def find(name: str, path: Path | None = None) -> DataRef:
-        path = config.data.get(name) if path is None else path
+    def find(name: str) -> DataRef:
+        path = config.data.get(name)
         return resolve(name, "evaluation", path=path, source=config.evaluation.source if path is None else "auto")
 
     found = [each for evaluation in asked for each in evaluation.ask(find)]

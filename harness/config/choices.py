@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 import harness
 from harness.config.schema import Folders
+from harness.data.corpora.base import CORPORA
 from harness.errors import UserError
 from harness.patterns import parse_n_of_m
 from harness.pruning.allocations.base import ALLOCATIONS
@@ -23,7 +24,7 @@ from harness.registry import Registry, load_folder
 COMMON_N_OF_M = ("2:4", "4:8", "1:4", "3:4", "2:8", "6:8", "8:16")
 """N:M patterns that sweeps in configuration files may name; on the command line any N:M works."""
 REGISTERED: tuple[Registry[Any], ...] = (METHODS, ALLOCATIONS, RECOVERIES)
-"""Groups that have no files."""
+"""Groups that have no files, and whose entries have fields of their own; calibrations have no files either."""
 
 
 def conf_dir() -> Path:
@@ -35,7 +36,10 @@ def conf_dir() -> Path:
 
 def groups() -> set[str]:
     """The axes whose values are names of files or registered entries."""
-    return {path.name for path in conf_dir().iterdir() if path.is_dir()} | {table.axis for table in REGISTERED}
+    return {path.name for path in conf_dir().iterdir() if path.is_dir()} | {
+        "calibration",
+        *(table.axis for table in REGISTERED),
+    }
 
 
 def experiments() -> dict[str, Path]:
@@ -83,6 +87,9 @@ def register(overrides: Sequence[Override]) -> None:
             defaults = {field.name: field.default for field in fields(entry)}
             assert MISSING not in defaults.values(), f"every hyperparameter of {name} needs a default"
             store.store(group=table.axis, name=name, node={"name": name, **defaults})
+    for name, corpus in CORPORA.all().items():
+        if (node := corpus.calibration_fields(name)) is not None:
+            store.store(group="calibration", name=name, node=node)
     asked = [each.input_line or "" for each in overrides if each.key_or_group == "pattern"]
     for text in {*COMMON_N_OF_M, *(name for line in asked for name in line.partition("=")[2].split(","))}:
         if (pattern := parse_n_of_m(text)) is not None:

@@ -11,7 +11,7 @@ from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
-from harness.data.catalogue import DataRef
+from harness.data.places import DataRef
 from harness.evaluation.base import EVALUATIONS
 from harness.job import EvaluationProtocol, JobSpec, PruningSpec, RunOptions
 from harness.models.checkpoint import Checkpoint

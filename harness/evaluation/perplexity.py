@@ -2,13 +2,13 @@
 
 Non-overlapping windows of one length; every window predicts its last seq_len - 1 tokens; the value is exp of the mean
 over windows of the mean negative log-likelihood, which equals the mean over all predicted tokens
-(Frantar & Alistarh 2023 and Sun et al. 2023, evaluation code).
+(Frantar & Alistarh 2023 and Sun et al. 2023, evaluation code).  The standard error is over windows: value x error
+of the mean NLL (delta method).
 """
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -17,26 +17,13 @@ from transformers import PreTrainedModel
 
 from harness.blocks.offload import Offloading, outside_on
 from harness.blocks.runner import BlockRunner, in_batches
-from harness.evaluation.base import HEAD_ROWS
+from harness.evaluation.base import HEAD_ROWS, Estimate
 from harness.evaluation.head import Head, find_head
 from harness.models.compiled import compiled_blocks
 from harness.progress import Reporter
 
 PROBE_TOKENS = 16
 """Positions on which the head is tried."""
-
-
-@dataclass(frozen=True, slots=True)
-class Perplexity:
-    """A perplexity and its standard error over windows (delta method: value x error of the mean NLL).
-
-    The value is infinite where the loss overflows exp, and None where the model's logits are no numbers; neither has
-    an error.
-    """
-
-    value: float | None
-    stderr: float | None
-    num_windows: int
 
 
 @torch.no_grad()
@@ -48,7 +35,7 @@ def perplexity(
     device: torch.device,
     reporter: Reporter,
     compiled: bool = False,
-) -> Perplexity:
+) -> Estimate:
     """Perplexity of `model` (on `device`) over token windows [N, L].
 
     Args:
@@ -77,7 +64,7 @@ def perplexity_by_blocks(
     batch_tokens: int,
     device: torch.device,
     reporter: Reporter,
-) -> Perplexity:
+) -> Estimate:
     """The same perplexity with one block at a time on `device`: each is applied to all windows before the next.
 
     Advances `reporter` by one for every block.
@@ -91,7 +78,7 @@ def perplexity_by_blocks(
 
 
 @torch.no_grad()
-def perplexity_from(runner: BlockRunner, reporter: Reporter) -> Perplexity:
+def perplexity_from(runner: BlockRunner, reporter: Reporter) -> Estimate:
     """The perplexity of the windows that `runner` takes through a model, from the block on where they are.
 
     Advances `reporter` by one for every block.
@@ -155,12 +142,12 @@ class _Tail:
                 vars(block).pop("forward", None)
 
 
-def _summary(nll_N: Tensor) -> Perplexity:
+def _summary(nll_N: Tensor) -> Estimate:
     nll_N = nll_N.double().cpu()
     value = _exp(float(nll_N.mean()))
     if value is None or math.isinf(value) or len(nll_N) < 2:
-        return Perplexity(value, None, len(nll_N))
-    return Perplexity(value, value * float(nll_N.std()) / math.sqrt(len(nll_N)), len(nll_N))
+        return Estimate(value, None, len(nll_N))
+    return Estimate(value, value * float(nll_N.std()) / math.sqrt(len(nll_N)), len(nll_N))
 
 
 def _window_nll(logits_BLV: Tensor, tokens_BL: Tensor) -> Tensor:

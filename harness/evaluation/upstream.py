@@ -1,4 +1,5 @@
 """Task definitions of lm-eval: prompts, options and metrics stay as they are; where the rows come from is redirected.
+A task that lm-eval does not have brings its own definition, in the same form.
 
 So nothing is downloaded.  lm-eval's own caches stay off: their keys name neither the weights nor the task version.
 """
@@ -12,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.formats import Row
+from harness.data.tasks.base import TASKS
 from harness.errors import UserError
-from harness.evaluation.protocols import TASKS
 
 _LOGGER = "lm_eval"
 
@@ -30,19 +31,31 @@ def load_task(name: str, version: str, rows: list[Row]) -> Any:
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    known = TASKS[name]
-    manager = TaskManager(
-        include_defaults=False, include_path=str(Path(lm_eval.__file__).parent / "tasks" / known.definition)
+    known = TASKS.get(name)
+    folder = None if known.definition is None else str(Path(lm_eval.__file__).parent / "tasks" / known.definition)
+    manager = TaskManager(include_defaults=False, include_path=folder)
+    whole = (
+        {}
+        if folder
+        else {
+            "output_type": "multiple_choice",
+            "dataset_path": "given",
+            "test_split": known.split,
+            "metric_list": [
+                {"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in known.metrics
+            ],
+            "metadata": {"version": known.version},
+        }
     )
     override = {
+        **whole,
+        **known.prompt,
         "task": name,
         "custom_dataset": lambda **_: {known.split: datasets.Dataset.from_list(rows)},
         "training_split": None,
         "validation_split": known.split if known.split == "validation" else None,
         "num_fewshot": 0,
     }
-    if name == "lambada_openai":  # its perplexity, of one word, is not recorded, and bootstraps for minutes
-        override["metric_list"] = [{"metric": "acc", "aggregation": "mean", "higher_is_better": True}]
     # A member of a group takes its definition from the index and the override on top.
     task = manager.load([{"group": "prunebench", "task": [override]}])["tasks"][name]
     if str(task.VERSION) != version:

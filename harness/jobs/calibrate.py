@@ -9,10 +9,8 @@ from torch import Tensor
 
 from harness.blocks.trial import Edited, Edits, Trials
 from harness.config.request import JobRequest
-from harness.data.corpora import load_tokens
-from harness.data.digits import DIGITS, TRAINING_ROWS, digit_rows
+from harness.data.corpora.base import CORPORA, ArrayCorpus, TextCorpus
 from harness.data.sequences import RandomWindows
-from harness.data.texts import load_documents
 from harness.errors import UserError
 from harness.evaluation.accuracy import accuracy
 from harness.evaluation.base import check_length
@@ -32,18 +30,21 @@ def kept_calibration(request: JobRequest, loaded: LoadedModel) -> Tensor:
 
 
 def calibration_tokens(request: JobRequest, loaded: LoadedModel, *, more: int = 0) -> tuple[Tensor, Tensor]:
-    """The job's sequences, and up to `more` held-out ones that share no row and no token with them."""
+    """The job's sequences, and up to `more` held-out ones that share no row and no token with them; of images all."""
     calibration, data = request.pruning.calibration, request.calibration
     assert data is not None, "calibration has data"
     check_length("calibration.seq_len", calibration.seq_len, loaded)
     count, seq_len = calibration.num_sequences, calibration.seq_len
-    if calibration.sampling == "given":
-        is_digits = calibration.corpus == DIGITS
-        rows = digit_rows("calibration") if is_digits else load_tokens(data.path, loaded.vocab_size)
-        drawn, apart = rows[:count, :seq_len], rows[count : count + more, :seq_len]
+    corpus = CORPORA.get(calibration.corpus)
+    if isinstance(corpus, ArrayCorpus):
+        are_tokens = corpus.reads == "text"
+        rows = corpus.token_rows(data, loaded.vocab_size) if are_tokens else corpus.rows(data)
+        end = count + more if are_tokens else len(rows)
+        drawn, apart = rows[:count, :seq_len], rows[count:end, :seq_len]
     else:
+        assert isinstance(corpus, TextCorpus), f"{calibration.corpus} is neither text nor an array"
         text = RandomWindows(
-            load_documents(data),
+            corpus.documents(data),
             loaded.tokenizer,
             seq_len=seq_len,
             seed=request.pruning.seed,
@@ -62,7 +63,7 @@ def held_out_trials(request: JobRequest, loaded: LoadedModel, device: torch.devi
     """
     calibration = request.pruning.calibration
     is_labelled = request.checkpoint.kind.labelled
-    _, tokens_BL = calibration_tokens(request, loaded, more=TRAINING_ROWS if is_labelled else num_sequences)
+    _, tokens_BL = calibration_tokens(request, loaded, more=num_sequences)
     if not len(tokens_BL):
         raise UserError(
             "candidates are measured on sequences that calibration leaves over, and "

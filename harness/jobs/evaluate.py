@@ -8,8 +8,7 @@ import torch
 
 from harness.answers import TaskAnswers
 from harness.config.request import JobRequest
-from harness.data.digits import DIGITS
-from harness.data.sources import TOKENS
+from harness.data.corpora.base import CORPORA
 from harness.errors import UserError
 from harness.evaluation.base import EVALUATIONS, EvaluationContext, Ready
 from harness.job import EvaluationProtocol
@@ -69,7 +68,7 @@ def check_tokenizer(request: JobRequest, loaded: LoadedModel) -> None:
         return
     spec = request.spec
     texts = []
-    if spec.pruning and spec.pruning.calibration.corpus not in (TOKENS, DIGITS):
+    if spec.pruning and CORPORA.get(spec.pruning.calibration.corpus).needs_tokenizer:
         texts.append(f"calibration={spec.pruning.calibration.corpus}")
     texts += [
         f"evaluation of {protocol.name}"
@@ -77,4 +76,4 @@ def check_tokenizer(request: JobRequest, loaded: LoadedModel) -> None:
         if EVALUATIONS.get(protocol.kind).needs_tokenizer(protocol)
     ]
     if texts:
-        raise UserError(f"{texts[0]} needs a tokenizer, and the model has none; allowed: token arrays ({TOKENS})")
+        raise UserError(f"{texts[0]} needs a tokenizer, and the model has none; allowed: token arrays (tokens)")

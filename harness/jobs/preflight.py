@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from harness.config.request import JobRequest
+from harness.data.sources import sample_note
 from harness.errors import UserError
 from harness.job import PruningSpec
 from harness.models.dimensions import dimensions_of
@@ -36,9 +37,13 @@ class Preflight:
             request.checkpoint.check_resolved()
         except UserError as error:
             return [f"this job gets another id when it is run, and cannot run yet: {error}"]
-        pruning = request.spec.pruning
-        if pruning is None:
+        pruning, data = request.spec.pruning, request.calibration
+        if pruning is None or data is None:
             return []
+        note = sample_note(data)
+        return [*([note] if note else []), *self._of_choices(request, pruning)]
+
+    def _of_choices(self, request: JobRequest, pruning: PruningSpec) -> list[str]:
         method, allocation = METHODS.build(pruning.method), ALLOCATIONS.build(pruning.allocation)
         warning: list[object] = [method] if type(method).warning is not PruningMethod.warning else []
         if type(allocation).warning is not Allocation.warning:

@@ -12,7 +12,9 @@ from harness.answers import TaskAnswers
 from harness.blocks.changes import ModelChange
 from harness.blocks.layers import matrices, prunable_shapes
 from harness.config.request import JobRequest
+from harness.data.sources import origin_note, sample_note
 from harness.errors import UserError
+from harness.evaluation.base import EVALUATIONS
 from harness.job import EvaluationProtocol, JobSpec
 from harness.jobs.calibrate import kept_calibration
 from harness.jobs.evaluate import check_tokenizer, evaluate, prepare
@@ -149,7 +151,9 @@ def _prune_and_recover(
 ) -> PruningOutcome:
     """What became of the model, with reports of the layers as they are after the recovery."""
     unpruned = unpruned_note(loaded.model)
-    notes = [*([unpruned] if unpruned else []), *warnings(request.pruning, prunable_shapes(loaded.model), device)]
+    assert request.calibration is not None, "calibration has data"
+    notes = [note for note in (unpruned, sample_note(request.calibration)) if note is not None]
+    notes += warnings(request.pruning, prunable_shapes(loaded.model), device)
     for note in notes:
         reporter.note(note)
     outcome = PruningOutcome(notes=tuple(notes)).then(prune(request, loaded, device, clock, reporter))
@@ -171,11 +175,16 @@ def _achieved(pruned: PruningOutcome, unreached: int) -> float:
 
 
 def _plugin_notes(spec: JobSpec) -> list[str]:
-    """Which choices of the job are of plug-ins, and of which."""
-    if (pruning := spec.pruning) is None:
-        return []
-    tables = ((METHODS, pruning.method), (ALLOCATIONS, pruning.allocation), (RECOVERIES, pruning.recovery))
-    return [note for table, choice in tables if (note := table.origin_note(choice.name)) is not None]
+    """Which choices, kinds of evaluation, corpora and tasks of the job are of plug-ins, and of which."""
+    notes: list[str | None] = []
+    names = [protocol.name for protocol in spec.evaluation]
+    if (pruning := spec.pruning) is not None:
+        chosen = ((METHODS, pruning.method), (ALLOCATIONS, pruning.allocation), (RECOVERIES, pruning.recovery))
+        notes += [table.origin_note(choice.name) for table, choice in chosen]
+        names.insert(0, pruning.calibration.corpus)
+    notes += [EVALUATIONS.origin_note(protocol.kind) for protocol in spec.evaluation]
+    notes += map(origin_note, names)
+    return list(dict.fromkeys(note for note in notes if note is not None))
 
 
 def _check_none_lost(request: JobRequest, measured: Sequence[EvalResult]) -> None:

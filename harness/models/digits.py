@@ -1,8 +1,8 @@
 """A small convolutional network for the digits of scikit-learn, and how it is trained: the convolution column.
 
 It is a transformers model whose blocks lie in a ModuleList, so that it loads, is pruned, saved and loaded again as
-language models are.  Its rows are `harness.data.digits` rows; like the embeddings of a language model, the stem in
-front of the blocks is not pruned.
+language models are.  Its rows are those of `harness.data.corpora.digits`; like the embeddings of a language model, the
+stem in front of the blocks is not pruned.
 """
 
 from collections.abc import Iterator, Sequence
@@ -16,7 +16,7 @@ from torch.nn import functional
 from transformers import AutoConfig, AutoModelForImageClassification, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from harness.data.digits import PIXELS, digit_rows
+from harness.data.corpora.digits import PIXELS, digit_rows
 from harness.models.recipe import EXPECTED_WEIGHTS, Recipe
 
 SIDE, LABELS = 8, 10

@@ -3,7 +3,7 @@
 from dataclasses import asdict, dataclass
 from hashlib import sha256
 
-from harness.data.digits import IDENTITIES
+from harness.data.corpora.digits import IDENTITIES
 from harness.job import canonical_json
 
 

@@ -10,13 +10,13 @@ from harness.record import JsonValue
 from harness.reporting.compare import Comparison, Flip, TaskComparison
 from harness.reporting.formats.base import write
 from harness.reporting.layout import DASH, Cell, Column, Table, clean, number, signed
-from harness.reporting.questions import Row, options_of, question_of
+from harness.reporting.questions import Question
 from harness.reporting.statistics import CONFIDENCE, QUANTILES, Distribution
 
 FORMATS = ("terminal", "md", "json")
 
-Questions = Callable[[TaskComparison], Sequence[Row]]
-"""Loads the rows of a task."""
+Questions = Callable[[TaskComparison], Sequence[Question]]
+"""Loads the questions of a task."""
 
 
 def write_comparison(
@@ -48,7 +48,7 @@ def write_comparison(
     return "\n\n".join(parts) + "\n"
 
 
-def _row(rows: Questions | None, task: TaskComparison, flip: Flip) -> Row:
+def _row(rows: Questions | None, task: TaskComparison, flip: Flip) -> Question:
     assert rows is not None
     return rows(task)[flip.a.index]
 
@@ -96,14 +96,13 @@ def _margins(comparison: Comparison) -> Table:
     return Table(title, tuple(map(Column, headers)), tuple(rows), (note,))
 
 
-def _question(task: TaskComparison, flip: Flip, row: Row, width: int) -> list[str]:
+def _question(task: TaskComparison, flip: Flip, question: Question, width: int) -> list[str]:
     """A flipped question: what is asked, and every option with both jobs' log-likelihoods."""
     who = "A right, B wrong" if flip.a_right else "A wrong, B right"
     lines = [f"{task.task} ({task.metric}), question {flip.a.index}: {who}"]
-    for text in question_of(row).split("\n"):
+    for text in question.asked.split("\n"):
         lines += [indent(line, "  ") for line in wrap(clean(text), max(width - 2, 20))]
-    options = options_of(task.task, row)
-    for option, text in enumerate(options):
+    for option, text in enumerate(question.options):
         scores = [number(answer.log_likelihoods[option]) for answer in (flip.a, flip.b)]
         chosen = [name for name, answer in (("A", flip.a), ("B", flip.b)) if _choice(task, answer) == option]
         marks = (["right"] if option == flip.a.gold else []) + ([f"chosen by {' and '.join(chosen)}"] if chosen else [])
@@ -123,7 +122,7 @@ def _quoted(lines: Sequence[str]) -> str:
 
 
 def _plain(
-    comparison: Comparison, shown: Sequence[tuple[TaskComparison, Sequence[tuple[Flip, Row]]]]
+    comparison: Comparison, shown: Sequence[tuple[TaskComparison, Sequence[tuple[Flip, Question]]]]
 ) -> dict[str, Any]:
     """For machines: every number, every flip, and the rows that were asked for."""
     tasks = [asdict(task) for task in comparison.tasks]
@@ -132,7 +131,7 @@ def _plain(
         for flip in task["flips"]:
             if flip["a"]["index"] in texts:
                 row = texts[flip["a"]["index"]]
-                flip |= {"question": question_of(row), "options": options_of(task["task"], row)}
+                flip |= {"question": row.asked, "options": list(row.options)}
     return {
         "a": comparison.a.job_id,
         "b": comparison.b.job_id,

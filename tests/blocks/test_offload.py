@@ -117,7 +117,7 @@ def test_perplexity_by_blocks_is_the_perplexity(
     for measured in (measure(memory, windows), measure(disk, windows)):
         assert measured.value == pytest.approx(plain.value, rel=1e-6)
         assert measured.stderr == pytest.approx(plain.stderr, rel=1e-4)
-        assert measured.num_windows == 5
+        assert measured.count == 5
 
 
 def test_a_head_that_is_not_known_is_left_to_the_model(

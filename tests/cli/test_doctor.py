@@ -21,7 +21,7 @@ from harness.cli import machine
 from harness.cli.machine import Finding, findings
 from harness.cli.main import main
 from harness.data.assets import SMOLLM2, wheel
-from harness.data.catalogue import CORPORA, TASKS
+from harness.data.sources import entries
 
 Doctor = Callable[..., tuple[int, dict[str, Finding]]]
 SECRET = "0123456789abcdef-not-to-be-seen"
@@ -100,8 +100,10 @@ def test_the_data_folder_is_compared_with_the_catalogue(
     assert found.found.endswith("has piqa")
     assert "piqa" not in found.advice
     assert "boolq (boolq/validation.jsonl)" in found.advice
-    for places in [split.folder for split in CORPORA.values()] + [(rows.folder,) for rows in TASKS.values()]:
-        for place in places[:1]:
+    found_in = [entry.places("evaluation") for entry in entries("evaluation").values()]
+    found_in += [entry.places("calibration") for entry in entries("calibration").values()]
+    for places in found_in:
+        for place in places.folder[:1] if places else ():
             (tmp_path / place).parent.mkdir(exist_ok=True)
             (tmp_path / place).touch()
     assert doctor()[1]["data folder"].state == "ok"

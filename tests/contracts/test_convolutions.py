@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.data.digits import digit_rows
+from harness.data.corpora.digits import digit_rows
 from harness.job import Choice
 from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.patterns import Pattern, SemiStructured

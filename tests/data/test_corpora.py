@@ -11,9 +11,12 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from harness.data.corpora import Ids, evaluation_ids, fingerprint_array, load_tokens, windows
+from harness.data.arrays import Ids, fingerprint_array
+from harness.data.corpora.base import CORPORA, ArrayCorpus, TextCorpus
+from harness.data.corpora.wikipedia_sample import articles
 from harness.data.sequences import RandomWindows
-from harness.data.texts import wikipedia_articles
+from harness.data.sources import resolve
+from harness.data.windows import EvaluationTokens, windows
 from harness.errors import UserError
 
 
@@ -36,6 +39,20 @@ def bytes_tokenizer() -> PreTrainedTokenizerFast:
     backend.add_special_tokens([AddedToken("<s>", special=True), AddedToken("<unk>", special=True)])
     backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 256)])
     return PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", unk_token="<unk>", model_max_length=8)
+
+
+def evaluation_ids(text: str, corpus: str, tokenizer: Any, seq_len: int) -> EvaluationTokens:
+    """A text tokenised as an evaluation of the corpus does it."""
+    entry = CORPORA.get(corpus)
+    assert isinstance(entry, TextCorpus)
+    return entry.tokens_of(text, tokenizer, seq_len)
+
+
+def load_tokens(path: Path, vocab_size: int) -> Ids:
+    """Token ids of a file for a model."""
+    entry = CORPORA.get("tokens")
+    assert isinstance(entry, ArrayCorpus)
+    return entry.token_rows(resolve("tokens", "calibration", path=path), vocab_size)
 
 
 def calibration_sequences(documents: list[str], tokenizer: Any, *, num_sequences: int, **options: Any) -> Ids:
@@ -146,7 +163,6 @@ def test_c4_keeps_256_windows() -> None:
     """The published code cuts C4 to 256 windows before it counts them."""
     ids = evaluation_ids("x" * 2000, "c4", Letters(), 4).ids
     assert windows(ids, 4).shape == (256, 4)
-    assert len(evaluation_ids("x" * 2000, "c4", Letters(), 4, max_windows=3).ids) == 12
     assert len(evaluation_ids("x" * 2000, "wikitext2", Letters(), 4).ids) == 2001
 
 
@@ -214,4 +230,4 @@ def test_fingerprints_tell_content_and_shape_only(tmp_path: Path) -> None:
 def test_wikipedia_articles_lose_tags_and_titles() -> None:
     """An article is its body; one that has none is left out."""
     dump = '<doc id="1" title="A">\nA\n\nBody of a.\nMore.\n\n</doc>\n<doc id="2" title="B">\nB\n\n</doc>\n'
-    assert wikipedia_articles(dump) == ["Body of a.\nMore."]
+    assert articles(dump) == ["Body of a.\nMore."]

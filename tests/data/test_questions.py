@@ -6,7 +6,8 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.questions import canonical_rows, rows_identity, rows_of
+from harness.data.questions import rows_identity
+from harness.data.tasks.base import TASKS
 
 
 @given(
@@ -19,7 +20,7 @@ def test_relabelling_keeps_the_position_of_the_answer(options: list[str], native
     labels = list(native[: len(options)])
     gold = data.draw(st.integers(0, len(options) - 1))
     row = {"id": "x", "question": "q", "choices": {"text": options, "label": labels}, "answerKey": labels[gold]}
-    (canonical,) = canonical_rows("arc_easy", [row], "test")
+    (canonical,) = TASKS.get("arc_easy").canonical_rows([row], "test")
     assert canonical["choices"]["text"] == options
     assert canonical["choices"]["label"].index(canonical["answerKey"]) == gold
     assert set(canonical) == {"question", "choices", "answerKey"}
@@ -33,12 +34,18 @@ def test_request_files_become_rows() -> None:
         return json.dumps({"doc_id": doc_id, "idx": idx, "doc": doc | {"gold": 0}})
 
     lines = "\n".join(line(doc_id, idx) for doc_id in (1, 0, 1_000_000) for idx in (0, 1))
-    rows = rows_of("boolq", gzip.compress(lines.encode()), "somewhere/requests.jsonl.gz")
+    rows = TASKS.get("boolq").rows_of(gzip.compress(lines.encode()), "somewhere/requests.jsonl.gz")
     assert rows == [{"question": "q\nAnswer: no", "passage": "P -- p\nQuestion: not this", "label": 1}] * 2
 
 
 def test_identity_does_not_tell_the_order_of_fields() -> None:
     """Rows that differ in the order of their fields, or in fields that no task reads, are the same rows."""
-    one = canonical_rows("piqa", [{"goal": "g", "sol1": "a", "sol2": "b", "label": 0, "idx": 7}], "test")
-    two = canonical_rows("piqa", [{"label": 0, "sol2": "b", "sol1": "a", "goal": "g"}], "test")
+    one = TASKS.get("piqa").canonical_rows([{"goal": "g", "sol1": "a", "sol2": "b", "label": 0, "idx": 7}], "test")
+    two = TASKS.get("piqa").canonical_rows([{"label": 0, "sol2": "b", "sol1": "a", "goal": "g"}], "test")
     assert rows_identity(one) == rows_identity(two)
+
+
+def test_what_is_asked_is_neither_option_nor_answer() -> None:
+    """The text of a question, and its options in the order of the scores."""
+    row = {"goal": "Open a `jar`", "sol1": "turn it", "sol2": "eat it", "label": 0}
+    assert TASKS.get("piqa").shown(row) == ("Open a `jar`", ("turn it", "eat it"))

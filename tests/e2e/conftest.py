@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness.cli.main import main
 from harness.jobs.run import PROCESS_CACHE
@@ -51,6 +52,30 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def speaking_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-block LLaMA with a tokenizer of bytes."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    backend = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens([AddedToken("<end>", special=True)])
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=257,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+    )
+    folder = tmp_path_factory.mktemp("models") / "tiny-bytes"
+    LlamaForCausalLM(config).save_pretrained(folder)
+    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Eight sequences of sixteen token ids."""
     path = tmp_path_factory.mktemp("tokens") / "tokens.npy"
@@ -85,7 +110,7 @@ def quick_job(tiny_model: Path, tokens: Path, results: Path) -> tuple[str, ...]:
         "calibration=tokens",
         f"calibration.path={tokens}",
         "evaluation.corpora=[tokens]",
-        f"evaluation.tokens_path={tokens}",
+        f"data.tokens={tokens}",
         "evaluation.seq_len=16",
         "dtype=float32",
         f"results_dir={results}",

@@ -6,16 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness.cli.questions import load_questions
 from harness.data.sources import resolve
-from harness.evaluation.protocols import TASKS
+from harness.data.tasks.base import TASKS
 from harness.evaluation.upstream import load_task, quiet
-from harness.record import from_json
-from harness.reporting.questions import options_of, question_of
+from harness.record import EvalResult, from_json
 from harness.tracking.answers import read
 from harness.tracking.store import RecordStore
 from tests.e2e.conftest import Outcome
@@ -23,30 +19,6 @@ from tests.e2e.conftest import Outcome
 pytestmark = pytest.mark.e2e
 Cli = Callable[..., Outcome]
 LIMIT = 12
-
-
-@pytest.fixture(scope="module")
-def speaking_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random two-block LLaMA with a tokenizer of bytes."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken("<end>", special=True)])
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=257,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=256,
-        initializer_range=0.3,
-    )
-    folder = tmp_path_factory.mktemp("models") / "tiny-bytes"
-    LlamaForCausalLM(config).save_pretrained(folder)
-    PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>").save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture
@@ -161,28 +133,19 @@ def test_users_mistakes_in_a_comparison(cli: Cli, asked: tuple[str, ...], job: t
 @pytest.mark.slow
 def test_options_are_those_that_are_scored(data_dir: Path) -> None:
     """Of all tasks, as many options in the same order as lm-eval's, and never the answer in what is asked."""
-    for name in TASKS:
-        questions = load_questions_of(name)
+    for name, entry in TASKS.all().items():
+        ref = resolve(name, "evaluation")
+        result = EvalResult("p", "zero_shot", name, "acc", 0.5, None, 1, True, None, ref.location, ref.identity)
+        questions = load_questions(result)[:20]
         with quiet():
-            task = load_task(name, TASKS[name].version, questions[:20])
-        documents = list(task.eval_docs)
-        for row, document in zip(questions[:20], documents, strict=True):
-            shown = options_of(name, row)
-            assert question_of(row)
+            task = load_task(name, entry.version, entry.rows(ref)[:20])
+        for question, document in zip(questions, list(task.eval_docs), strict=True):
+            assert question.asked
             if name == "lambada_openai":
-                assert task.doc_to_target(document) == f" {shown[0]}"
+                assert task.doc_to_target(document) == f" {question.options[0]}"
                 continue
             scored = task.doc_to_choice(document)
-            assert len(shown) == len(scored)
+            assert len(question.options) == len(scored)
             if name not in ("commonsense_qa", "hellaswag"):  # letters; cleaned of markup
-                pairs = zip(shown, scored, strict=True)
+                pairs = zip(question.options, scored, strict=True)
                 assert all(text.strip().lower() in option.strip().lower() for text, option in pairs)
-
-
-def load_questions_of(name: str) -> list[dict[str, object]]:
-    """Rows of a task by its record."""
-    from harness.record import EvalResult
-
-    ref = resolve(name, "evaluation")
-    result = EvalResult("p", "zero_shot", name, "acc", 0.5, None, 1, True, None, ref.location, ref.identity)
-    return load_questions(result)

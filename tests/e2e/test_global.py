@@ -126,7 +126,7 @@ def test_a_ticket_of_a_language_model_beats_a_random_mask(cli: Cli, tmp_path: Pa
         "calibration=tokens",
         f"calibration.path={tokens}",
         "evaluation.corpora=[tokens]",
-        f"evaluation.tokens_path={tokens}",
+        f"data.tokens={tokens}",
         "evaluation.seq_len=64",
         "dtype=float32",
         "sparsity=0.9",

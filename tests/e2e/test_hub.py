@@ -48,7 +48,7 @@ def hub(tmp_path: Path) -> Iterator[StandInHub]:
 def job(tokens: Path, tmp_path: Path) -> tuple[str, ...]:
     """Overrides of a job on a model of the hub."""
     calibration = ("calibration=tokens", f"calibration.path={tokens}")
-    evaluation = ("evaluation.corpora=[tokens]", f"evaluation.tokens_path={tokens}", "evaluation.seq_len=16")
+    evaluation = ("evaluation.corpora=[tokens]", f"data.tokens={tokens}", "evaluation.seq_len=16")
     return (*MODEL, *calibration, *evaluation, "sparsity=0.5", "dtype=float32", f"results_dir={tmp_path / 'results'}")
 
 

@@ -86,6 +86,55 @@ class Scale(Recovery):
 }
 """One file an axis."""
 
+CORPUS = '''
+"""Poems, a line each.  A researcher's own."""
+
+from harness.data.corpora.base import CORPORA, TextCorpus
+from harness.data.places import Places
+
+CORPORA.add(
+    "poems",
+    TextCorpus(
+        calibration=Places("poems to calibrate on", folder=("poems/train.txt",)),
+        evaluation=Places("poems to measure on", folder=("poems/test.txt",)),
+        clean=str.strip,
+        joined_by="\\n",
+    ),
+)
+'''
+
+TASK = '''
+"""Colours of things.  A researcher's own."""
+
+from harness.data.places import Given
+from harness.data.questions import rows_identity
+from harness.data.tasks.base import TASKS, Task
+
+ROWS = [
+    {"thing": "grass", "colours": ["green", "dark red"], "right": 0},
+    {"thing": "blood", "colours": ["pale green", "red"], "right": 1},
+    {"thing": "snow", "colours": ["white", "black"], "right": 0},
+]
+TASKS.add(
+    "colours",
+    Task(
+        about="which colour a thing has, 2 options",
+        version="1.5",
+        metrics=("acc", "acc_norm"),
+        asked=("thing",),
+        answers=("colours", "right"),
+        options=lambda row: row["colours"],
+        prompt={
+            "doc_to_text": "The colour of {{thing}} is",
+            "doc_to_choice": "{{colours}}",
+            "doc_to_target": "right",
+        },
+        split="test",
+        embedded=Given("my_task.py", lambda: ROWS, rows_identity(ROWS)),
+    ),
+)
+'''
+
 CHOICES = {
     "method": ("method=sign", "method.gain=3"),
     "allocation": ("allocation=same", "method=magnitude"),
@@ -99,8 +148,12 @@ Command = Callable[..., Outcome]
 def command(tmp_path: Path) -> Command:
     """Run the command line in a new process, with the folder `installed` on its path as if installed there."""
 
-    def call(*arguments: str) -> Outcome:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path / "installed"), *sys.path])}
+    def call(*arguments: str, **variables: str) -> Outcome:
+        environment = {
+            **os.environ,
+            **variables,
+            "PYTHONPATH": os.pathsep.join([str(tmp_path / "installed"), *sys.path]),
+        }
         done = subprocess.run(
             [sys.executable, "-m", "harness", *arguments], capture_output=True, text=True, check=False, env=environment
         )
@@ -195,3 +248,64 @@ def test_a_worker_process_loads_the_plugins_of_its_job(command: Command, job: tu
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert any("my_method.py" in note for note in the_record(job).notes)
+
+
+def test_one_file_adds_a_corpus(command: Command, speaking_model: Path, tmp_path: Path) -> None:
+    """It is calibrated and measured on, from the data folder or a path, and listed; the record says whose it is."""
+    folder = plugin_folder(tmp_path, "corpus", CORPUS)
+    (tmp_path / "data" / "poems").mkdir(parents=True)
+    for split, line in (("train", "the woods are lovely, dark and deep"), ("test", "and miles to go before I sleep")):
+        (tmp_path / "data" / "poems" / f"{split}.txt").write_text(f" {line} \n" * 20)
+    job = (
+        *("run", "model=local", f"model.path={speaking_model}", "dtype=float32", f"results_dir={tmp_path / 'results'}"),
+        *("calibration=poems", "calibration.num_sequences=4", "calibration.seq_len=16", "evaluation.seq_len=32"),
+        *("evaluation.corpora=[poems]", f"plugins={folder}"),
+    )
+    outcome = command(*job, PRUNEBENCH_DATA=str(tmp_path / "data"))
+    assert outcome.code == 0, outcome.err
+    record = the_record(job)
+    (result,) = record.results
+    text = "\n".join(["and miles to go before I sleep"] * 20)
+    assert result.data_fingerprint == f"sha256:{sha256(text.encode()).hexdigest()}"
+    assert (result.data_source, result.num_samples) == ("PRUNEBENCH_DATA/poems/test.txt", len(text) // 32)
+    assert result.protocol.startswith("perplexity:poems:seq32:v1:data-")
+    digest = sha256(CORPUS.encode()).hexdigest()
+    assert f"corpus poems is of the plug-in my_corpus.py, sha256:{digest}" in record.notes
+    path = tmp_path / "data" / "poems" / "train.txt"
+    measured = command(*job, f"data.poems={path}", f"calibration.path={path}", "method=magnitude")
+    assert measured.code == 0, measured.err
+    listed = json.loads(command("list", "corpora", "--plugins", str(folder), "--json").out)
+    assert [row["role"] for row in listed if row["name"] == "poems"] == ["calibration", "evaluation"]
+
+
+def test_one_file_adds_a_zero_shot_task(command: Command, speaking_model: Path, tokens: Path, tmp_path: Path) -> None:
+    """With rows, prompt and metrics of its own: measured, listed, in tables, and its questions are shown."""
+    folder = plugin_folder(tmp_path, "task", TASK)
+    results = tmp_path / "results"
+    job = (
+        *("run", "-m", "model=local", f"model.path={speaking_model}", "dtype=float32", f"results_dir={results}"),
+        *("calibration=tokens", f"calibration.path={tokens}", "method=dense,random", "sparsity=0.9"),
+        *("evaluation=none", "evaluation.tasks=[colours]", f"plugins={folder}"),
+    )
+    outcome = command(*job)
+    assert outcome.code == 0, outcome.err
+    records = [from_json(path.read_bytes(), str(path)) for path in sorted(results.rglob("*__*.json"))]
+    assert [[result.metric for result in record.results] for record in records] == [["acc", "acc_norm"]] * 2
+    (result, _) = records[0].results
+    assert result.protocol.startswith("zero_shot:colours:v1.5:data-")
+    assert (result.num_samples, result.details["requests"]) == (3, 6)
+    assert any(note.startswith("zero-shot task colours is of the plug-in my_task.py") for note in records[0].notes)
+    where = ("--results-dir", str(results))
+    assert "colours" in command("report", *where).out
+    asked = ("compare", *(record.job_id for record in records), "--questions", "3", "--format", "json", *where)
+    flips = [flip for task in json.loads(command(*asked).out)["tasks"] for flip in task["flips"]]
+    assert flips, "a random model and one that is nearly empty answer alike"
+    shown = command(*asked, "--plugins", str(folder))
+    texts = [flip["question"] for task in json.loads(shown.out)["tasks"] for flip in task["flips"]]
+    assert set(texts) <= {"grass", "blood", "snow"}
+    (listed,) = [
+        row
+        for row in json.loads(command("list", "tasks", "--plugins", str(folder), "--json").out)
+        if row["name"] == "colours"
+    ]
+    assert listed["metrics"] == "acc, acc_norm"

@@ -369,6 +369,11 @@ def test_nan_weights_are_refused(cli: Cli, job: tuple[str, ...], tiny_model: Pat
         (("evaluation=zero_shot", "evaluation.source=embedded"), "tokenizer"),
         (("evaluation.corpora=[nonsense]",), "unknown evaluation.corpora 'nonsense'"),
         (("evaluation.seq_len=64",), "evaluation.seq_len=64"),
+        (("evaluation.seq_len=1",), "evaluation.seq_len=1 is not allowed"),
+        (("evaluation.max_windows=0",), "evaluation.max_windows=0 is not allowed"),
+        (("evaluation.tasks=[piqa]", "evaluation.limit=0"), "evaluation.limit=0 is not allowed"),
+        (("evaluation.tasks=[qa]",), "unknown evaluation.tasks 'qa'"),
+        (("data.nonsense=folder",), "unknown data 'nonsense'"),
         (("calibration.num_sequences=9",), "allowed: 1 to 8"),
         (("method=sparsegpt", "method.damping=-1"), "method.damping=-1 is not allowed"),
         (("method=sparsegpt", "method.damping=much"), "method.damping='much'"),
@@ -405,7 +410,7 @@ def test_a_corpus_shorter_than_a_window_is_refused(cli: Cli, job: tuple[str, ...
     """The line says how many tokens there are."""
     path = tmp_path / "short.npy"
     np.save(path, np.zeros((1, 7), dtype=np.int64))
-    refused(cli, job, tmp_path, f"evaluation.tokens_path={path}", says="7 tokens")
+    refused(cli, job, tmp_path, f"data.tokens={path}", says="7 tokens")
 
 
 def test_a_results_folder_that_cannot_be_is_one_line(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
@@ -428,12 +433,12 @@ def test_questions_that_cannot_be_had_cost_no_job(
     cli: Cli, job: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """They are read before anything is pruned, not after hours of it."""
-    from harness.evaluation.kinds import zero_shot
+    from harness.data.tasks.base import Task
 
-    def unreachable(ref: object) -> list[object]:
+    def unreachable(task: Task, ref: object) -> list[object]:
         raise UserError("cannot read the questions")
 
-    monkeypatch.setattr(zero_shot, "load_rows", unreachable)
+    monkeypatch.setattr(Task, "rows", unreachable)
     monkeypatch.setattr(runner, "check_tokenizer", lambda *_: None)
     monkeypatch.setattr(runner, "prune", lambda *_: pytest.fail("pruned"))
     tasks = ("evaluation.tasks=[piqa]", "evaluation.source=embedded")

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from harness.blocks.layers import decoder_blocks
 from harness.errors import UserError
-from harness.evaluation.perplexity import Perplexity, perplexity
+from harness.evaluation.base import Estimate
+from harness.evaluation.perplexity import perplexity
 from harness.progress import Silent
 from tests.families import VOCAB, tiny_model
 
@@ -33,7 +34,7 @@ class Counter:
     def note(self, text: str) -> None: ...
 
 
-def measure(model: Any, windows_NL: Tensor, *, batch_tokens: int = 24) -> Perplexity:
+def measure(model: Any, windows_NL: Tensor, *, batch_tokens: int = 24) -> Estimate:
     """Perplexity on the CPU; every window is reported once."""
     counter = Counter()
     measured = perplexity(model, windows_NL, batch_tokens=batch_tokens, device=CPU, reporter=counter)
@@ -68,7 +69,7 @@ def test_it_is_what_the_papers_compute(family: str, batch_tokens: int, random_to
     mean = sum(means) / 7
     deviation = math.sqrt(sum((one - mean) ** 2 for one in means) / 6)
     assert measured.stderr == pytest.approx(value * deviation / math.sqrt(7), rel=1e-3)
-    assert measured.num_windows == 7
+    assert measured.count == 7
 
 
 def test_one_window_has_no_error(random_tokens: Callable[..., Tensor]) -> None:
@@ -104,7 +105,7 @@ def test_known_values(logit: float, value: float) -> None:
 
 def test_a_destroyed_model_is_infinite() -> None:
     """A loss beyond what exp holds is infinity, without an error; just below it is a number."""
-    assert measure(Certain(-1e4), UPWARDS) == Perplexity(math.inf, None, 3)
+    assert measure(Certain(-1e4), UPWARDS) == Estimate(math.inf, None, 3)
     almost = measure(Certain(-700.0), UPWARDS)
     assert almost.value is not None
     assert 1e300 < almost.value < math.inf
@@ -112,7 +113,7 @@ def test_a_destroyed_model_is_infinite() -> None:
 
 def test_logits_that_are_no_numbers_have_no_perplexity() -> None:
     """NaN is not measured as infinity: the value is missing, though one window alone is bad."""
-    assert measure(Certain(math.nan), UPWARDS) == Perplexity(None, None, 3)
+    assert measure(Certain(math.nan), UPWARDS) == Estimate(None, None, 3)
 
 
 def test_log_probabilities_are_float32(random_tokens: Callable[..., Tensor]) -> None:

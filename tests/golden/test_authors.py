@@ -286,7 +286,7 @@ def prunebench(folder: Path, model: str, out: Path, *arguments: str) -> None:
         f"calibration.path={folder / 'calibration_tokens.npy'}",
         "evaluation=perplexity",
         "evaluation.corpora=[tokens]",
-        f"evaluation.tokens_path={folder / 'evaluation_tokens.npy'}",
+        f"data.tokens={folder / 'evaluation_tokens.npy'}",
         "evaluation.seq_len=64",
         f"batch_tokens={ONE_SEQUENCE}",
         "dtype=float32",

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from harness.data.catalogue import DataRef
+from harness.data.places import DataRef
 from harness.job import CalibrationSpec
 from harness.jobs.calibrate import calibration_tokens
 

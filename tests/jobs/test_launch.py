@@ -16,7 +16,7 @@ from harness.cli.main import main
 from harness.config.hydra import compose
 from harness.config.launcher import Launcher
 from harness.config.request import JobRequest, from_json, to_json
-from harness.data.catalogue import DataRef
+from harness.data.places import DataRef
 from harness.evaluation.kinds.accuracy import AccuracyProtocol
 from harness.evaluation.kinds.perplexity import PerplexityProtocol
 from harness.evaluation.kinds.zero_shot import ZeroShotProtocol

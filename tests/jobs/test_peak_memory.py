@@ -44,7 +44,7 @@ def overrides(model: Path, results: Path, *more: str) -> list[str]:
         "calibration.seq_len=256",
         "evaluation=perplexity",
         "evaluation.corpora=[tokens]",
-        f"evaluation.tokens_path={tokens}",
+        f"data.tokens={tokens}",
         "evaluation.seq_len=256",
         f"results_dir={results}",
         "device=cpu",

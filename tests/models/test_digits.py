@@ -11,8 +11,8 @@ from transformers import AutoModelForImageClassification
 from harness.blocks.calls import record_calls
 from harness.blocks.layers import decoder_blocks, prunable_shapes
 from harness.blocks.offload import InMemory
-from harness.data.corpora import fingerprint_array
-from harness.data.digits import DIGITS, IDENTITIES, PIXELS, ROW, TRAINING_ROWS, digit_rows
+from harness.data.arrays import fingerprint_array
+from harness.data.corpora.digits import DIGITS, IDENTITIES, PIXELS, ROW, TRAINING_ROWS, digit_rows
 from harness.data.sources import resolve
 from harness.errors import UserError
 from harness.evaluation.accuracy import accuracy
@@ -106,7 +106,7 @@ def test_accuracy_counts_right_answers(untrained: DigitsCnn, rows: Tensor) -> No
     """Against a plain loop; a destroyed network has none, not a small one."""
     measured = accuracy(untrained, InMemory(untrained), rows, CPU)
     right = sum(int(untrained(row[None]).logits[0].argmax()) == int(row[PIXELS]) for row in rows)
-    assert (measured.value, measured.num_images) == (right / 360, 360)
+    assert (measured.value, measured.count) == (right / 360, 360)
     share = right / 360
     assert measured.stderr == pytest.approx((share * (1 - share) / 359) ** 0.5)
     untrained.blocks[0].conv_a.weight.fill_(torch.nan)

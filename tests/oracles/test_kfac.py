@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from harness.blocks.layers import prunable_layers, weight_view
-from harness.data.digits import digit_rows
+from harness.data.corpora.digits import digit_rows
 from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.models.objective import objective_of
 from harness.progress import Silent

@@ -16,7 +16,7 @@ from harness.blocks.layers import (
     prunable_linears,
     weight_view,
 )
-from harness.data.digits import digit_rows
+from harness.data.corpora.digits import digit_rows
 from harness.job import Propagation
 from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.patterns import Unstructured

@@ -11,7 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from harness.blocks.changes import ModelChange
 from harness.blocks.layers import prunable_layers, weight_view
-from harness.data.digits import digit_rows
+from harness.data.corpora.digits import digit_rows
 from harness.errors import UserError
 from harness.job import Choice
 from harness.models.digits import DigitsCnn, DigitsConfig

@@ -17,12 +17,12 @@ from harness.errors import UserError
 from harness.record import EvalResult, RunRecord
 from harness.reporting.compare import Answered, compare
 from harness.reporting.compare_text import write_comparison
-from harness.reporting.questions import options_of, question_of
+from harness.reporting.questions import Question
 from harness.reporting.statistics import Distribution, mcnemar, paired_interval
 from tests.reporting.conftest import make_accuracy
 
 Record = Callable[..., RunRecord]
-ROW = {"goal": "Open a `jar`", "sol1": "turn it", "sol2": "eat it", "label": 0}
+QUESTION = Question("content", "Open a `jar`", ("turn it", "eat it"))
 
 
 def question(index: int, gold_score: float, other_score: float, gold: int = 0) -> Answer:
@@ -181,23 +181,18 @@ def test_text_has_the_numbers_and_the_questions(jobs: tuple[Answered, Answered])
     """Terminal and Markdown print flips with both answers; JSON has everything."""
     comparison = compare(*jobs)
     for form in ("terminal", "md"):
-        text = write_comparison(comparison, form, 100, 1, lambda task: [ROW] * 5)  # type: ignore[arg-type]
+        text = write_comparison(comparison, form, 100, 1, lambda task: [QUESTION] * 5)
         assert "magnitude" in text
         assert "60.00" in text
         assert "piqa (acc), question 2: A wrong, B right" in text
         assert "[0] (right, chosen by B) A -3.00, B -1.00 nats" in text
         assert "Open a `jar`" in text
-    plain = json.loads(write_comparison(comparison, "json", 100, 1, lambda task: [ROW] * 5))
+    plain = json.loads(write_comparison(comparison, "json", 100, 1, lambda task: [QUESTION] * 5))
     flips = plain["tasks"][0]["flips"]
     assert plain["tasks"][0]["only_a"] == 2
     assert flips[0]["options"] == ["turn it", "eat it"]
     assert "question" not in flips[1]
     assert "question" not in json.loads(write_comparison(comparison, "json", 100))["tasks"][0]["flips"][0]
-
-
-def test_what_is_asked_is_neither_option_nor_answer() -> None:
-    """The text of a question, and its options in the order of the scores."""
-    assert (question_of(ROW), options_of("piqa", ROW)) == ("Open a `jar`", ["turn it", "eat it"])
 
 
 def test_results_of_other_kinds_are_no_tasks(record: Record, perplexity: Callable[..., EvalResult]) -> None:

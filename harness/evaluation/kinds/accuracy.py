@@ -5,21 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from harness.data.catalogue import DataRef
-from harness.data.digits import DIGITS, digit_rows
-from harness.evaluation.base import EVALUATIONS, Evaluation, EvaluationContext, FindData, Measured, Ready
+from harness.data.corpora.base import CORPORA, ArrayCorpus
+from harness.data.places import DataRef
+from harness.evaluation.base import EVALUATIONS, Evaluation, EvaluationContext, FindData, Measured, Ready, corpora_for
 from harness.job import EvaluationProtocol, Identity, protocol_key
 from harness.record import EvalResult
-
-IMAGES: dict[str, str] = {
-    DIGITS: "scikit-learn's digits of 8 x 8 pixels, the last 360 of 1,797: the share that is classified right",
-}
-"""Labelled image sets, with a line each; higher is better."""
 
 
 @dataclass(frozen=True, slots=True)
 class AccuracyProtocol(EvaluationProtocol):
-    """Accuracy of an image classifier on one labelled set.
+    """Accuracy of an image classifier on one labelled set; higher is better.
 
     Args:
         task: name of the set.
@@ -56,7 +51,7 @@ class ImageAccuracy(Evaluation[AccuracyProtocol]):
 
     @classmethod
     def choices(cls) -> dict[str, str]:
-        return {name: f"image set: {text}" for name, text in IMAGES.items()}
+        return {name: f"image set: {about}" for name, about in corpora_for(cls.takes).items()}
 
     @property
     def names(self) -> dict[str, tuple[str, ...]]:
@@ -75,24 +70,11 @@ def _measured(asked: Ready[AccuracyProtocol], context: EvaluationContext) -> Eva
 
     from harness.evaluation.accuracy import accuracy
 
-    protocol, loaded = asked.protocol, context.loaded
-    assert protocol.task == DIGITS, f"no rows of {protocol.task}"
+    corpus, loaded = CORPORA.get(asked.protocol.task), context.loaded
+    assert isinstance(corpus, ArrayCorpus), f"{asked.protocol.task} has no rows"
     start = time.perf_counter()
-    context.reporter.start(f"evaluate: accuracy on {protocol.task}", 1)
-    rows_NR = torch.from_numpy(digit_rows("evaluation").copy())
+    context.reporter.start(f"evaluate: accuracy on {asked.protocol.task}", 1)
+    rows_NR = torch.from_numpy(corpus.rows(asked.source).copy())
     measured = accuracy(loaded.model, loaded.offloading, rows_NR, context.device)
     context.reporter.advance()
-    return EvalResult(
-        protocol=protocol.key,
-        kind=protocol.kind,
-        task=protocol.task,
-        metric="acc",
-        value=measured.value,
-        stderr=measured.stderr,
-        num_samples=measured.num_images,
-        higher_is_better=True,
-        subset=None,
-        data_source=asked.source.origin,
-        data_fingerprint=asked.source.identity,
-        details={"seconds": round(time.perf_counter() - start, 4)},
-    )
+    return asked.result("acc", measured, {"seconds": round(time.perf_counter() - start, 4)})

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
-from harness.data.catalogue import DataRef
-from harness.data.corpora import evaluation_ids, load_tokens, read_array, windows
-from harness.data.sources import TOKENS
-from harness.data.texts import evaluation_text, text_identity
-from harness.errors import UserError, unknown
+from harness.data.corpora.base import CORPORA
+from harness.data.places import DataRef
+from harness.data.windows import EvaluationTokens, windows
+from harness.errors import UserError
 from harness.evaluation.base import (
     EVALUATIONS,
     Evaluation,
@@ -21,9 +20,9 @@ from harness.evaluation.base import (
     MemoryNeed,
     Ready,
     check_length,
+    corpora_for,
 )
-from harness.evaluation.protocols import CORPORA
-from harness.job import Count, EvaluationProtocol, FilePath, Identity, RunOptions, Runtime, protocol_key
+from harness.job import Count, EvaluationProtocol, Identity, RunOptions, protocol_key
 from harness.record import EvalResult
 
 if TYPE_CHECKING:
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
     from harness.models.loading import LoadedModel
 
 MANY_WINDOWS = 300
-"""Windows of a text whose length is not known: about what WikiText-2 has at 1,024 tokens."""
+"""Windows of a text whose length is not known before it is tokenised: about what WikiText-2 has at 1,024 tokens."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class PerplexityProtocol(EvaluationProtocol):
     """Token-window perplexity: non-overlapping windows, exp of the mean negative log-likelihood.
 
     Args:
-        corpus: name of the corpus, or ``tokens`` for an array of token ids.
+        corpus: name of the corpus.
         data: identity of the text when it is not the published evaluation text, else None.
         seq_len: tokens a window; each window predicts its last seq_len - 1.
         max_windows: only the first so many windows, None = all.
@@ -71,25 +70,6 @@ class PerplexityProtocol(EvaluationProtocol):
         return protocol_key([*parts, f"v{self.version}"], self.data)
 
 
-def perplexity_protocol(
-    corpus: str, ref: DataRef, seq_len: int, max_windows: int | None, bos_every_window: bool
-) -> PerplexityProtocol:
-    """The protocol of a token-window perplexity on the data that `ref` found.
-
-    Raises:
-        UserError: unknown corpus, seq_len < 2 or max_windows < 1.
-    """
-    if corpus not in CORPORA:
-        raise unknown("evaluation corpus", corpus, CORPORA)
-    if seq_len < 2:
-        raise UserError(f"evaluation.seq_len={seq_len} leaves no token to predict; allowed: seq_len >= 2")
-    if max_windows is not None and max_windows < 1:
-        raise UserError(f"evaluation.max_windows={max_windows} measures nothing; allowed: >= 1, or null for all")
-    assert ref.name == corpus, f"protocol of {corpus} on data of {ref.name}"
-    data = None if ref.official else ref.identity
-    return PerplexityProtocol(corpus, data, seq_len, max_windows, bos_every_window)
-
-
 @dataclass(frozen=True, slots=True)
 class Windows:
     """Token windows of one protocol.
@@ -97,14 +77,12 @@ class Windows:
     Args:
         tokens_NL: [windows, seq_len].
         total: windows that the whole corpus has.
-        fingerprint: of the text or array they come from.
-        num_unk: unknown tokens among them.
+        source: the tokens that they were cut out of.
     """
 
     tokens_NL: "Tensor"
     total: int
-    fingerprint: str
-    num_unk: int
+    source: EvaluationTokens
 
 
 @EVALUATIONS.register(PerplexityProtocol.kind)
@@ -113,11 +91,10 @@ class WindowPerplexity(Evaluation[PerplexityProtocol]):
     """Perplexity on windows of a corpus.
 
     Args:
-        corpora: names of corpora, or ``tokens``.
+        corpora: names of corpora.
         seq_len: tokens a window.
         max_windows: only the first so many windows, None = all.
         bos_every_window: every window starts with BOS.
-        tokens_path: the .npy file behind corpus ``tokens``.
     """
 
     called: ClassVar[str] = "perplexity corpora"
@@ -126,24 +103,23 @@ class WindowPerplexity(Evaluation[PerplexityProtocol]):
     seq_len: Identity[Annotated[int, Field(ge=2)]] = 2048
     max_windows: Identity[Count | None] = None
     bos_every_window: Identity[bool] = False
-    tokens_path: Runtime[FilePath | None] = None
 
     @classmethod
     def choices(cls) -> dict[str, str]:
-        return {name: f"perplexity corpus: {text}" for name, text in CORPORA.items()}
+        return {name: f"perplexity corpus: {about}" for name, about in corpora_for(cls.takes).items()}
 
     @property
     def names(self) -> dict[str, tuple[str, ...]]:
         return {"evaluation.corpora": self.corpora}
 
     def ask(self, find: FindData) -> list[tuple[PerplexityProtocol, DataRef | None]]:
-        found = [find(name, self.tokens_path if name == TOKENS else None) for name in self.corpora]
         options = (self.seq_len, self.max_windows, self.bos_every_window)
-        return [(perplexity_protocol(ref.name, ref, *options), ref) for ref in found]
+        found = map(find, self.corpora)
+        return [(PerplexityProtocol(ref.name, ref.unpublished, *options), ref) for ref in found]
 
     @classmethod
     def needs_tokenizer(cls, protocol: PerplexityProtocol) -> bool:
-        return protocol.corpus != TOKENS
+        return CORPORA.get(protocol.corpus).needs_tokenizer
 
     @classmethod
     def prepare(cls, protocol: PerplexityProtocol, data: DataRef | None, loaded: "LoadedModel") -> Windows:
@@ -151,22 +127,15 @@ class WindowPerplexity(Evaluation[PerplexityProtocol]):
 
         assert data is not None, "perplexity is measured on a corpus"
         check_length("evaluation.seq_len", protocol.seq_len, loaded)
-        num_unk, text_len = 0, protocol.seq_len
-        if protocol.bos_every_window:
-            text_len -= 1
-        if protocol.corpus == TOKENS:
-            ids, fingerprint = load_tokens(data.path, loaded.vocab_size).reshape(-1), data.identity
-        else:
-            text = evaluation_text(data)
-            tokens = evaluation_ids(text, protocol.corpus, loaded.tokenizer, text_len)
-            ids, num_unk, fingerprint = tokens.ids, tokens.num_unk, text_identity(text)
-        tokens_NL = torch.from_numpy(windows(ids, text_len, protocol.max_windows))
+        text_len = protocol.seq_len - protocol.bos_every_window
+        tokens = CORPORA.get(protocol.corpus).tokens(data, loaded.tokenizer, text_len, loaded.vocab_size)
+        tokens_NL = torch.from_numpy(windows(tokens.ids, text_len, protocol.max_windows))
         if protocol.bos_every_window:
             bos = getattr(loaded.tokenizer, "bos_token_id", None)
             if bos is None:
                 raise UserError("evaluation.bos_every_window=true needs a tokenizer with a BOS token; allowed: false")
             tokens_NL = torch.cat([torch.full((len(tokens_NL), 1), bos), tokens_NL], dim=1)
-        return Windows(tokens_NL, len(ids) // text_len, fingerprint, num_unk)
+        return Windows(tokens_NL, len(tokens.ids) // text_len, tokens)
 
     @classmethod
     def measure(cls, asked: Sequence[Ready[PerplexityProtocol]], context: EvaluationContext) -> Measured:
@@ -174,9 +143,9 @@ class WindowPerplexity(Evaluation[PerplexityProtocol]):
 
     @classmethod
     def needs(cls, protocol: PerplexityProtocol, data: DataRef | None, options: RunOptions) -> MemoryNeed:
-        count = MANY_WINDOWS  # how many a text has is known once it is tokenised
-        if protocol.corpus == TOKENS and data is not None:
-            count = read_array(data.path).size // protocol.seq_len
+        assert data is not None, "perplexity is measured on a corpus"
+        shape = CORPORA.get(protocol.corpus).shape(data)
+        count = MANY_WINDOWS if shape is None else shape[0] * shape[1] // protocol.seq_len
         if protocol.max_windows is not None:
             count = min(count, protocol.max_windows)
         tokens = count * protocol.seq_len
@@ -207,23 +176,17 @@ def _measured(asked: Ready[PerplexityProtocol], context: EvaluationContext) -> E
         measured = perplexity_by_blocks(
             loaded.model, loaded.offloading, windows_NL, batch_tokens=batch_tokens, device=device, reporter=reporter
         )
-    return EvalResult(
-        protocol=protocol.key,
-        kind=protocol.kind,
-        task=protocol.corpus,
-        metric="perplexity",
-        value=measured.value,
-        stderr=measured.stderr,
-        num_samples=measured.num_windows,
-        higher_is_better=False,
-        subset=None if count == prepared.total else f"first {count} of {prepared.total} windows",
-        data_source=asked.source.origin,
-        data_fingerprint=prepared.fingerprint,
-        details={
+    return asked.result(
+        "perplexity",
+        measured,
+        {
             "seq_len": protocol.seq_len,
             "predicted_tokens": count * (protocol.seq_len - 1),
             "compiled": options.compile,
-            "unk_tokens": prepared.num_unk,
+            "unk_tokens": prepared.source.num_unk,
             "seconds": round(time.perf_counter() - start, 4),
         },
+        higher_is_better=False,
+        subset=None if count == prepared.total else f"first {count} of {prepared.total} windows",
+        fingerprint=prepared.source.fingerprint,
     )

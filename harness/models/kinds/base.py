@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from harness.data.corpora.base import CORPORA
+from harness.data.places import Role
 from harness.registry import Registry
 
 if TYPE_CHECKING:
@@ -23,21 +25,20 @@ class ModelKind(ABC):
     model_types: ClassVar[frozenset[str]] = frozenset()
     """The `model_type` of every configuration of this kind."""
     reads: ClassVar[Literal["text", "images"]] = "text"
-    """What evaluations of it must measure on."""
-    data: ClassVar[frozenset[str]] = frozenset()
-    """Names of the data sets that are for this kind alone; empty = it takes every text."""
+    """What it is calibrated and measured on."""
     labelled: ClassVar[bool] = False
     """Whether rows end in their label: what candidates are measured by is then the share of right answers."""
 
-    def takes(self, name: str) -> bool:
-        """Whether calibration on `name` is for this kind."""
-        return name in self.data if self.data else name not in _owned()
+    def takes(self, corpus: str) -> bool:
+        """Whether calibration on this corpus is for this kind."""
+        return CORPORA.get(corpus).reads == self.reads
 
-    def allowed(self, axis: str) -> str:
-        """What to give for an axis, ``calibration`` or ``evaluation``, as errors say it."""
-        if self.data:
-            return " or ".join(f"{axis}={name}" for name in sorted(self.data))
-        return f"text ({axis} other than {' and '.join(sorted(_owned()))})"
+    def allowed(self, role: Role) -> str:
+        """What to calibrate or measure on, as errors say it."""
+        images = [name for name, each in CORPORA.all().items() if each.reads == "images" and each.places(role)]
+        if self.reads == "images":
+            return " or ".join(f"{role}={name}" for name in images)
+        return f"text ({role} other than {' and '.join(images)})"
 
     @abstractmethod
     def auto_class(self) -> Any:
@@ -58,7 +59,3 @@ LANGUAGE_MODEL = "causal_lm"
 def kind_of(model_type: object) -> ModelKind:
     """The kind of the models whose configuration has this `model_type`."""
     return next((kind for kind in KINDS.all().values() if model_type in kind.model_types), KINDS.get(LANGUAGE_MODEL))
-
-
-def _owned() -> frozenset[str]:
-    return frozenset().union(*(kind.data for kind in KINDS.all().values()))

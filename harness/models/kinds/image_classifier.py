@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from harness.data.digits import DIGITS
 from harness.models.kinds.base import KINDS, ModelKind, Objective
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ class ImageClassifier(ModelKind):
     title = "an image classifier"
     model_types = frozenset({"digits_cnn"})
     reads: ClassVar[Literal["text", "images"]] = "images"
-    data = frozenset({DIGITS})
     labelled = True
 
     def auto_class(self) -> Any:

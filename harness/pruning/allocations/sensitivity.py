@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from harness.data.digits import DIGITS
+from harness.data.corpora.base import CORPORA
 from harness.errors import UserError
 from harness.patterns import Pattern, Unstructured
 from harness.pruning.allocations.base import ALLOCATIONS, Allocation
@@ -68,7 +68,7 @@ class Sensitivity(Allocation):
     def warning(
         self, shapes: Mapping[str, tuple[int, int]], device: torch.device, calibration: CalibrationSpec
     ) -> str | None:
-        if calibration.corpus == DIGITS:
+        if CORPORA.get(calibration.corpus).reads == "images":
             return None
         trials = len(shapes) * (MOST_TRIALS if self.search == "scan" else MOST_TRIALS.bit_length())
         flop = trials * self.held_out * calibration.seq_len * sum(math.prod(shape) for shape in shapes.values())

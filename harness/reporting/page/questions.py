@@ -4,11 +4,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from harness.answers import Answer, TaskAnswers, content_id
+from harness.answers import Answer, TaskAnswers
 from harness.errors import UserError
 from harness.record import EvalResult, RunRecord
 from harness.reporting.page.details import packed
-from harness.reporting.questions import Row, options_of, question_of
+from harness.reporting.questions import Question
 from harness.tracking.answers import read
 from harness.tracking.store import RecordStore
 
@@ -41,13 +41,13 @@ class PackedAnswers:
 def load_answers(
     store: RecordStore,
     records: Sequence[RunRecord],
-    rows_of: Callable[[EvalResult], Sequence[Row]] | None = None,
+    questions_of: Callable[[EvalResult], Sequence[Question]] | None = None,
     budget: int = ANSWER_BUDGET,
 ) -> Answers:
     """The answers of the latest jobs that fit the budget together.
 
     Args:
-        rows_of: finds the rows that a result was measured on, for the texts; None = the page has no texts.
+        questions_of: finds the questions that a result was measured on, for the texts; None = the page has no texts.
     """
     by_job: dict[str, list[TaskAnswers]] = {}
     problems: list[str] = []
@@ -65,7 +65,7 @@ def load_answers(
     found: dict[tuple[str, int, str], str] = {}
     for result in _asked_results(records, by_job):
         try:
-            found |= _texts_of(result.task, rows_of(result)) if rows_of else {}
+            found |= _texts_of(result.task, questions_of(result)) if questions_of else {}
         except UserError as error:
             problems.append(str(error))
     return Answers(by_job, tuple(problems), found)
@@ -145,11 +145,11 @@ def _asked_results(records: Sequence[RunRecord], by_job: Mapping[str, object]) -
     return list(results.values())
 
 
-def _texts_of(task: str, rows: Sequence[Row]) -> dict[tuple[str, int, str], str]:
+def _texts_of(task: str, questions: Sequence[Question]) -> dict[tuple[str, int, str], str]:
     """The question, then its options, one a line, numbered as the answers are."""
     return {
-        (task, index, content_id(row)): "\n".join(
-            [question_of(row), *(f"[{place}] {text}" for place, text in enumerate(options_of(task, row)))]
+        (task, index, each.content): "\n".join(
+            [each.asked, *(f"[{place}] {text}" for place, text in enumerate(each.options))]
         )
-        for index, row in enumerate(rows)
+        for index, each in enumerate(questions)
     }

@@ -11,10 +11,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from harness.data.sources import resolve
-from harness.evaluation.kinds import zero_shot
-from harness.evaluation.kinds.zero_shot import zero_shot_protocol
+from harness.data.tasks.base import TASKS as ENTRIES
 from harness.evaluation.scoring import PackedLM, lm
 from harness.evaluation.scoring.packing import Batch, Layout, lay_out
+from harness.evaluation.upstream import load_task, quiet
 from harness.models.checkpoint import Checkpoint
 from harness.models.loading import LoadedModel, load_model
 
@@ -39,11 +39,10 @@ def instances() -> list[Instance]:
     """All requests of the first questions of all tasks, in one list."""
     made: list[Instance] = []
     for name in TASKS:
-        ref = resolve(name, "evaluation")
-        protocol = zero_shot_protocol(name, ref, QUESTIONS)
-        with warnings.catch_warnings(), zero_shot.quiet():
+        entry = ENTRIES.get(name)
+        with warnings.catch_warnings(), quiet():
             warnings.simplefilter("ignore")
-            task = zero_shot.load_task(protocol.task, protocol.version, zero_shot.load_rows(ref)[:QUESTIONS])
+            task = load_task(name, entry.version, entry.rows(resolve(name, "evaluation"))[:QUESTIONS])
             task.build_all_requests()
         made += task.instances
     return made

@@ -1,0 +1,24 @@
+"""CommonsenseQA (Talmor et al. 2019): common sense; lm-eval scores the letters of the options."""
+
+from harness.data.questions import relabelled
+from harness.data.tasks.base import TASKS, Task, arrow, labelled_choices
+
+PUBLISHED = "sha256:683b82871027a4d44e4756f80c90da334314c6189b9a7075308d958e170d1e43"
+
+TASKS.add(
+    "commonsense_qa",
+    Task(
+        about="common sense, 5 options",
+        definition="commonsense_qa",
+        version="Yaml",
+        asked=("question",),
+        answers=("choices", "answerKey"),
+        options=labelled_choices,
+        folder="commonsense_qa/validation.jsonl",
+        embedded=arrow("tau/commonsense_qa/none", PUBLISHED),
+        hub=("tau/commonsense_qa", None),
+        split="validation",
+        published=PUBLISHED,
+        canonical=relabelled,
+    ),
+)
