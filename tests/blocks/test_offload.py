@@ -16,7 +16,8 @@ from harness.blocks import prefetch
 from harness.blocks.layers import decoder_blocks, prunable_linears
 from harness.blocks.offload import InMemory, outside_on
 from harness.errors import UserError
-from harness.evaluation.perplexity import Perplexity, perplexity, perplexity_by_blocks
+from harness.evaluation.base import Estimate
+from harness.evaluation.perplexity import perplexity, perplexity_by_blocks
 from harness.evaluation.trials import TrialLoss
 from harness.job import Choice
 from harness.models.checkpoint import Checkpoint
@@ -67,7 +68,7 @@ def prune(loaded: LoadedModel, tokens_BL: Tensor, method: LayerwiseMethod | None
     return (method or Wanda()).run(context)
 
 
-def measure(loaded: LoadedModel, windows_NL: Tensor) -> Perplexity:
+def measure(loaded: LoadedModel, windows_NL: Tensor) -> Estimate:
     """Perplexity block by block."""
     return perplexity_by_blocks(
         loaded.model, loaded.offloading, windows_NL, batch_tokens=24, device=CPU, reporter=Silent()
