@@ -18,7 +18,7 @@ BASE = ("model=tiny-llama", *TEXTS, "evaluation.tasks=[piqa]", "evaluation.seq_l
 HUB = ("model=hub", "model.name=org/tiny", "model.revision=" + "0" * 40)
 ARRAY = ("calibration=tokens", "calibration.source=auto", "calibration.path=one.npy", "calibration.seq_len=8")
 TEXT_FILE = ("calibration.path=text.txt", "calibration.source=auto")
-TOKENS = ("evaluation.corpora=[tokens]", "evaluation.tokens_path=one.npy")
+TOKENS = ("evaluation.corpora=[tokens]", "data.tokens=one.npy")
 DIGITS = ("model=digits-cnn", "calibration=digits", "evaluation=digits", "evaluation.tasks=[]", "evaluation.corpora=[]")
 CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "model.name": (HUB, ("model.name=org/other",)),
@@ -49,7 +49,6 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "evaluation.seq_len": ((), ("evaluation.seq_len=32",)),
     "evaluation.max_windows": ((), ("evaluation.max_windows=2",)),
     "evaluation.bos_every_window": ((), ("evaluation.bos_every_window=true",)),
-    "evaluation.tokens_path": (TOKENS, ("evaluation.tokens_path=copy.npy",)),
     "evaluation.tasks": ((), ("evaluation.tasks=[boolq]",)),
     "evaluation.limit": ((), ("evaluation.limit=2",)),
     "tracking.name": ((), ("tracking=wandb",)),
@@ -68,7 +67,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "results_dir": ((), ("results_dir=elsewhere",)),
     "save_model": ((), ("save_model=there",)),
     "force": ((), ("force=true",)),
-    "data": ((), ("data.c4=text.txt",)),
+    "data": (TOKENS, ("data.tokens=copy.npy",)),
 }
 """For every field what it is tried on, and how it is changed."""
 

@@ -373,7 +373,7 @@ def test_nan_weights_are_refused(cli: Cli, job: tuple[str, ...], tiny_model: Pat
         (("evaluation.max_windows=0",), "evaluation.max_windows=0 is not allowed"),
         (("evaluation.tasks=[piqa]", "evaluation.limit=0"), "evaluation.limit=0 is not allowed"),
         (("evaluation.tasks=[qa]",), "unknown evaluation.tasks 'qa'"),
-        (("data.nonsense=folder",), "unknown data 'nonsense'"),
+        (("data.nonsense=folder",), "unknown field 'data.nonsense'"),
         (("calibration.num_sequences=9",), "allowed: 1 to 8"),
         (("method=sparsegpt", "method.damping=-1"), "method.damping=-1 is not allowed"),
         (("method=sparsegpt", "method.damping=much"), "method.damping='much'"),
