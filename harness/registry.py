@@ -18,10 +18,12 @@ from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType
-from typing import Any, Generic, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_type_hints
 
 from harness.errors import UserError, unknown
-from harness.job import Choice, Scalar
+
+if TYPE_CHECKING:
+    from harness.job import Choice
 
 ENTRY_POINTS = "prunebench.plugins"
 """Group of the entry points; each names a module, which registers what it has when it is imported."""
@@ -92,7 +94,7 @@ class Registry(Generic[EntryT]):
             raise unknown(self.axis, name, known)
         return known[name]
 
-    def build(self: "Registry[type[OneT]]", choice: Choice) -> OneT:
+    def build(self: "Registry[type[OneT]]", choice: "Choice") -> OneT:
         """The dataclass that a choice names, with its hyperparameters.
 
         Raises:
@@ -190,7 +192,7 @@ def _as_float(name: str, value: int) -> float:
         raise UserError(f"{name} has {len(str(value))} digits; allowed: a finite number") from error
 
 
-def _check_type(name: str, value: Scalar, hint: type) -> None:
+def _check_type(name: str, value: object, hint: type) -> None:
     choices = get_args(hint)
     if choices and value not in choices:
         raise unknown(name, value, choices)
