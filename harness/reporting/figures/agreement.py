@@ -37,7 +37,7 @@ def pairs(data: Data) -> tuple[dict[Key, list[Row]], dict[Key, EvalResult]]:
             setting = entry.setting(result)
             rows = data.published.lookup(setting) if setting else ()
             value = in_unit(result.value, unit_of(result.metric))
-            if rows and value is not None and math.isfinite(value):
+            if rows and value is not None and math.isfinite(value) and not entry.job.differs:
                 error = in_unit(result.stderr, unit_of(result.metric)) or 0.0
                 found[result.protocol, result.metric].append(
                     {
@@ -74,6 +74,7 @@ def _chart(data: Data, some: list[Row], example: EvalResult) -> Spec:
     chart = composed("layer", parts, width=SIDE, height=SIDE)
     said = [f"{example.task}, n = {example.num_samples} [{example.protocol}]"]
     said += ["on the line: equal; hollow: the published value was not checked against its paper"]
+    said += ["not drawn: jobs that compute something otherwise than the paper did (* in tables)"]
     said += (
         ["error bars: standard error of the measured value"] if any(pair["high"] > pair["low"] for pair in some) else []
     )

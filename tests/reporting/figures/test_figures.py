@@ -213,13 +213,14 @@ def test_layers_are_averaged_by_block(sweep: list[RunRecord], published: Publish
 
 
 def test_published_numbers_meet_measured_ones(published: Published) -> None:
-    """A pair where the setting is that of a paper, none where the windows are a subset."""
+    """A pair where the setting is that of a paper; none where the windows are a subset or the computation differs."""
     record = make_record("magnitude", Unstructured(0.5), (make_perplexity(190.0),))
     found, _ = pairs(Data.of([record], published))
     ((pair,),) = found.values()
     assert (pair["label"], pair["measured"]) == ("magnitude", 190.0)
     subset = make_record("magnitude", Unstructured(0.5), (make_perplexity(190.0, max_windows=64),))
-    assert pairs(Data.of([subset], published))[0] == {}
+    other = make_record("dsnot", Unstructured(0.6), (make_perplexity(10.0),), model="llama-7b")
+    assert pairs(Data.of([subset, other], published))[0] == {}
 
 
 def test_time_bars_add_up(sweep: list[RunRecord], published: Published) -> None:
