@@ -122,7 +122,7 @@ def setting_labels(jobs: Sequence[JobRow]) -> tuple[list[str], list[str]]:
         The labels, and a note for every setting in which only methods differ.
     """
     columns, notes = [[job.method for job in jobs]], []
-    for axis in differing(jobs):
+    for axis in (axis for axis in differing(jobs) if axis.key != "seed"):
         values = [axis.value(job) for job in jobs]
         of_method = {(job.method, value) for job, value in zip(jobs, values, strict=True)}
         if axis.key not in ("params", "allocation", "recovery") and len(of_method) == len(dict(of_method)):
@@ -132,8 +132,7 @@ def setting_labels(jobs: Sequence[JobRow]) -> tuple[list[str], list[str]]:
             short = short_labels(values)
             values = [short[value] for value in values]
         cut = [value[-LONGEST_SETTING:] for value in values]
-        if axis.key != "seed":
-            columns.append(cut if len(set(cut)) == len(set(values)) else values)
+        columns.append(cut if len(set(cut)) == len(set(values)) else values)
     return [", ".join(filter(None, parts)) for parts in zip(*columns, strict=True)], notes
 
 

@@ -344,8 +344,8 @@ def test_a_destroyed_model_does_not_press_the_others_together(published: Publish
 def test_settings_that_only_methods_differ_in_are_said_once(published: Published) -> None:
     """A legend names what tells apart jobs of a method; another origin of inputs stands below the title."""
     records = [
-        make_record(method, results=(make_perplexity(30.0),), calibration=replace(C4, propagation=how))
-        for method, how in (("obc", "dense"), ("wanda", "pruned"), ("sparsegpt", "pruned"))
+        make_record(method, results=(make_perplexity(30.0),), calibration=replace(C4, propagation=how), seed=seed)
+        for seed, (method, how) in enumerate((("obc", "dense"), ("wanda", "pruned"), ("sparsegpt", "pruned")))
     ]
     data = Data.of(records, published)
     assert sorted(data.labels.values()) == ["obc", "sparsegpt", "wanda"]
