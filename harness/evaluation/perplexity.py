@@ -7,8 +7,7 @@ of the mean NLL (delta method).
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -121,25 +120,13 @@ class _Tail:
         tokens_BL, hidden_BLH = (
             each[:1, :PROBE_TOKENS].to(runner.device) for each in (runner.batches[0], runner.hidden[0])
         )
-        with self._returning(hidden_BLH):
+        with self._runner.returning(hidden_BLH):
             _, self._head = find_head(self._model, {"input_ids": tokens_BL, "use_cache": False})
 
     def nll(self, tokens_BL: Tensor, hidden_BLH: Tensor) -> Tensor:
         """Mean negative log-likelihood [B], float32, of each window's tokens after the first."""
-        with self._returning(hidden_BLH):
+        with self._runner.returning(hidden_BLH):
             return _batch_nll(self._model, self._head, tokens_BL)
-
-    @contextmanager
-    def _returning(self, hidden_BLH: Tensor) -> Iterator[None]:
-        """Blocks that compute nothing and return `hidden_BLH`, in the form that they return outputs in."""
-        output = self._runner.as_output(hidden_BLH)
-        try:
-            for block in self._runner.blocks:
-                block.forward = lambda *_, **__: output
-            yield
-        finally:
-            for block in self._runner.blocks:
-                vars(block).pop("forward", None)
 
 
 def _summary(nll_N: Tensor) -> Estimate:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import cast
 
@@ -156,15 +156,26 @@ def _prune_and_recover(
     notes += warnings(request.pruning, prunable_shapes(loaded.model), device)
     for note in notes:
         reporter.note(note)
-    outcome = PruningOutcome(notes=tuple(notes)).then(prune(request, loaded, device, clock, reporter))
     recovery = RECOVERIES.build(request.pruning.recovery)
-    if recovery.changes_model:
+    with ExitStack() as stack:
+        teacher = stack.enter_context(_teacher(request, device)) if recovery.needs_teacher else None
+        outcome = PruningOutcome(notes=tuple(notes)).then(prune(request, loaded, device, clock, reporter))
+        if not recovery.changes_model:
+            return outcome
+        rows_BL = kept_calibration(request, loaded)
+        context = RecoveryContext(
+            loaded.model, rows_BL, request.pruning.seed, device, reporter, request.options.batch_tokens, teacher
+        )
         with clock("recover"):
-            rows_BL = kept_calibration(request, loaded)
-            recovered = recovery.recover(RecoveryContext(loaded.model, rows_BL, request.pruning.seed, device, reporter))
-        outcome = outcome.then(PruningOutcome(change=recovered.change, notes=(recovered.note,)))
-        outcome = replace(outcome, layers=recomputed_sparsity(outcome.layers, loaded.model, outcome.change))
-    return outcome
+            recovered = recovery.recover(context)
+    outcome = outcome.then(PruningOutcome(change=recovered.change, notes=(recovered.note,)))
+    return replace(outcome, layers=recomputed_sparsity(outcome.layers, loaded.model, outcome.change))
+
+
+def _teacher(request: JobRequest, device: torch.device) -> AbstractContextManager[LoadedModel]:
+    """The dense model of the job, a block at a time from its checkpoint: there is one copy of the weights in memory."""
+    dtype = resolve_dtype(request.spec.model.dtype, device)
+    return load_from_disk(request.checkpoint, dtype, request.options.results_dir / "scratch")
 
 
 def _achieved(pruned: PruningOutcome, unreached: int) -> float:

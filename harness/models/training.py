@@ -1,5 +1,7 @@
 """Training a model under masks: weights that are removed have no gradient and stay zero."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
 from harness.blocks.layers import PrunableLinear
+from harness.models.kinds.base import Objective
 from harness.models.objective import objective_of, trainable
 
 
@@ -21,12 +24,15 @@ class Schedule:
         batch: calibration rows a step, >= 1.
         learning_rate: > 0.
         seed: of the order of the rows and of dropout; equal seeds make equal batches.
+        only_removed: nothing but the weights of the linears that have a mask changes; the model is then in evaluation
+            mode, so that running statistics stay, and dropout is off.
     """
 
     steps: int
     batch: int
     learning_rate: float
     seed: int
+    only_removed: bool = False
 
 
 def train(
@@ -35,28 +41,27 @@ def train(
     schedule: Schedule,
     removed: Mapping[PrunableLinear, Tensor],
     *,
-    only_these: bool,
     after_step: Callable[[], None],
+    objective: Objective | None = None,
 ) -> float:
-    """Train `model` in place on its own objective; the mean loss of the last tenth of the steps.
+    """Train `model` in place; the mean loss of the last tenth of the steps.
 
     Args:
         rows_BL: calibration rows, on any device.
         removed: boolean masks [O, I] of the weights of linears that are zero all the time.
-        only_these: nothing but the weights of these linears changes; the model is then in evaluation mode, so that
-            running statistics stay, and dropout is off.
         after_step: called after every step.
+        objective: what is minimised, given rows; None = what models of this kind are trained on.
 
     Raises:
         ArithmeticError: the loss is not finite any more.
     """
-    objective, device = objective_of(model), next(model.parameters()).device
+    objective, device = objective or objective_of(model), next(model.parameters()).device
     weights = [(linear.weight, _as_stored(linear, mask_OI)) for linear, mask_OI in removed.items()]
     losses: list[float] = []
     _hold_at_zero(weights)
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
-        _training(model, [weight for weight, _ in weights] if only_these else None),
+        _training(model, [weight for weight, _ in weights] if schedule.only_removed else None),
     ):
         torch.manual_seed(schedule.seed)
         learnt = [weight for weight in model.parameters() if weight.requires_grad]

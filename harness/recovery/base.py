@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.blocks.changes import ModelChange
 from harness.registry import Registry
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from harness.models.loading import LoadedModel
     from harness.progress import Reporter
 
 NO_RECOVERY = "none"
@@ -29,9 +30,11 @@ class RecoveryContext:
 
     Args:
         model: pruned; changed in place.
-        rows_BL: the job's calibration sequences.
+        rows_BL: the sequences that it is trained on.
         seed: of the job, for whatever the recovery draws.
         device: where the model is trained.
+        batch_tokens: most tokens in one forward pass of the dense model, >= 1.
+        teacher: the dense model, its blocks given out by its offloading; None where the recovery asks for none.
     """
 
     model: PreTrainedModel
@@ -39,6 +42,8 @@ class RecoveryContext:
     seed: int
     device: torch.device
     reporter: Reporter
+    batch_tokens: int
+    teacher: LoadedModel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +61,13 @@ class Recovered:
 
 @dataclass(frozen=True, slots=True)
 class Recovery(ABC):
-    """Base of all recoveries."""
+    """Base of all recoveries.
+
+    Attributes:
+        needs_teacher: whether it looks at the dense model, which is then opened before the pruning.
+    """
+
+    needs_teacher: ClassVar[bool] = False
 
     @property
     def changes_model(self) -> bool:

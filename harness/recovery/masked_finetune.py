@@ -8,11 +8,19 @@ the next token for language models and cross-entropy for image classifiers.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.blocks.changes import ModelChange
 from harness.errors import UserError
 from harness.recovery.base import RECOVERIES, Recovered, Recovery, RecoveryContext
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.models.kinds.base import Objective
 
 
 @RECOVERIES.register("masked_finetune")
@@ -29,6 +37,7 @@ class MaskedFinetune(Recovery):
     steps: int = 200
     batch: int = 64
     learning_rate: float = 0.001
+    done: ClassVar[str] = "fine-tuned"
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch"):
@@ -45,14 +54,17 @@ class MaskedFinetune(Recovery):
         from harness.models.objective import in_float32
         from harness.models.training import Schedule, train
 
-        model = context.model
+        model, advance = context.model, context.reporter.advance
         model.to(context.device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
-        context.reporter.start("recover: fine-tune, steps", self.steps)
-        with in_float32(model):
+        with self.lesson(context) as (rows_BL, objective), in_float32(model):
+            context.reporter.start("recover: train under the masks, steps", self.steps)
             removed = {linear: weight_view(linear) == 0 for linear in prunable_layers(model).values()}
-            schedule = Schedule(self.steps, self.batch, self.learning_rate, context.seed)
-            loss = train(
-                model, context.rows_BL, schedule, removed, only_these=True, after_step=context.reporter.advance
-            )
-        note = f"fine-tuned under its masks to a loss of {loss:.4g}; the layers' output errors are those before it"
+            schedule = Schedule(self.steps, self.batch, self.learning_rate, context.seed, only_removed=True)
+            loss = train(model, rows_BL, schedule, removed, after_step=advance, objective=objective)
+        note = f"{self.done} under its masks to a loss of {loss:.4g}; the layers' output errors are those before it"
         return Recovered(ModelChange.of_weights(prunable_shapes(model)), note)
+
+    @contextmanager
+    def lesson(self, context: RecoveryContext) -> Iterator[tuple[Tensor, Objective | None]]:
+        """What batches are drawn from, and what is minimised on them; None = what the model is trained on."""
+        yield context.rows_BL, None

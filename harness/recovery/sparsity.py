@@ -23,10 +23,11 @@ def recomputed_sparsity(
     found = []
     for report in layers:
         before, after = change.layers.get(report.name, (report.shape, report.shape))
-        if before != after:  # channels were cut out: nothing is zero that training could undo
+        place = change.place_of(report.name)
+        if place is None or before != after:  # it is gone, or cut: nothing is zero that training could undo
             found.append(report)
             continue
-        weight_OI = weight_view(linears[report.name])
+        weight_OI = weight_view(linears[place])
         sparsity = float((weight_OI == 0).sum()) / weight_OI.numel()
         assert sparsity >= report.achieved_sparsity, f"recovery brought weights of {report.name} back"
         found.append(replace(report, achieved_sparsity=sparsity))

@@ -86,7 +86,7 @@ def test_masked_weights_stay_zero_and_the_others_learn(family: str, random_token
         assert all(bool((weight_view(linear)[mask_OI] == 0).all()) for linear, mask_OI in removed.items())
 
     before = float(next_token_loss(model, tokens_BL).detach())
-    loss = train(model, tokens_BL, Schedule(30, 4, 3e-3, 0), removed, only_these=True, after_step=count)
+    loss = train(model, tokens_BL, Schedule(30, 4, 3e-3, 0, only_removed=True), removed, after_step=count)
     assert steps == 30
     assert loss < before
     assert not model.training
@@ -101,7 +101,7 @@ def test_equal_seeds_train_alike(random_tokens: Callable[..., Tensor]) -> None:
         model = tiny_model("opt")  # it has dropout
         torch.manual_seed(len(weights))
         state = torch.random.get_rng_state()
-        train(model, random_tokens(6), Schedule(3, 2, 1e-3, seed), {}, only_these=False, after_step=lambda: None)
+        train(model, random_tokens(6), Schedule(3, 2, 1e-3, seed), {}, after_step=lambda: None)
         assert torch.equal(torch.random.get_rng_state(), state)
         weights.append(torch.cat([weight.detach().flatten() for weight in model.parameters()]))
     assert torch.equal(weights[0], weights[1])

@@ -52,7 +52,7 @@ def test_zeros_stay_and_the_loss_falls(family: str, dtype: torch.dtype, random_t
     with torch.no_grad():
         loss = float(next_token_loss(model, rows_BL))
     recovered = MaskedFinetune(steps=20, batch=4, learning_rate=1e-2).recover(
-        RecoveryContext(model, rows_BL, 0, CPU, Silent())
+        RecoveryContext(model, rows_BL, 0, CPU, Silent(), 48)
     )
     assert "fine-tuned" in recovered.note
     assert recovered.change.names == trained
@@ -103,7 +103,7 @@ def test_the_masks_of_a_pruned_network_stay(
             assert kept_OI.reshape(-1, 4).sum(dim=1).unique().tolist() == [2], name
         else:
             assert len(kept_OI.sum(dim=0).unique()) > 1, name
-    MaskedFinetune(steps=6, batch=8, learning_rate=1e-3).recover(RecoveryContext(model, rows_BL, 0, CPU, Silent()))
+    MaskedFinetune(steps=6, batch=8, learning_rate=1e-3).recover(RecoveryContext(model, rows_BL, 0, CPU, Silent(), 48))
     for name, linear in linears.items():
         kept_OI = pruned_OI[name] != 0
         assert torch.equal(weight_view(linear) != 0, kept_OI), name
@@ -126,7 +126,7 @@ def test_a_permuted_pattern_stays_in_its_order(
     method = Choice("ria", {"permutation": "assignment"})
     model, rows_BL, outcome = pruned_by(method, family, TWO_OF_FOUR, random_tokens)
     pruned_OI = {name: weight_view(linear).clone() for name, linear in prunable_layers(model).items()}
-    MaskedFinetune(steps=4, batch=4, learning_rate=1e-3).recover(RecoveryContext(model, rows_BL, 0, CPU, Silent()))
+    MaskedFinetune(steps=4, batch=4, learning_rate=1e-3).recover(RecoveryContext(model, rows_BL, 0, CPU, Silent(), 48))
     layers = recomputed_sparsity(outcome.layers, model, outcome.change)
     as_they_lie = [replace(layer, details={}) for layer in layers]
     how = {layer.name: layer.details.get("permuted") for layer in layers}
@@ -149,7 +149,7 @@ def test_equal_seeds_give_equal_weights(random_tokens: Callable[..., Tensor]) ->
     def outcome(seed: int) -> Tensor:
         model = pruned("llama")
         MaskedFinetune(steps=3, batch=2, learning_rate=1e-2).recover(
-            RecoveryContext(model, random_tokens(6), seed, CPU, Silent())
+            RecoveryContext(model, random_tokens(6), seed, CPU, Silent(), 48)
         )
         return weight_view(next(iter(prunable_layers(model).values()))).clone()
 
@@ -186,5 +186,5 @@ def test_bad_values_are_refused(params: dict[str, object], says: str) -> None:
 def test_an_unknown_recovery_names_the_known_ones() -> None:
     """And `none` is nothing to do."""
     assert not RECOVERIES.build(Choice("none")).changes_model
-    with pytest.raises(UserError, match=r"unknown recovery 'lora'.*masked_finetune, none"):
+    with pytest.raises(UserError, match=r"unknown recovery 'lora'.*distill, masked_finetune, none"):
         RECOVERIES.build(Choice("lora"))

@@ -132,13 +132,11 @@ class Lottery(GlobalMethod):
     ) -> float:
         from harness.models.training import Schedule, train
 
-        schedule = Schedule(self.steps, self.batch, self.learning_rate, context.seed)
+        only = self.train == "linears"
+        schedule = Schedule(self.steps, self.batch, self.learning_rate, context.seed, only_removed=only)
         context.reporter.start(f"prune: train {what}, steps", self.steps)
         masks = {linear: removed[name] for name, linear in linears.items()}
-        only = self.train == "linears"
-        return train(
-            context.model, context.tokens_BL, schedule, masks, only_these=only, after_step=context.reporter.advance
-        )
+        return train(context.model, context.tokens_BL, schedule, masks, after_step=context.reporter.advance)
 
 
 def initialise(model: PreTrainedModel, seed: int) -> None:
