@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -31,6 +31,8 @@ from harness.recovery.base import RECOVERIES
 from harness.registry import Registry
 
 OneT = TypeVar("OneT")
+LONGEST_NAME = 100
+"""Characters of a model's name: with method, pattern and digest a file's name stays below its 255 bytes."""
 FRACTIONS: dict[str, Callable[[float], Pattern]] = {
     "unstructured": Unstructured.requested,
     "channel": Channels,
@@ -52,6 +54,9 @@ def build(config: Configuration, overrides: tuple[str, ...], *, in_sweep: bool) 
         refusal = _refusal((method.name, pruner), (allocation.name, allocator), pattern)
         if refusal is not None:
             return Refusal(overrides, refusal)
+        idle = pruner.without_effect(pattern)
+        defaults: dict[str, Any] = {each.name: each.default for each in fields(type(pruner)) if each.name in idle}
+        method = replace(method, params={**method.params, **defaults})
     if pruner.unsaveable is not None and config.save_model is not None:
         raise UserError(
             f"save_model={config.save_model} cannot keep what method={method.name} makes of a model, since "
@@ -109,8 +114,12 @@ def _checkpoint(config: Configuration) -> Checkpoint:
     model = config.model
     place = {"local": model.path, "hub": model.repository or model.name}.get(model.source)
     location = None if place is None else str(place)
-    name = model.name or Path(str(location)).absolute().name
-    return Checkpoint(model.source, _slug(name), location, model.revision, model.trust_remote_code).resolved()
+    name = _slug(model.name or Path(str(location)).absolute().name)
+    if len(name) > LONGEST_NAME:
+        raise UserError(
+            f"model.name={name} has {len(name)} characters, and names the record's file; allowed: up to {LONGEST_NAME}"
+        )
+    return Checkpoint(model.source, name, location, model.revision, model.trust_remote_code).resolved()
 
 
 def _check_kind(

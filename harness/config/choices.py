@@ -86,7 +86,8 @@ def register(overrides: Sequence[Override]) -> None:
         for name, entry in table.all().items():
             defaults = {field.name: field.default for field in fields(entry)}
             assert MISSING not in defaults.values(), f"every hyperparameter of {name} needs a default"
-            store.store(group=table.axis, name=name, node={"name": name, **defaults})
+            drawn = {"seed": "${seed}"} if "seed" in defaults else {}  # what a method draws is drawn by the job's seed
+            store.store(group=table.axis, name=name, node={"name": name, **defaults, **drawn})
     for name, corpus in CORPORA.all().items():
         if (node := corpus.calibration_fields(name)) is not None:
             store.store(group="calibration", name=name, node=node)

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.config.hydra import compose
+from harness.config.request import JobRequest
 from harness.jobs import run as runner
 from tests.e2e.conftest import Outcome
 
@@ -45,6 +47,7 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
         (("+calibration.num_seqs=3",), "unknown field 'calibration.num_seqs'; choose from: calibration.corpus"),
         (("+recovery.foo=1",), "unknown parameter of recovery none 'foo'"),
         (("recovery=masked_finetune", "+recovery.foo=1"), "unknown parameter of recovery masked_finetune 'foo'"),
+        ((f"model.name={'x' * 200}",), "has 200 characters, and names the record's file; allowed: up to 100"),
         (("save_model=true",), "save_model=true is not allowed; allowed: a path"),
         (("results_dir=",), "results_dir= is not allowed; allowed: a path"),
         (("method=sparsegpt", f"method.damping={10**400}"), "method.damping has 401 digits; allowed: a finite number"),
@@ -83,3 +86,22 @@ def test_one_sparsity_is_one_job(cli: Cli, job: tuple[str, ...]) -> None:
     rows = json.loads(cli("plan", "-m", *job, "method=magnitude", "sparsity=range(0.1,0.4,0.1)", "--json").out)
     assert [row["sparsity"] for row in rows[:3]] == [0.1, 0.2, 0.3]
     assert rows[2]["job_id"] == alone["job_id"]
+
+
+@pytest.mark.parametrize("method", ["magnitude", "random"])
+def test_a_parameter_without_effect_makes_no_other_job(cli: Cli, job: tuple[str, ...], method: str) -> None:
+    """Within the groups of N:M there is no other comparison, whatever is asked for; elsewhere there is."""
+    sweep = ("plan", "-m", *job, f"method={method}", "method.granularity=tensor,row", "sparsity=0.5", "--json")
+    assert [row["named"] for row in json.loads(cli(*sweep, "pattern=2:4").out)] == [2]
+    assert [row["named"] for row in json.loads(cli(*sweep, "pattern=unstructured").out)] == [1, 1]
+
+
+def test_the_seed_of_a_job_is_that_of_what_its_method_draws(job: tuple[str, ...]) -> None:
+    """Random masks spread over the seeds of a sweep; one of the method's own is kept."""
+    seeds = [
+        (request.pruning.seed, request.pruning.method.params["seed"])
+        for own in ((), ("method.seed=7",))
+        for request in compose([*job, "method=random", "seed=0,3", *own], multirun=True).jobs
+        if isinstance(request, JobRequest)
+    ]
+    assert seeds == [(0, 0), (3, 3), (0, 7), (3, 7)]

@@ -103,6 +103,10 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
         taken = ", ".join(kind.choice for kind in self.patterns)
         return f"it takes {taken}, not {pattern.label}"
 
+    def without_effect(self, pattern: Pattern) -> frozenset[str]:
+        """The hyperparameters that make no difference to `pattern`: jobs that differ in them only are one."""
+        return frozenset()
+
     def run(self, context: PruningContext) -> PruningOutcome:
         """Prune the context's model in place.  Every kind of method does it once; a single method says what differs.
 

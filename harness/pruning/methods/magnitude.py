@@ -33,6 +33,9 @@ class Magnitude(ScoreMethod):
 
     granularity: Literal["tensor", "row", "global"] = "tensor"
 
+    def without_effect(self, pattern: Pattern) -> frozenset[str]:
+        return frozenset({"granularity"}) if ranks_in_groups(pattern) else frozenset()
+
     @property
     def comparison_group(self) -> ComparisonGroup:
         return "row" if self.granularity == "row" else "matrix"

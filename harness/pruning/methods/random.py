@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Literal
 from harness.errors import UserError
 from harness.pruning.fingerprints import layer_fingerprint
 from harness.pruning.methods.base import METHODS, ScoreMethod
-from harness.pruning.numerics.masks import ComparisonGroup
+from harness.pruning.numerics.masks import ComparisonGroup, ranks_in_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.calibration.statistics import Statistics
+    from harness.patterns import Pattern
 
 
 @METHODS.register("random")
@@ -30,7 +31,7 @@ class Random(ScoreMethod):
     layer gets the same one in every job, process and number format that holds the weights exactly, and on every device.
 
     Args:
-        seed: of the draws, >= 0; another seed is another set of masks.
+        seed: of the draws, >= 0; another seed is another set of masks.  The job's, unless it is given.
         granularity: weights that a pattern's zeros are counted over: those of a `tensor` or of a `row`.
     """
 
@@ -40,6 +41,9 @@ class Random(ScoreMethod):
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UserError(f"method.seed={self.seed} is not allowed; allowed: seed >= 0")
+
+    def without_effect(self, pattern: Pattern) -> frozenset[str]:
+        return frozenset({"granularity"}) if ranks_in_groups(pattern) else frozenset()
 
     @property
     def comparison_group(self) -> ComparisonGroup:
