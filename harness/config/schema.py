@@ -98,8 +98,8 @@ class CalibrationFields(Fields):
 class EvaluationFields(Fields):
     """What every kind of evaluation shares; the kinds add fields of their own."""
 
-    source: Runtime[str]
-    token_budget: Runtime[Count]
+    source: Runtime[str] = "auto"
+    token_budget: Runtime[Count] = 2048
 
 
 class Configuration(Fields):

@@ -37,4 +37,7 @@ CORPORA.add("ptb", PTB)
 
 assert PTB.evaluation is not None, "it is measured on"
 UNK = "Penn Treebank, test split; <unk> becomes the tokenizer's unknown token, as in the older papers"
-CORPORA.add("ptb_unk", replace(PTB, evaluation=replace(PTB.evaluation, about=UNK), special_tokens_as_text=False))
+CORPORA.add(
+    "ptb_unk",
+    replace(PTB, calibration=None, evaluation=replace(PTB.evaluation, about=UNK), special_tokens_as_text=False),
+)
