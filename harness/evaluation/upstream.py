@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.formats import Row
-from harness.data.tasks.base import TASKS
+from harness.data.tasks.base import TASKS, Task
 from harness.errors import UserError
 
 _LOGGER = "lm_eval"
@@ -22,33 +22,14 @@ _LOGGER = "lm_eval"
 def load_task(name: str, version: str, rows: list[Row]) -> Any:
     """The upstream task on the given rows.
 
-    Only the folder of the task's definition is indexed: all of lm-eval's definitions take eleven seconds.
-
     Raises:
         UserError: the installed lm-eval has another version of the task.
     """
     import datasets
     import lm_eval
-    from lm_eval.tasks import TaskManager
 
     known = TASKS.get(name)
-    folder = None if known.definition is None else str(Path(lm_eval.__file__).parent / "tasks" / known.definition)
-    manager = TaskManager(include_defaults=False, include_path=folder)
-    whole = (
-        {}
-        if folder
-        else {
-            "output_type": "multiple_choice",
-            "dataset_path": "given",
-            "test_split": known.split,
-            "metric_list": [
-                {"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in known.metrics
-            ],
-            "metadata": {"version": known.version},
-        }
-    )
     override = {
-        **whole,
         **known.prompt,
         "task": name,
         "custom_dataset": lambda **_: {known.split: datasets.Dataset.from_list(rows)},
@@ -56,14 +37,43 @@ def load_task(name: str, version: str, rows: list[Row]) -> Any:
         "validation_split": known.split if known.split == "validation" else None,
         "num_fewshot": 0,
     }
-    # A member of a group takes its definition from the index and the override on top.
-    task = manager.load([{"group": "prunebench", "task": [override]}])["tasks"][name]
+    task = _own(known, override) if known.definition is None else _changed(known.definition, override)
     if str(task.VERSION) != version:
         raise UserError(
             f"lm-eval {lm_eval.__version__} has version {task.VERSION} of {name}; "
             f"the protocol says {version} (install lm-eval 0.4.13)"
         )
     return task
+
+
+def _changed(definition: str, override: dict[str, Any]) -> Any:
+    """A task of lm-eval's, with the override on top of its definition.
+
+    Only the folder of the definition is indexed: all of lm-eval's definitions take eleven seconds.
+    """
+    import lm_eval
+    from lm_eval.tasks import TaskManager
+
+    folder = Path(lm_eval.__file__).parent / "tasks" / definition
+    manager = TaskManager(include_defaults=False, include_path=str(folder))
+    # A member of a group takes its definition from the index and the override on top.
+    return manager.load([{"group": "prunebench", "task": [override]}])["tasks"][override["task"]]
+
+
+def _own(known: Task, override: dict[str, Any]) -> Any:
+    """A task that lm-eval does not have: its prompt is the whole definition."""
+    from lm_eval.api.task import ConfigurableTask
+
+    whole = {
+        "output_type": "multiple_choice",
+        "dataset_path": "given",
+        "test_split": known.split,
+        "metric_list": [
+            {"metric": metric, "aggregation": "mean", "higher_is_better": True} for metric in known.metrics
+        ],
+        "metadata": {"version": known.version},
+    }
+    return ConfigurableTask(config=whole | override)
 
 
 @contextmanager

@@ -297,10 +297,13 @@ def test_one_file_adds_a_zero_shot_task(command: Command, speaking_model: Path, 
     assert any(note.startswith("zero-shot task colours is of the plug-in my_task.py") for note in records[0].notes)
     where = ("--results-dir", str(results))
     assert "colours" in command("report", *where).out
-    asked = ("compare", *(record.job_id for record in records), "--questions", "3", "--format", "json", *where)
+    asked = ("compare", *(record.job_id for record in records), "--format", "json", *where)
     flips = [flip for task in json.loads(command(*asked).out)["tasks"] for flip in task["flips"]]
     assert flips, "a random model and one that is nearly empty answer alike"
-    shown = command(*asked, "--plugins", str(folder))
+    unknown = command(*asked, "--questions", "3")
+    assert (unknown.code, unknown.err.count("\n")) == (2, 1)
+    assert "the questions of colours are not at hand" in unknown.err
+    shown = command(*asked, "--questions", "3", "--plugins", str(folder))
     texts = [flip["question"] for task in json.loads(shown.out)["tasks"] for flip in task["flips"]]
     assert set(texts) <= {"grass", "blood", "snow"}
     (listed,) = [
