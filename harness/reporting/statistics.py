@@ -10,8 +10,6 @@ from harness.reporting.frame import Measured, Spread, measured
 
 CONFIDENCE = 0.95
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
-NEGLIGIBLE = 1e-15
-"""Probability that is left out of an interval."""
 MEAN_NOTE = (
     "means over seeds; n values each, ± half the width of the 95% interval of Student's t distribution "
     "(none for n=1); every other setting is the same"
@@ -90,8 +88,8 @@ def mcnemar(only_a: int, only_b: int) -> float:
 def paired_interval(only_a: int, only_b: int, questions: int) -> tuple[float, float]:
     """Paired percentile bootstrap interval (95 %) of the accuracy of b minus that of a, over all resamples.
 
-    A question counts -1, 0 or +1, so that of resampled questions the flips are binomial, and of these those to b.
-    Their distribution is written down, not sampled: no seed, and the same numbers wherever it is computed.
+    A question counts -1, 0 or +1; the distribution of the sum over as many drawn questions is that of one, convolved
+    with itself (by FFT).  It is written down, not sampled: no seed, and the same numbers wherever it is computed.
 
     Args:
         only_a, only_b: questions that only this job answers rightly.
@@ -101,18 +99,10 @@ def paired_interval(only_a: int, only_b: int, questions: int) -> tuple[float, fl
         The smallest differences that at least 2.5 % and 97.5 % of all resamples do not exceed.
     """
     import numpy as np
-    from scipy.stats import binom
 
-    flipped = only_a + only_b
-    if not flipped:
-        return 0.0, 0.0
-    flips_F = np.arange(questions + 1)
-    weight_F = binom.pmf(flips_F, questions, flipped / questions)
-    likely = weight_F > NEGLIGIBLE
-    chance_D = np.zeros(2 * questions + 1)
-    for flips, weight in zip(flips_F[likely].tolist(), weight_F[likely], strict=True):
-        to_b_W = np.arange(flips + 1)
-        chance_D[2 * to_b_W - flips + questions] += weight * binom.pmf(to_b_W, flips, only_b / flipped)
+    step_D = np.zeros(2 * questions + 1)  # differences 0, 1, ..., questions, -questions, ..., -1
+    step_D[0], step_D[1], step_D[-1] = (part / questions for part in (questions - only_a - only_b, only_b, only_a))
+    chance_D = np.fft.fftshift(np.fft.irfft(np.fft.rfft(step_D) ** questions, len(step_D)))
     below_D, tail = np.cumsum(chance_D), (1 - CONFIDENCE) / 2
     low, high = ((int(np.searchsorted(below_D, share)) - questions) / questions for share in (tail, 1 - tail))
     return low, high
