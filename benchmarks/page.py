@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> None:
     options = parser.parse_args(arguments)
     jobs = records(options.jobs, options.layers)
     start = time.perf_counter()
-    text = page(*payload(jobs, load(), {}))
+    text = page(*payload(jobs, load()))
     print(f"{options.jobs} jobs of {options.layers} layers: written in {time.perf_counter() - start:.1f} s")
     print(f"size: {len(text.encode()) / 1e6:.1f} MB")
     with tempfile.TemporaryDirectory() as folder:

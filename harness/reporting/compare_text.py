@@ -41,7 +41,7 @@ def write_comparison(
     ]
     if format == "json":
         return json.dumps(_plain(comparison, shown), indent=2, ensure_ascii=False) + "\n"
-    tables = [_jobs(comparison), _accuracies(comparison), _margins(comparison)]
+    tables = [_jobs(comparison), accuracies(comparison), margins(comparison)]
     parts = [write(table, format, width).rstrip("\n") for table in tables if table.rows]
     block = _quoted if format == "md" else "\n".join
     parts += [block(_question(task, flip, row, width)) for task, flips in shown for flip, row in flips]
@@ -63,7 +63,8 @@ def _value(value: JsonValue) -> str:
     return DASH if value is None else value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _accuracies(comparison: Comparison) -> Table:
+def accuracies(comparison: Comparison) -> Table:
+    """Accuracy of both, their difference with its interval, and what of it may be chance."""
     headers = ("task", "metric", "A", "B", "B - A", f"{CONFIDENCE:.0%} interval", "only A right", "only B right")
     rows = []
     for task in comparison.tasks:
@@ -82,7 +83,8 @@ def _notes(comparison: Comparison) -> Iterator[str]:
         yield f"{name} is left out: {why}"
 
 
-def _margins(comparison: Comparison) -> Table:
+def margins(comparison: Comparison) -> Table:
+    """How far the right option lies above the best other one, and how that moved."""
     headers = ("task", "metric", "A", "B", "B - A", *(f"{share:.0%}" for share in QUANTILES))
     rows = []
     for task in comparison.tasks:
@@ -104,7 +106,7 @@ def _question(task: TaskComparison, flip: Flip, question: Question, width: int) 
         lines += [indent(line, "  ") for line in wrap(clean(text), max(width - 2, 20))]
     for option, text in enumerate(question.options):
         scores = [number(answer.log_likelihoods[option]) for answer in (flip.a, flip.b)]
-        chosen = [name for name, answer in (("A", flip.a), ("B", flip.b)) if _choice(task, answer) == option]
+        chosen = [name for name, answer in (("A", flip.a), ("B", flip.b)) if choice(task, answer) == option]
         marks = (["right"] if option == flip.a.gold else []) + ([f"chosen by {' and '.join(chosen)}"] if chosen else [])
         said = f" ({', '.join(marks)})" if marks else ""
         lines.append(f"  [{option}]{said} A {scores[0]}, B {scores[1]} nats")
@@ -112,7 +114,8 @@ def _question(task: TaskComparison, flip: Flip, question: Question, width: int) 
     return lines
 
 
-def _choice(task: TaskComparison, answer: Any) -> int | None:
+def choice(task: TaskComparison, answer: Any) -> int | None:
+    """Index of the option that counts for the metric."""
     return cast("int | None", answer.predicted if task.metric == "acc" else answer.predicted_norm)
 
 

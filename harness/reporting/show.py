@@ -17,11 +17,11 @@ WORST_LAYERS = 5
 
 def render_record(record: RunRecord) -> RenderableType:
     """The record for a rich console of any width."""
-    sections = [("job", _pairs(_job(record))), ("results", _results(record.results))]
+    sections = [("job", _pairs(job_pairs(record))), ("results", _results(record.results))]
     if record.layers:
         sections.append((f"layers ({len(record.layers)})", _layers(record.layers)))
-    sections.append(("time and memory", _pairs(_cost(record))))
-    sections.append(("provenance", _pairs(_provenance(record))))
+    sections.append(("time and memory", _pairs(cost_pairs(record))))
+    sections.append(("provenance", _pairs(provenance_pairs(record))))
     blocks: list[RenderableType] = [Text(f"{clean(record.job_id)}  {record.status}", style="bold")]
     for title, content in sections:
         blocks += [Text(""), Text(title, style="bold"), content]
@@ -42,16 +42,17 @@ def _pairs(pairs: Iterator[tuple[str, str]]) -> RichTable:
     return grid
 
 
-def _job(record: RunRecord) -> Iterator[tuple[str, str]]:
+def job_pairs(record: RunRecord) -> Iterator[tuple[str, str]]:
+    """Name and text of every field of the job, and the zeros that were counted."""
     for name, value in record.job.items():
-        yield name, _inline(value)
+        yield name, inline(value)
     counted = record.achieved_sparsity
     yield "zeros counted", DASH if counted is None else percent(counted)
     if record.unreached_weights:
         yield "weights not reached", f"{record.unreached_weights:,}"
 
 
-def _inline(value: JsonValue) -> str:
+def inline(value: JsonValue) -> str:
     """Nested fields on one line: a choice is `wanda`, or `sparsegpt (damping=0.01)`."""
     if value is None:
         return DASH
@@ -60,7 +61,7 @@ def _inline(value: JsonValue) -> str:
         head = str(parts.pop("name", "")) if "name" in parts else ""
         params = value.get("params")
         fields = parts | (params if isinstance(params, dict) else {})
-        inner = ", ".join(f"{name}={_inline(part)}" for name, part in fields.items())
+        inner = ", ".join(f"{name}={inline(part)}" for name, part in fields.items())
         return f"{head} ({inner})" if head and inner else head or inner
     return str(value)
 
@@ -113,20 +114,22 @@ def _error(layer: LayerReport) -> float:
     return -math.inf if error is None else math.inf if math.isnan(error) else error
 
 
-def _cost(record: RunRecord) -> Iterator[tuple[str, str]]:
+def cost_pairs(record: RunRecord) -> Iterator[tuple[str, str]]:
+    """Seconds of every step, and the peaks of memory."""
     for step, seconds in record.timings_s.items():
         yield step, f"{seconds:.1f} s"
     for where, size in record.peak_memory_bytes.items():
         yield f"peak memory ({where})", f"{size / 2**30:.2f} GiB"
 
 
-def _provenance(record: RunRecord) -> Iterator[tuple[str, str]]:
+def provenance_pairs(record: RunRecord) -> Iterator[tuple[str, str]]:
+    """When, where and with what the job ran."""
     source = record.provenance
     dirty = " with uncommitted changes" if source.dirty else ""
     yield "ended", source.created
     yield "code", f"prunebench {source.prunebench_version}, commit {source.commit or DASH}{dirty}"
     yield "ran on", f"{source.device}, weights in {source.dtype}, Python {source.python}, {source.platform}"
-    yield "hardware", ", ".join(f"{name} {_inline(value)}" for name, value in source.hardware.items())
+    yield "hardware", ", ".join(f"{name} {inline(value)}" for name, value in source.hardware.items())
     yield "packages", ", ".join(f"{name} {version}" for name, version in source.packages.items())
     yield "command", " ".join(source.command) or DASH
     yield "weights", record.weights_fingerprint or DASH

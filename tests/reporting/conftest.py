@@ -117,6 +117,18 @@ def printed(content: RenderableType, width: int) -> str:
     return "\n".join(line.rstrip() for line in stream.getvalue().split("\n"))
 
 
+def contrast(one: str, other: str) -> float:
+    """Ratio of relative luminances, WCAG 2.1."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
 PROVENANCE = Provenance(
     created="2026-01-02T03:04:05+00:00",
     prunebench_version="0.1.0",

@@ -14,12 +14,20 @@ from harness.answers import TaskAnswers, chosen
 from harness.errors import UserError
 from harness.patterns import SemiStructured
 from harness.record import LayerReport, QuestionFile
+from harness.reporting.figures.base import Picture
+from harness.reporting.figures.files import pictures
+from harness.reporting.figures.look import COLORS, DENSE_COLOR
+from harness.reporting.frame import measured
 from harness.reporting.page.build import MODULES, asset, embedded, page, payload
 from harness.reporting.page.details import JOBS_PER_BLOCK, details
-from harness.reporting.page.questions import Answers, load_answers, packed_answers
+from harness.reporting.page.figures import ON_DARK
+from harness.reporting.page.questions import Answers, load_answers, packed_comparisons
 from harness.reporting.page.table import in_order
+from harness.reporting.questions import Question
+from harness.reporting.statistics import mcnemar, paired_interval
 from harness.tracking.answers import encode
 from harness.tracking.store import RecordStore
+from tests.reporting.conftest import contrast
 
 LAYER = LayerReport("blocks.0.q_proj", (8, 4), 0.5, 0.5, 0.123456789, 64)
 
@@ -50,7 +58,7 @@ def test_every_row_and_number_is_in_the_table(record, perplexity, accuracy, publ
         "perplexity:wikitext2:seq2048:v1/perplexity": [27.65, "Infinity"],
         "zero_shot:boolq:v2.0/acc": [50.0, None],
     }
-    assert table["metrics"][1]["published"][0]["text"] == "27.66"
+    assert table["metrics"][1]["published"][0]["text"].startswith("27.65 (27.66, -0.01")
     methods = next(axis for axis in table["axes"] if axis["key"] == "method")
     assert [methods["values"][code] for code in methods["codes"]] == ["dense", "magnitude"]
 
@@ -73,28 +81,63 @@ def test_a_job_that_was_done_and_failed_later_stands_once(record) -> None:
     assert in_order([replace(done, status="failed", error="x"), done]) == [done]
 
 
-def test_details_read_back_as_the_records_with_their_layers(record) -> None:
-    """A block holds whole records; layers are columns with six digits."""
-    jobs = [record(seed=seed, layers=(LAYER,)) for seed in range(JOBS_PER_BLOCK + 1)]
-    blocks = [unpacked(block) for block in details(jobs).blocks]
+def test_a_mean_accuracy_is_of_jobs_that_have_all_tasks(record, accuracy, published) -> None:
+    """Over the tasks that were asked equally many questions, before the single ones; another number is another mean."""
+    jobs = [
+        record("dense", results=(accuracy(0.5), accuracy(0.7, "piqa"), accuracy(0.9, "piqa", limit=20))),
+        record("wanda", results=(accuracy(0.4),)),
+    ]
+    metrics = payload(jobs, published)[0]["table"]["metrics"]
+    assert metrics[0]["key"] == "mean:acc"
+    assert metrics[0]["values"] == [pytest.approx(60.0), None]
+    assert metrics[0]["says"] == "mean acc % of 2 tasks: boolq, piqa"
+    assert [metric["key"] for metric in metrics if metric["key"].startswith("mean:")] == ["mean:acc"]
+
+
+def test_details_say_what_show_says_with_the_layers(record, perplexity, published) -> None:
+    """A block holds whole jobs: fields as texts, numbers beside published ones, layers as columns with six digits."""
+    jobs = [record(seed=seed, layers=(LAYER,), results=(perplexity(37.0),)) for seed in range(JOBS_PER_BLOCK + 1)]
+    blocks = [unpacked(block) for block in details(jobs, measured(jobs), published).blocks]
     assert [len(block) for block in blocks] == [JOBS_PER_BLOCK, 1]
     last = blocks[1][0]
-    assert last["job_id"] == jobs[-1].job_id
-    assert last["provenance"]["commit"] == "abc123"
-    assert last["layer_columns"]["name"] == ["blocks.0.q_proj"]
-    assert last["layer_columns"]["error"] == [0.123457]
+    assert last["id"] == jobs[-1].job_id
+    assert ["code", "prunebench 0.1.0, commit abc123"] in last["provenance"]
+    assert ["method", "wanda"] in last["job"]
+    assert last["results"][0][:3] == ["wikitext2", "perplexity", "37.00"]
+    assert last["layers"]["layer"] == ["blocks.0.q_proj"]
+    assert last["layers"]["error"] == [0.123457]
 
 
-def test_layers_beyond_the_budget_are_those_of_the_oldest_jobs_and_are_named(record) -> None:
+def test_layers_beyond_the_budget_are_those_of_the_oldest_jobs_and_are_named(record, published) -> None:
     """The page says which jobs' layers it lacks; a job without layers lacks none."""
     jobs = [record(seed=seed, layers=(LAYER,) * 3) for seed in range(3)]
     jobs = [
         replace(job, provenance=replace(job.provenance, created=f"2026-01-0{day}T00:00:00+00:00"))
         for job, day in zip(jobs, (2, 1, 3), strict=True)
     ]
-    packed = details([*jobs, record("dense")], layer_budget=6)
+    jobs.append(record("dense"))
+    packed = details(jobs, measured(jobs), published, layer_budget=6)
     assert packed.without_layers == (1,)
-    assert [found["layer_columns"] is None for found in unpacked(packed.blocks[0])] == [False, True, False, False]
+    assert [found["layers"] is None for found in unpacked(packed.blocks[0])] == [False, True, False, False]
+
+
+def test_figures_are_the_charts_of_the_command_line(record, perplexity, published) -> None:
+    """A block each, equal to what is drawn as PNG; what is not drawn says why."""
+    jobs = [record("dense", results=(perplexity(20.0),)), record("wanda", results=(perplexity(30.0),))]
+    content, blocks = payload(jobs, published)
+    drawn = [each for each in pictures(jobs, published) if isinstance(each, Picture)]
+    assert {figure["name"] for figure in content["figures"]} == {each.name for each in drawn}
+    specs = {each.name: json.loads(json.dumps(each.spec())) for each in drawn}
+    for place, figure in enumerate(content["figures"]):
+        assert unpacked(blocks[f"figure-{place}"]) == specs[figure["name"]]
+    assert content["figures"][0]["name"].startswith("perplexity-")
+    assert any(text.startswith("accuracy: no pruned model") for text in content["not_drawn"])
+
+
+def test_colours_on_dark_are_seen_and_stay_apart() -> None:
+    """A contrast of three on the dark paper for every colour of a series, and no two of them equal."""
+    assert all(contrast(ON_DARK[color], "#14171b") >= 3 for color in COLORS)
+    assert len({ON_DARK[color] for color in (*COLORS, DENSE_COLOR)}) == len(COLORS) + 1
 
 
 def answered(protocol: str, marks: str) -> TaskAnswers:
@@ -104,16 +147,36 @@ def answered(protocol: str, marks: str) -> TaskAnswers:
     return TaskAnswers(protocol, "boolq", tuple(made))
 
 
-def test_answers_are_packed_with_one_list_of_questions_for_all(record) -> None:
-    """Choice, mark and margin a question; what no number says is a dot or null."""
-    answers = Answers({"a": [answered("zero_shot:boolq:v2.0", "10.")], "b": [answered("zero_shot:boolq:v2.0", "111")]})
-    packed = packed_answers(["a", "none", "b"], answers)
-    assert packed.rows == (0, 2)
-    assert set(packed.blocks) == {"asked-0", "answers-0", "answers-2"}
-    assert unpacked(packed.blocks["asked-0"])["index"] == [0, 1, 2]
-    (task,) = unpacked(packed.blocks["answers-0"])
-    assert task["metrics"]["acc"] == {"chosen": "01.", "right": "10.", "margin": [125, -125, None], "scale": 100}
-    assert task["metrics"]["acc_norm"]["margin"] == [1250, -1250, None]
+def two_jobs(record, accuracy) -> list:
+    """A dense job, and a pruned one that has another number of the same questions right."""
+    return [record("dense", results=(accuracy(0.5),)), record("wanda", results=(accuracy(0.5),))]
+
+
+def test_compared_jobs_come_with_the_statistics_of_the_command_line(record, accuracy) -> None:
+    """A block of tables for every two jobs: accuracies with interval and p, margins, flipped questions."""
+    jobs = two_jobs(record, accuracy)
+    protocol = jobs[0].results[0].protocol
+    marks = {jobs[0].job_id: "1111.0", jobs[1].job_id: "001101"}
+    answers = Answers({job: [answered(protocol, given)] for job, given in marks.items()})
+    (block,) = (unpacked(block) for block in packed_comparisons(jobs, answers).values())
+    accuracies, margins, flips = block[0], block[1], block[-1]
+    low, high = paired_interval(2, 1, 5)
+    row = dict(zip(accuracies["headers"], accuracies["rows"][0], strict=True))
+    assert row["95% interval"] == f"{100 * low:+.2f} to {100 * high:+.2f}"
+    assert row["p"] == f"{mcnemar(2, 1):.3g}"
+    assert margins["rows"]
+    assert [line[:2] for line in flips["rows"]] == [["0", "only A right"], ["1", "only A right"], ["5", "only B right"]]
+
+
+def test_what_is_not_compared_says_why_or_is_absent(record, accuracy, monkeypatch) -> None:
+    """Jobs without a question in common; and those beyond the budget, dense models being compared first."""
+    jobs = [*two_jobs(record, accuracy), record("ria", results=(accuracy(0.5, "piqa"),))]
+    own = [answered(job.results[0].protocol, "11") for job in jobs]
+    answers = Answers({job.job_id: [one] for job, one in zip(jobs, own, strict=True)})
+    blocks = packed_comparisons(jobs, answers)
+    assert "share no zero-shot task" in unpacked(blocks["compared-0-2"])
+    monkeypatch.setattr("harness.reporting.page.questions.COMPARED_BUDGET", 4)
+    assert list(packed_comparisons(jobs, answers)) == ["compared-0-1", "compared-0-2"]
 
 
 def test_answers_come_from_beside_the_records_until_the_budget_is_spent(record, accuracy, tmp_path) -> None:
@@ -143,6 +206,7 @@ def test_texts_of_questions_are_embedded_only_when_asked_for(record, accuracy, t
     from harness.answers import content_id
 
     row = {"passage": "P", "question": "is it", "label": 1}
+    question = Question(content_id(row), "P\nis it", ("no", "yes"))
     answered = TaskAnswers("zero_shot:boolq:v2.0", "boolq", (chosen((0, content_id(row)), (0.0, -1.0), 0, None),))
     data = encode([answered])
     job = record(results=(accuracy(1.0),))
@@ -150,8 +214,8 @@ def test_texts_of_questions_are_embedded_only_when_asked_for(record, accuracy, t
     store = RecordStore(tmp_path)
     store.save(job, data)
     assert load_answers(store, [job]).texts == {}
-    blocks = packed_answers([job.job_id], load_answers(store, [job], lambda result: [row])).blocks
-    assert unpacked(blocks["asked-0"])["text"] == ["P\nis it\n[0] no\n[1] yes"]
+    texts = load_answers(store, [job], lambda result: [question]).texts
+    assert list(texts.values()) == ["P\nis it\n[0] no\n[1] yes"]
 
     def refuse(result):
         raise UserError("the questions of boolq are not at hand")
@@ -200,3 +264,12 @@ def test_every_import_is_used(module: str) -> None:
     for imported in re.findall(r"^import \{([^}]*)\}", source, re.MULTILINE):
         for name in re.findall(r"\w+", imported):
             assert len(re.findall(rf"\b{name}\b", source)) > 1, name
+
+
+def test_no_statistic_is_computed_in_the_page() -> None:
+    """Means, tests and intervals come ready from Python: the scripts know no logarithm, root or power."""
+    for module in MODULES:
+        found = re.findall(
+            r"Math\.(?!min|max|ceil|floor|round|abs)\w+|(?<!/)\*\*|mcnemar|quantile", asset(f"{module}.js")
+        )
+        assert not found, (module, found)

@@ -158,4 +158,5 @@ def titled(chart: Spec, title: str, lines: Sequence[str], width: float) -> Spec:
     said = [part for line in lines if line for part in wrap(clean(line), int(width / LETTER_WIDTH))]
     head = {"text": title, "subtitle": said, "fontSize": 13, "fontWeight": "normal", "offset": 12}
     head |= {"subtitleFontSize": 10, "subtitleColor": QUIET}
-    return {"$schema": SCHEMA} | chart | {"title": head, "config": CONFIG}
+    described = {"description": "; ".join(clean(line) for line in lines if line)}
+    return {"$schema": SCHEMA} | chart | {"title": head, "config": CONFIG} | described

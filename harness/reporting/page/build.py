@@ -1,4 +1,4 @@
-"""The page put together: template, style, scripts, plotting library and data in one text."""
+"""The page put together: template, style, scripts, Vega and data in one text."""
 
 import base64
 import hashlib
@@ -11,14 +11,15 @@ from importlib.resources import files
 from harness import __version__
 from harness.record import RunRecord
 from harness.reporting.frame import measured
-from harness.reporting.page.details import JOBS_PER_BLOCK, Details, details, packed
-from harness.reporting.page.questions import Answers, packed_answers
+from harness.reporting.page.details import JOBS_PER_BLOCK, details, packed
+from harness.reporting.page.figures import packed_figures
+from harness.reporting.page.questions import Answers, packed_comparisons
 from harness.reporting.page.table import in_order, table
 from harness.reporting.published import Published
 
 MODULES = (
     *("dom", "format", "state", "data", "selection"),
-    *("facets", "jobs", "figures", "breakdown", "plots", "job", "flips", "compare", "live", "main"),
+    *("facets", "charts", "figures", "jobs", "job", "compare", "live", "main"),
 )
 """The scripts in the order they are joined; each may use what those before it export."""
 
@@ -38,14 +39,14 @@ def page(content: Mapping[str, object], blocks: Mapping[str, str], *, live: bool
     """
     from jinja2 import Environment  # here, because `list` and `plan` must not wait for it
 
-    script, plotly = _script(), _plotly()
+    script, vega = _script(), _vega()
     environment = Environment(autoescape=True, keep_trailing_newline=True)
     template = environment.from_string(asset("page.html"))
     return template.render(
-        policy=policy(script, plotly, live=live),
+        policy=policy(script, vega, live=live),
         style=_safe(asset("style.css")),
         script=_safe(script),
-        plotly=_safe(packed(plotly.encode())),
+        vega=_safe(packed(vega.encode())),
         content=_safe(embedded(content)),
         blocks={name: _safe(block) for name, block in blocks.items()},
         live=live,
@@ -70,17 +71,18 @@ def payload(
     """
     ordered = in_order(records)
     entries = measured(ordered)
-    packed_details: Details = details(ordered)
-    packed = packed_answers([record.job_id for record in ordered], answers)
+    answers = answers or Answers({})
+    jobs = details(ordered, entries, published)
+    compared = packed_comparisons(ordered, answers)
+    figures, charts = packed_figures(ordered, published)
     content: dict[str, object] = {
         "table": table(ordered, entries, published),
         "jobs_per_block": JOBS_PER_BLOCK,
-        "without_layers": list(packed_details.without_layers),
-        "with_questions": list(packed.rows),
-        "problems": list(answers.problems) if answers else [],
+        "without_layers": list(jobs.without_layers),
+        "problems": list(answers.problems),
+        **figures,
     }
-    blocks = {f"details-{index}": block for index, block in enumerate(packed_details.blocks)}
-    return content, blocks | dict(packed.blocks)
+    return content, {f"details-{index}": block for index, block in enumerate(jobs.blocks)} | compared | charts
 
 
 def policy(*scripts: str, live: bool) -> str:
@@ -125,10 +127,11 @@ def _script() -> str:
 
 
 @cache
-def _plotly() -> str:
-    from plotly.offline import get_plotlyjs
+def _vega() -> str:
+    """Vega, Vega-Lite and vega-embed, as vl-convert draws PNG and PDF with them; licence BSD-3-Clause."""
+    from vl_convert import javascript_bundle
 
-    return str(get_plotlyjs()).replace("\r\n", "\n")
+    return str(javascript_bundle("window.vegaEmbed = vegaEmbed;")).replace("\r\n", "\n")
 
 
 @cache

@@ -8,10 +8,23 @@ export function loadEmbedded() {
 }
 
 /** Takes new content; `blocks` replaces what is embedded. */
-export function install(content, blocks) {
-  source.content = prepared(content);
+export function install(raw, blocks) {
+  const { table: rows } = raw;
+  const seconds = rows.seconds.map(decoded);
+  for (const metric of rows.metrics) metric.values = metric.values.map(decoded);
+  const fixed = [
+    { key: "time", label: "time", says: "wall time of the whole job", values: seconds },
+    { key: "ended", label: "ended (UTC)", says: "when the job ended", values: rows.ended },
+  ];
+  const columns = new Map([...rows.axes, ...rows.metrics, ...fixed].map((column) => [column.key, column]));
+  source.content = { ...raw, columns, rows: new Map(rows.id.map((id, row) => [id, row])), words: null };
   source.blocks = blocks;
   source.unpacked = new Map(); // blocks that are being unpacked belong to the old content
+}
+
+/** JSON has no infinity: it comes as a string. */
+function decoded(value) {
+  return typeof value === "string" ? Number(value) : value;
 }
 
 export function content() {
@@ -37,28 +50,14 @@ export function metrics() {
   return source.content.table.metrics;
 }
 
-/** The text of an axis in a row. */
-export function axisText(axis, row) {
-  return axis.values[axis.codes[row]];
-}
-
-export function axisNamed(key) {
-  return source.content.columns.get(key);
-}
-
-/** The record of a row, with its layers as `layer_columns`. */
-export async function recordOf(row) {
+/** What the view of one job shows of a row. */
+export async function documentOf(row) {
   const size = source.content.jobs_per_block;
   const block = await unpacked(`details-${Math.floor(row / size)}`);
   return block[row % size];
 }
 
-/** The outcomes of the row's single questions by protocol, or null when there are none. */
-export async function answersOf(row) {
-  return source.content.with_questions.includes(row) ? unpacked(`answers-${row}`) : null;
-}
-
-/** A packed block: base64 of gzip of JSON. */
+/** A packed block: base64 of gzip of JSON; null when there is none of this name. */
 export async function unpacked(name) {
   const { unpacked: kept, blocks } = source;
   if (!kept.has(name)) {
@@ -73,27 +72,4 @@ export async function inflate(base64) {
   const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Response(stream).text();
-}
-
-function prepared(raw) {
-  const { table: rows } = raw;
-  for (const metric of rows.metrics) {
-    metric.values = metric.values.map(decoded);
-    metric.published = new Map(Object.entries(metric.published).map(([row, found]) => [Number(row), found]));
-  }
-  const columns = new Map([...rows.axes, ...rows.metrics, ...fixedColumns(rows)].map((column) => [column.key, column]));
-  return { ...raw, columns, rows: new Map(rows.id.map((id, row) => [id, row])), words: null };
-}
-
-/** Columns that every page has besides axes and metrics. */
-function fixedColumns(rows) {
-  return [
-    { key: "time", label: "time", values: (rows.steps.total ?? rows.id.map(() => null)).map(decoded) },
-    { key: "ended", label: "ended (UTC)", values: rows.ended },
-  ];
-}
-
-/** JSON has no infinity: it comes as a string. */
-function decoded(value) {
-  return typeof value === "string" ? Number(value) : value;
 }

@@ -1,17 +1,21 @@
 """What only the view of one job needs, packed so that it costs nothing before it is looked at.
 
-A block holds some jobs: their documents as JSON, gzipped, in base64.  The page unpacks a block when one of its jobs is
-opened.
+A block holds some jobs as JSON, gzipped, in base64.  The page unpacks a block when one of its jobs is opened.
 """
 
 import base64
 import gzip
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-from harness.record import JsonValue, LayerReport, RunRecord, to_json
-from harness.reporting.layout import json_number
+from harness.record import JsonValue, LayerReport, RunRecord
+from harness.reporting.frame import Measured
+from harness.reporting.layout import DASH, json_number, number, percent
+from harness.reporting.marks import Footnotes
+from harness.reporting.published import Published
+from harness.reporting.show import cost_pairs, inline, job_pairs, provenance_pairs
+from harness.reporting.tables import compared, unit_of
 
 JOBS_PER_BLOCK = 50
 LAYER_BUDGET = 200_000
@@ -26,12 +30,17 @@ class Details:
     without_layers: tuple[int, ...]
 
 
-def details(records: Sequence[RunRecord], layer_budget: int = LAYER_BUDGET) -> Details:
-    """The records in blocks of `JOBS_PER_BLOCK`, in the given order, with the layers of the latest jobs."""
+def details(
+    records: Sequence[RunRecord], entries: Sequence[Measured], published: Published, layer_budget: int = LAYER_BUDGET
+) -> Details:
+    """The jobs in blocks of `JOBS_PER_BLOCK`, in the given order, with the layers of the latest ones."""
     with_layers = _within(records, layer_budget)
-    documents = [_document(record, layers=row in with_layers) for row, record in enumerate(records)]
+    documents = [
+        _document(record, entry, published, layers=row in with_layers)
+        for row, (record, entry) in enumerate(zip(records, entries, strict=True))
+    ]
     blocks = [
-        packed(b"[" + b",".join(documents[start : start + JOBS_PER_BLOCK]) + b"]")
+        packed(json.dumps(documents[start : start + JOBS_PER_BLOCK], allow_nan=False).encode())
         for start in range(0, len(documents), JOBS_PER_BLOCK)
     ]
     left_out = [row for row, record in enumerate(records) if record.layers and row not in with_layers]
@@ -54,23 +63,47 @@ def _within(records: Sequence[RunRecord], budget: int) -> set[int]:
     return fitting
 
 
-def _document(record: RunRecord, *, layers: bool) -> bytes:
-    """The record without its layers, and these as columns."""
-    head = to_json(replace(record, layers=())).rstrip()
-    columns = _columns(record.layers) if layers else None
-    assert head.endswith(b"}"), "a record is a JSON object"
-    return head[:-1] + b', "layer_columns": ' + json.dumps(columns).encode() + b"}"
+def _document(record: RunRecord, entry: Measured, published: Published, *, layers: bool) -> dict[str, object]:
+    """The record as people read it; its layers are columns."""
+    return {
+        "id": record.job_id,
+        "status": record.status,
+        "dirty": record.provenance.dirty,
+        "error": record.error,
+        "notes": list(record.notes),
+        "job": list(job_pairs(record)),
+        "cost": list(cost_pairs(record)),
+        "provenance": list(provenance_pairs(record)),
+        "results": list(_results(entry, published)),
+        "layers": _columns(record.layers) if layers else None,
+    }
+
+
+def _results(entry: Measured, published: Published) -> Iterator[tuple[str, ...]]:
+    """Task, metric, value beside the most trusted published one, standard error, count, protocol, subset, sources."""
+    for result in entry.results:
+        setting = entry.setting(result)
+        row = next(iter(published.lookup(setting) if setting else ()), None)
+        cell = compared(entry, result, row, Footnotes())
+        unit = " %" if unit_of(result.metric) == "%" else ""
+        spread = DASH if cell.stderr is None else f"± {number(cell.stderr)}"
+        where = (result.protocol, result.subset or "all", result.data_source, row.table_id if row else DASH)
+        yield (
+            *(result.task, result.metric + unit, cell.written("measured first"), spread, str(result.num_samples)),
+            *where,
+        )
 
 
 def _columns(layers: Sequence[LayerReport]) -> dict[str, JsonValue]:
-    """Names, shapes and numbers of the layers, each as one list; numbers to six significant digits."""
+    """Names and numbers of the layers, each as one list; numbers to six significant digits."""
     return {
-        "name": [layer.name for layer in layers],
+        "layer": [layer.name for layer in layers],
+        "kind": [layer.name.rpartition(".")[2] for layer in layers],
         "shape": ["×".join(map(str, layer.shape)) for layer in layers],
-        "requested": [_six(layer.requested_sparsity) for layer in layers],
-        "achieved": [_six(layer.achieved_sparsity) for layer in layers],
+        "asked": [percent(layer.requested_sparsity) for layer in layers],
+        "zeros": [_six(100 * layer.achieved_sparsity) for layer in layers],
         "error": [_six(layer.relative_output_error) for layer in layers],
-        "details": [dict(layer.details) for layer in layers] if any(layer.details for layer in layers) else None,
+        "details": [inline(dict(layer.details)) or DASH for layer in layers],
     }
 
 

@@ -1,251 +1,101 @@
-// Figures as plain data for Plotly: pure functions of rows; nothing here touches the page.
+// The figures below the table: each is drawn of the selected jobs when it comes into view.
 
-import { axisNamed, axisText, metrics, table } from "./data.js";
-import { DASH, count, number, percent, plain } from "./format.js";
-import { differing } from "./selection.js";
+import { chooser, element, folded, grid } from "./dom.js";
+import { content, inflate, table, unpacked } from "./data.js";
+import { count, DASH, number } from "./format.js";
+import { chartOf, dressed, jobsOf, rowsSaid } from "./charts.js";
+import { go } from "./state.js";
 
-const NOT_A_SERIES = new Set([
-  "sparsity",
-  "seed",
-  "pattern",
-  "status",
-  "checkout",
-  "device",
-]);
-export const SYMBOLS = ["circle", "diamond", "square", "triangle-up", "cross", "star", "hexagon", "triangle-down"];
-const DASHES = ["solid", "dot", "longdash", "dashdot"];
+const heights = new Map(); // of figures drawn before: the page does not jump when they are drawn again
+let vega = null;
+let observer = null;
 
-/** What can be on the vertical axis: every metric, and the mean of the accuracies of one kind. */
-export function measures(rows) {
-  const measured = metrics().filter((metric) => rows.some((row) => metric.values[row] !== null));
-  const single = measured.map((metric) => ({ ...metric, of: (row) => metric.values[row] }));
-  const suites = Map.groupBy(
-    measured.filter((metric) => metric.kind === "zero_shot" && metric.unit === "%"),
-    suite,
-  );
-  return [
-    ...single,
-    ...[...suites].filter(([, members]) => members.length > 1).map(([name, members]) => mean(name, members)),
-  ];
-}
-
-/** Metric and number of questions: accuracies that may be averaged. */
-function suite(metric) {
-  const limit = metric.protocol.split(":").find((part) => /^first\d+$/.test(part));
-  return limit ? `${metric.metric} ${limit.replace("first", "first ")}` : metric.metric;
-}
-
-function mean(name, members) {
-  const of = (row) => {
-    const values = members.map((member) => member.values[row]);
-    return values.includes(null) ? null : values.reduce((sum, value) => sum + value, 0) / values.length;
-  };
-  const tasks = members.map((member) => member.task).join(", ");
-  return {
-    key: `mean:${name}`,
-    label: `mean ${name} % of ${tasks}`,
-    shortLabel: `mean ${name} % of ${members.length} tasks`,
-    unit: "%",
-    higher: true,
-    kind: "zero_shot",
-    of,
-  };
-}
-
-/** Groups of rows that one line or colour stands for: equal in every axis in which the rows differ. */
-export function series(rows) {
-  const axes = differing(rows).shown.filter((axis) => !NOT_A_SERIES.has(axis.key));
-  const method = axisNamed("method");
-  const named = axes.includes(method) ? axes : [method, ...axes];
-  const name = (row) =>
-    named
-      .map((axis) => axisText(axis, row))
-      .filter(Boolean)
-      .join(" · ");
-  return Map.groupBy(rows, name);
-}
-
-/** A measure against sparsity: a line a method through unstructured jobs, marks for N:M, a dashed line for dense. */
-export function curves(rows, measure, { counted, log, colours }) {
-  const { dense, sparsity, achieved } = table();
-  const x = (row) => 100 * (counted ? (achieved[row] ?? sparsity[row]) : sparsity[row]);
-  const usable = rows.filter((row) => Number.isFinite(measure.of(row) ?? NaN));
-  const pruned = usable.filter((row) => !dense[row]);
-  const patterns = [...new Set(pruned.map((row) => axisText(axisNamed("pattern"), row)))];
-  const traces = [...series(pruned)].flatMap(([name, members], index) =>
-    [...Map.groupBy(members, (row) => axisText(axisNamed("pattern"), row))].map(([pattern, points], place) => ({
-      ...curve(name, pattern, points, x, measure, strokeOf(index, colours), symbolOf(patterns, pattern)),
-      showlegend: false,
-      first: place === 0,
-    })),
-  );
-  const range = pruned.length ? [Math.min(...pruned.map(x)), Math.max(...pruned.map(x))] : [0, 100];
-  const lines = [...series(usable.filter((row) => dense[row]))].map(([name, members]) =>
-    denseLine(name, members, range, measure, colours),
-  );
-  return {
-    data: [...lines, ...traces, ...keysOf(traces, patterns, colours.at(-1))],
-    left: rows.length - usable.length,
-    layout: {
-      xaxis: { title: { text: counted ? "prunable weights removed, counted (%)" : "sparsity asked for (%)" } },
-      yaxis: {
-        title: { text: withDirection(measure) },
-        ...(log ? { type: "log", dtick: "D2", minorloglabels: "complete" } : {}),
-      },
-    },
-    table: {
-      headers: ["series", "pattern", "sparsity %", measure.label],
-      rows: [...series(usable)].flatMap(([name, members]) =>
-        members.map((row) => [
-          name,
-          axisText(axisNamed("pattern"), row) || DASH,
-          number(x(row)),
-          number(measure.of(row)),
-        ]),
-      ),
-    },
-  };
-}
-
-function symbolOf(patterns, pattern) {
-  return SYMBOLS[patterns.indexOf(pattern) % SYMBOLS.length];
-}
-
-/** Colour and dashes of a series; the last colour is for dense models. */
-function strokeOf(index, colours) {
-  const own = colours.length - 1;
-  return { color: colours[index % own], dash: DASHES[Math.floor(index / own) % DASHES.length], width: 2 };
-}
-
-/** The legend: a line a series, and a mark a pattern when there are several. */
-function keysOf(traces, patterns, colour) {
-  const nowhere = { type: "scatter", x: [null], y: [null], hoverinfo: "skip" };
-  const lines = traces
-    .filter((trace) => trace.first)
-    .map(({ legendgroup, line, marker }) => ({
-      ...nowhere,
-      mode: "lines+markers",
-      name: plain(legendgroup),
-      legendgroup,
-      line,
-      marker: { ...marker, symbol: "circle" },
-    }));
-  const marks =
-    patterns.length < 2
-      ? []
-      : patterns.map((pattern) => ({
-          ...nowhere,
-          mode: "markers",
-          name: plain(pattern),
-          marker: { color: colour, size: 9, symbol: symbolOf(patterns, pattern) },
-        }));
-  return [...lines, ...marks];
-}
-
-function curve(name, pattern, rows, x, measure, line, symbol) {
-  const ordered = [...rows].sort((a, b) => x(a) - x(b));
-  const joined = !pattern.includes(":") && new Set(ordered.map(x)).size > 1;
-  return {
-    type: "scatter",
-    mode: joined ? "lines+markers" : "markers",
-    name: plain(`${name} ${pattern}`),
-    legendgroup: name,
-    x: ordered.map(x),
-    y: ordered.map(measure.of),
-    customdata: ordered,
-    marker: { color: line.color, symbol, size: 9 },
-    line,
-    hovertemplate: `<b>%{fullData.name}</b><br>%{x:.4g} %: %{y:.5g}<extra></extra>`,
-  };
-}
-
-function denseLine(name, rows, [from, to], measure, colours) {
-  const value = rows.reduce((sum, row) => sum + measure.of(row), 0) / rows.length;
-  return {
-    type: "scatter",
-    mode: "lines",
-    name: plain(name),
-    x: [Math.min(0, from), to],
-    y: [value, value],
-    customdata: [rows[0], rows[0]],
-    line: { color: colours.at(-1), dash: "dash", width: 1.5 },
-    hovertemplate: `${"<b>%{fullData.name}</b>"}<br>%{y:.5g}<extra></extra>`,
-  };
-}
-
-function withDirection(measure) {
-  return `${measure.shortLabel ?? measure.label} ${measure.higher ? "↑" : "↓"}`;
-}
-
-/** Methods against patterns; a cell is the mean of its jobs. */
-export function heat(rows, measure, { log, scale }) {
-  const { dense, sparsity } = table();
-  const usable = rows.filter((row) => !dense[row] && Number.isFinite(measure.of(row) ?? NaN));
-  const across = columnsOfHeat(usable);
-  const down = [...series(usable)];
-  const cell = (members, at) => {
-    const values = members.filter((row) => heatColumn(row) === at).map(measure.of);
-    return values.length
-      ? { value: values.reduce((sum, value) => sum + value, 0) / values.length, jobs: values.length }
-      : null;
-  };
-  const cells = down.map(([, members]) => across.map((at) => cell(members, at)));
-  const shade = (found) => (found === null ? null : log ? Math.log10(found.value) : found.value);
-  const text = cells.map((line) => line.map((found) => (found ? number(found.value) : "")));
-  const hover = cells.map((line) =>
-    line.map((found) =>
-      found ? `${number(found.value)}, ${found.jobs === 1 ? "one job" : `mean of ${found.jobs} jobs`}` : "",
+/** The figures of these rows, to be put below the table. */
+export function figuresOf(state, rows) {
+  const { figures, not_drawn: notDrawn } = content();
+  const kinds = [...new Set(figures.map((figure) => figure.kind))];
+  const options = [["", "all"], ...kinds.map((kind) => [kind, kind])];
+  const jobs = new Set(rows.map((row) => table().id[row]));
+  const shown = [...figures.entries()].filter(([, { kind }]) => !state.plot || kind === state.plot);
+  observer?.disconnect();
+  observer = new IntersectionObserver((entries) => {
+    for (const { target, isIntersecting } of entries)
+      if (isIntersecting) {
+        observer.unobserve(target);
+        drawFigure(target, jobs);
+      }
+  });
+  return element(
+    "section",
+    { id: "figures", "aria-labelledby": "figures-title" },
+    element(
+      "div",
+      { class: "actions" },
+      element("h2", { id: "figures-title" }, "Figures"),
+      figures.length ? chooser("plot", "show", options, state.plot, (plot) => go({ plot })) : null,
     ),
+    rows.length ? element("div", { class: "figures" }, shown.map(([place, figure]) => frame(figure, place))) : null,
+    notDrawn.map((text) => element("p", { class: "quiet" }, `not drawn: ${text}`)),
   );
-  return {
-    left: rows.filter((row) => !dense[row]).length - usable.length,
-    data: [
-      {
-        type: "heatmap",
-        x: across.map(plain),
-        y: down.map(([name]) => plain(name)),
-        z: cells.map((line) => line.map(shade)),
-        text,
-        customdata: hover,
-        texttemplate: "%{text}",
-        hovertemplate: "<b>%{y}</b>, %{x}<br>%{customdata}<extra></extra>",
-        colorscale: scale,
-        reversescale: measure.higher,
-        xgap: 2,
-        ygap: 2,
-        showscale: false,
-      },
-    ],
-    layout: {
-      xaxis: { type: "category", showgrid: false },
-      yaxis: { type: "category", autorange: "reversed", showgrid: false },
-      height: 140 + 44 * Math.max(3, down.length),
-      title: { text: `${withDirection(measure)}; lighter is worse`, font: { size: 13 } },
-    },
-    table: {
-      headers: ["method", ...across],
-      rows: down.map(([name], index) => [name, ...text[index].map((found) => found || DASH)]),
-    },
-  };
 }
 
-export function heatColumn(row) {
-  const pattern = axisText(axisNamed("pattern"), row);
-  return pattern.includes(":") ? pattern : `${pattern} ${percent(table().sparsity[row])}`;
+function frame({ name, title }, place) {
+  const style = `min-height:${heights.get(name) ?? 320}px`;
+  const made = element("figure", { id: name, "data-place": place, style }, element("h3", {}, title));
+  observer.observe(made);
+  return made;
 }
 
-function columnsOfHeat(rows) {
-  const pattern = axisNamed("pattern");
-  const ordered = [...rows].sort(
-    (a, b) => pattern.codes[a] - pattern.codes[b] || table().sparsity[a] - table().sparsity[b],
+async function drawFigure(parent, jobs) {
+  const whole = await unpacked(`figure-${parent.dataset.place}`);
+  if (!parent.isConnected) return; // the reader went on
+  const all = jobs.size === table().id.length;
+  const found = all ? { spec: { ...whole, title: undefined }, mixed: 0 } : chartOf(whole, jobs);
+  if (!found) {
+    parent.style.minHeight = 0;
+    parent.append(element("p", { class: "quiet" }, "none of the selected jobs is in it"));
+    return;
+  }
+  const canvas = element("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": parent.id });
+  const means = found.mixed === 1 ? "one mark is a mean" : `${found.mixed} marks are means`;
+  parent.append(
+    element("p", { class: "quiet" }, whole.description ?? ""),
+    found.mixed ? element("p", { class: "warning" }, `${means} over jobs some of which the filters hide`) : "",
+    canvas,
+    numbers(parent.id, found.spec),
   );
-  return [...new Set(ordered.map(heatColumn))];
+  await drawChart(canvas, found.spec);
+  parent.style.minHeight = "";
+  heights.set(parent.id, parent.offsetHeight);
 }
 
-/** What the figure leaves out, in words; empty when it leaves out nothing. */
-export function leftOut(figure) {
-  const parts = [];
-  if (figure.left) parts.push(`${count(figure.left, "job")} without a finite value`);
-  if (figure.cut) parts.push(`${count(figure.cut, "shorter job")}`);
-  return parts.length ? `not drawn: ${parts.join(", ")}` : "";
+/** Draws a chart; a click on a mark opens its job, or ticks its jobs when there are several. */
+export async function drawChart(canvas, spec) {
+  await (vega ??= inflate(document.getElementById("vega").textContent).then((text) => {
+    document.head.append(element("script", {}, text)); // the policy knows it by its hash
+  }));
+  if (!canvas.isConnected) return;
+  const dark = document.documentElement.dataset.theme === "dark";
+  const chart = dressed(spec, dark ? content().on_dark : {}, canvas.clientWidth < 640);
+  const { view } = await globalThis.vegaEmbed(canvas, chart, {
+    ast: true, // expressions are interpreted: the policy lets no text become code
+    renderer: "svg",
+    logLevel: 1, // errors
+    actions: { export: true, source: false, compiled: false, editor: false },
+    downloadFileName: "prunebench",
+    tooltip: { theme: dark ? "dark" : "light" },
+  });
+  view.addEventListener("click", (_, mark) => {
+    const jobs = mark?.mark.marktype === "line" ? [] : jobsOf(mark?.datum);
+    if (jobs.length) go(jobs.length === 1 ? { view: "job", job: jobs[0] } : { pick: jobs });
+  });
+}
+
+/** The figure's numbers as a table: for those who do not see it, and for those who copy from it. */
+function numbers(name, spec) {
+  const { fields, rows } = rowsSaid(spec);
+  if (!fields.length) return "";
+  const cell = (value) => (typeof value === "number" ? number(value) : String(value ?? DASH));
+  const lines = rows.map((row) => fields.map((field) => cell(row[field])));
+  return folded(`numbers-${name}`, `${count(rows.length, "row")} of numbers`, grid(name, fields, lines));
 }

@@ -19,7 +19,7 @@ export function signed(value) {
 
 /** 0.5 -> 50%. */
 export function percent(fraction) {
-  return fraction === null || fraction === undefined ? DASH : `${Number((100 * fraction).toFixed(2))}%`;
+  return `${Number((100 * fraction).toFixed(2))}%`;
 }
 
 /** A duration: 4.2 s, 3 min 10 s, 2 h 5 min. */
@@ -33,24 +33,9 @@ export function duration(seconds) {
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
-export function gibibytes(bytes) {
-  return bytes === null || bytes === undefined ? DASH : `${(bytes / 2 ** 30).toFixed(2)} GiB`;
-}
-
 /** 2026-01-02T03:04:05+00:00 -> 2026-01-02 03:04. */
 export function moment(text) {
   return text.slice(0, 16).replace("T", " ");
-}
-
-/** A field of a record on one line: a choice is `wanda`, or `sparsegpt (damping=0.01)`. */
-export function inline(value) {
-  if (value === null || value === undefined || value === "") return DASH;
-  if (Array.isArray(value)) return value.map(inline).join(", ") || DASH;
-  if (typeof value !== "object") return String(value);
-  const { name, params, ...rest } = value;
-  const fields = Object.entries({ ...rest, ...(params ?? {}) }).map(([key, part]) => `${key}=${inline(part)}`);
-  if (name === undefined) return fields.join(", ") || DASH;
-  return fields.length ? `${name} (${fields.join(", ")})` : String(name);
 }
 
 /** Digests and other long texts cut; the whole is for a title. */
@@ -59,11 +44,6 @@ export function shortened(text, most = 40) {
   return cut.length > most ? `${cut.slice(0, most - 1)}…` : cut;
 }
 
-export function count(amount, one, many = `${one}s`) {
-  return `${amount.toLocaleString("en")} ${amount === 1 ? one : many}`;
-}
-
-/** Text as Plotly must get it, which reads some HTML in names: links in them would be links. */
-export function plain(text) {
-  return text.replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;");
+export function count(amount, one) {
+  return `${amount.toLocaleString("en")} ${one}${amount === 1 ? "" : "s"}`;
 }

@@ -7,18 +7,16 @@ import { address, go, readState } from "./state.js";
 import { selected } from "./selection.js";
 import { drawFacets } from "./facets.js";
 import { drawJobs } from "./jobs.js";
-import { drawPlots } from "./plots.js";
 import { drawJob } from "./job.js";
 import { drawCompare } from "./compare.js";
 import { titled, watch } from "./live.js";
 
 const VIEWS = [
   ["", "Jobs"],
-  ["plots", "Plots"],
   ["compare", "Compare"],
 ];
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const narrow = matchMedia("(max-width: 60rem)");
+const folding = matchMedia("(max-width: 60rem)");
 const place = (id) => document.getElementById(id);
 
 /** Draws everything. */
@@ -28,11 +26,11 @@ function drawAll() {
   place("theme").value = state.theme;
   if (place("search").value !== state.q) place("search").value = state.q;
   const { rows, counts } = selected(state);
-  const filtered = state.view === "" || state.view === "plots";
+  const filtered = state.view !== "job" && state.view !== "compare";
   document.body.classList.toggle("filtered", filtered);
   drawTabs(state);
-  place("said").textContent =
-    `${rows.length === table().id.length ? "" : `${rows.length.toLocaleString("en")} of `}${count(table().id.length, "job")}`;
+  const part = rows.length === table().id.length ? "" : `${rows.length.toLocaleString("en")} of `;
+  place("said").textContent = part + count(table().id.length, "job");
   place("all").hidden = !state.filters.size && !state.q;
   if (filtered) drawFacets(place("facets"), state, counts);
   drawView(place("view"), state, rows);
@@ -42,29 +40,21 @@ function drawAll() {
 function drawView(parent, state, rows) {
   if (state.view === "job") return drawJob(parent, state);
   if (state.view === "compare") return drawCompare(parent, state);
-  if (state.view === "plots") return drawPlots(parent, state, rows);
   return drawJobs(parent, state, rows);
 }
 
 function drawTabs(state) {
-  const chosen = (view) => (view === state.view || (view === "" && state.view === "job") ? "page" : null);
-  fill(
-    place("tabs"),
-    VIEWS.map(([view, text]) =>
-      element(
-        "a",
-        { href: address({ view, job: "" }), id: `tab-${view || "jobs"}`, "aria-current": chosen(view) },
-        view === "compare" && state.pick.length ? `${text} (${state.pick.length})` : text,
-      ),
-    ),
-  );
+  const tab = ([view, text]) => {
+    const current = (state.view === "compare") === (view === "compare");
+    const named = { href: address({ view, job: "" }), id: `tab-${view || "jobs"}` };
+    return element("a", { ...named, "aria-current": current ? "page" : null }, view && state.pick.length ? `${text} (${state.pick.length})` : text);
+  };
+  fill(place("tabs"), VIEWS.map(tab));
 }
 
 function drawProblems() {
-  fill(
-    place("problems"),
-    (content().problems ?? []).map((text) => element("p", { class: "warning" }, text)),
-  );
+  const said = content().problems.map((text) => element("p", { class: "warning" }, text));
+  fill(place("problems"), said);
 }
 
 function start() {
@@ -77,10 +67,10 @@ function start() {
     event.preventDefault();
     place("main").focus();
   });
-  narrow.addEventListener("change", () => {
-    place("filters").open = !narrow.matches;
+  folding.addEventListener("change", () => {
+    place("filters").open = !folding.matches;
   });
-  place("filters").open = !narrow.matches;
+  place("filters").open = !folding.matches;
   for (const change of ["viewchange", "popstate", "hashchange"]) addEventListener(change, drawAll);
   dark.addEventListener("change", drawAll);
   drawAll();

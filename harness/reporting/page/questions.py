@@ -1,12 +1,17 @@
-"""Answers to single questions, packed for the view that compares jobs."""
+"""Which single questions two jobs answer differently, ready for the view that compares jobs."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 
-from harness.answers import Answer, TaskAnswers
+from harness.answers import TaskAnswers
 from harness.errors import UserError
 from harness.record import EvalResult, RunRecord
+from harness.reporting.compare import Answered, Comparison, Flip, TaskComparison, compare
+from harness.reporting.compare_text import accuracies, choice, margins
+from harness.reporting.frame import describe
+from harness.reporting.layout import DASH, Cell, Column, Table, signed
 from harness.reporting.page.details import packed
 from harness.reporting.questions import Question
 from harness.tracking.answers import read
@@ -15,7 +20,10 @@ from harness.tracking.store import RecordStore
 ANSWER_BUDGET = 2_000_000
 """Most answers in one page, about 10 MB; jobs that ended last have theirs first."""
 
-UNKNOWN = "."
+COMPARED_BUDGET = 400_000
+"""Most questions that are compared, about ten seconds' worth; `prunebench compare` has no limit."""
+
+FLIPS_SHOWN = 100
 
 Texts = Mapping[tuple[str, int, str], str]
 """Questions with their options by task, index and content."""
@@ -28,14 +36,6 @@ class Answers:
     by_job: Mapping[str, Sequence[TaskAnswers]]
     problems: tuple[str, ...] = ()
     texts: Texts = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class PackedAnswers:
-    """Blocks by name, and the rows that have answers."""
-
-    blocks: Mapping[str, str]
-    rows: tuple[int, ...]
 
 
 def load_answers(
@@ -71,66 +71,74 @@ def load_answers(
     return Answers(by_job, tuple(problems), found)
 
 
-def packed_answers(job_ids: Sequence[str], answers: Answers | None) -> PackedAnswers:
-    """A block ``answers-ROW`` a job, and a block ``asked-N`` for every list of questions that jobs have in common."""
-    if answers is None:
-        return PackedAnswers({}, ())
-    asked: dict[tuple[object, ...], str] = {}
-    blocks: dict[str, str] = {}
-    rows = []
-    for row, job_id in enumerate(job_ids):
-        if job_id not in answers.by_job:
-            continue
-        rows.append(row)
-        tasks = []
-        for answered in answers.by_job[job_id]:
-            key = (answered.protocol, *(question.question for question in answered.questions))
-            if key not in asked:
-                asked[key] = f"asked-{len(asked)}"
-                blocks[asked[key]] = _pack(_asked(answered, answers.texts))
-            tasks.append(_answered(answered, asked[key]))
-        blocks[f"answers-{row}"] = _pack(tasks)
-    return PackedAnswers(blocks, tuple(rows))
+def packed_comparisons(records: Sequence[RunRecord], answers: Answers) -> dict[str, str]:
+    """A block ``compared-A-B`` for the jobs in rows A < B, dense models with their pruned ones first.
+
+    As many as fit the budget; of two jobs that cannot be compared the block says why.
+    """
+    rows = [row for row, record in enumerate(records) if record.job_id in answers.by_job]
+    budget = COMPARED_BUDGET
+    blocks = {}
+    for a, b in sorted(combinations(rows, 2), key=lambda pair: _remoteness(records[pair[0]], records[pair[1]])):
+        one, other = (Answered(records[row], tuple(answers.by_job[records[row].job_id])) for row in (a, b))
+        budget -= sum(len(task.questions) for task in one.answers)
+        if budget < 0:
+            break
+        try:
+            found: object = [_plain(table) for table in _tables(compare(one, other), answers.texts)]
+        except UserError as error:
+            found = str(error)
+        blocks[f"compared-{a}-{b}"] = packed(json.dumps(found, separators=(",", ":")).encode())
+    return blocks
 
 
-def _pack(value: object) -> str:
-    return packed(json.dumps(value, separators=(",", ":"), allow_nan=False).encode())
+def _remoteness(a: RunRecord, b: RunRecord) -> tuple[bool, bool]:
+    return a.job["model"] != b.job["model"], not describe(a).is_dense
 
 
-def _asked(answered: TaskAnswers, texts: Texts) -> dict[str, object]:
-    found = [texts.get((answered.task, *question.question)) for question in answered.questions]
+def _tables(comparison: Comparison, texts: Texts) -> Iterator[Table]:
+    yield accuracies(comparison)
+    yield margins(comparison)
+    for task in comparison.tasks:
+        if task.flips:
+            yield _flips(task, texts)
+
+
+def _flips(task: TaskComparison, texts: Texts) -> Table:
+    """The questions that moved most."""
+    shown = task.flips[:FLIPS_SHOWN]
+    asked = [texts.get((task.task, *flip.a.question), "") for flip in shown]
+    rows = [
+        (
+            *(str(flip.a.index), "only A right" if flip.a_right else "only B right", str(flip.a.gold)),
+            *(f"{_said(choice(task, flip.a))} → {_said(choice(task, flip.b))}", _margins(task, flip)),
+            *([text or DASH] if any(asked) else []),
+        )
+        for flip, text in zip(shown, asked, strict=True)
+    ]
+    headers = ("question", "flip", "right option", "chosen", "margin", *(["text"] if any(asked) else []))
+    cut = f", the {FLIPS_SHOWN} whose margin changed most" if len(shown) < len(task.flips) else ""
+    title = f"{task.task} {task.metric}: {len(task.flips)} flipped questions{cut}"
+    return Table(title, tuple(map(Column, headers)), tuple(tuple(map(Cell, row)) for row in rows))
+
+
+def _margins(task: TaskComparison, flip: Flip) -> str:
+    sides = [flip.a.margin if task.metric == "acc" else flip.a.margin_norm]
+    sides += [flip.b.margin if task.metric == "acc" else flip.b.margin_norm]
+    return " → ".join(DASH if side is None else signed(side) for side in sides)
+
+
+def _said(option: int | None) -> str:
+    return DASH if option is None else str(option)
+
+
+def _plain(table: Table) -> dict[str, object]:
     return {
-        "index": [question.index for question in answered.questions],
-        "content": [question.content for question in answered.questions],
-        "gold": [question.gold for question in answered.questions],
-        "text": found if any(found) else None,
+        "title": table.title,
+        "headers": [column.title for column in table.columns],
+        "rows": [[cell.written(table.order) for cell in row] for row in table.rows],
+        "notes": table.footnotes,
     }
-
-
-def _answered(answered: TaskAnswers, asked: str) -> dict[str, object]:
-    """Choices and marks as one character a question, margins in hundredths of a nat (`acc_norm`: thousandths)."""
-    questions = answered.questions
-    metrics = {"acc": _choices(questions, "", 100)}
-    if any(question.correct_norm is not None for question in questions):
-        metrics["acc_norm"] = _choices(questions, "_norm", 1000)
-    return {"protocol": answered.protocol, "task": answered.task, "asked": asked, "metrics": metrics}
-
-
-def _choices(questions: Sequence[Answer], suffix: str, scale: int) -> dict[str, object]:
-    chosen = [getattr(question, f"predicted{suffix}") for question in questions]
-    right = [getattr(question, f"correct{suffix}") for question in questions]
-    margins = [getattr(question, f"margin{suffix}") for question in questions]
-    return {
-        "chosen": "".join(UNKNOWN if choice is None else chr(ord("0") + choice) for choice in chosen),
-        "right": "".join(UNKNOWN if mark is None else str(int(mark)) for mark in right),
-        "margin": [_whole(margin, scale) for margin in margins],
-        "scale": scale,
-    }
-
-
-def _whole(margin: float | None, scale: int) -> int | None:
-    """None also for an infinite margin, which no number in the page could show."""
-    return None if margin is None or abs(margin) == float("inf") else round(margin * scale)
 
 
 def _asked_results(records: Sequence[RunRecord], by_job: Mapping[str, object]) -> list[EvalResult]:

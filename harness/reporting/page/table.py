@@ -1,24 +1,31 @@
 """What the page's table, facets and plots are made from: every job as one row, stored column by column."""
 
+import re
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 
 from harness.record import EvalResult, RunRecord
 from harness.reporting.axes import AXES, Axis, job_order
 from harness.reporting.frame import JobRow, Measured, describe
 from harness.reporting.layout import Column, json_number
-from harness.reporting.marks import DIRTY_NOTE
+from harness.reporting.marks import Footnotes
 from harness.reporting.published import Published
 from harness.reporting.tables import (
     column_key,
     columns_of,
+    compared,
     in_unit,
     protocol_notes,
     unit_of,
     value_columns,
 )
 
-STEPS = ("load", "calibrate", "prune", "recover", "evaluate", "total")
-"""Steps of a job in the order they are taken; others follow by name."""
+SHORT = {"arc_easy": "ARC-e", "arc_challenge": "ARC-c", "hellaswag": "HellaSwag"}
+SHORT |= {"winogrande": "WinoGrande", "openbookqa": "OBQA", "acc_norm": "acc norm"}
+
+Key = tuple[str, str]
+"""Protocol and metric."""
 
 FAILED_NOTE = "‡ the job failed; its row says why"
 
@@ -48,11 +55,21 @@ def table(records: Sequence[RunRecord], entries: Sequence[Measured], published: 
     jobs = [entry.job for entry in entries]
     results = columns_of(entries)
     found = [{column_key(result): result for result in entry.results} for entry in entries]
-    notes = protocol_notes(entries, results)
-    notes += [DIRTY_NOTE] if any(job.dirty for job in jobs) else []
-    notes += [FAILED_NOTE] if any(job.status == "failed" for job in jobs) else []
-    timed = {step for entry in entries for step in entry.timings_s}
-    steps = [step for step in STEPS if step in timed] + sorted(timed - set(STEPS))
+    notes = Footnotes()
+    for line in protocol_notes(entries, results):
+        notes.add(line)
+    for entry in entries:
+        notes.dirty(entry)
+    if any(job.status == "failed" for job in jobs):
+        notes.add(FAILED_NOTE)
+    columns = value_columns(results)
+    short = _short([column.header for column in columns])
+    metrics = [
+        _metric(column, label, example, [row.get(key) for row in found])
+        | {"published": dict(_published(entries, key, found, published, notes))}
+        for (key, example), column, label in zip(results.items(), columns, short, strict=True)
+    ]
+    first = next((place for place, metric in enumerate(metrics) if metric["unit"] == "%"), len(metrics))
     return {
         "id": [job.job_id for job in jobs],
         "dense": [int(job.is_dense) for job in jobs],
@@ -61,14 +78,10 @@ def table(records: Sequence[RunRecord], entries: Sequence[Measured], published: 
         "ended": [record.provenance.created for record in records],
         "sparsity": [job.sparsity for job in jobs],
         "achieved": [job.achieved_sparsity for job in jobs],
-        "memory": [max(record.peak_memory_bytes.values(), default=None) for record in records],
-        "steps": {step: [_rounded(entry.timings_s.get(step), 4) for entry in entries] for step in steps},
+        "seconds": [_rounded(entry.timings_s.get("total"), 4) for entry in entries],
         "axes": [_axis(axis, jobs) for axis in AXES],
-        "metrics": [
-            _metric(column, key, example, found) | {"published": dict(_published(entries, found, key, published))}
-            for (key, example), column in zip(results.items(), value_columns(results), strict=True)
-        ],
-        "notes": notes,
+        "metrics": [*metrics[:first], *_means(results, found), *metrics[first:]],
+        "notes": notes.lines(),
     }
 
 
@@ -86,43 +99,61 @@ def _axis(axis: Axis, jobs: Sequence[JobRow]) -> dict[str, object]:
     }
 
 
-def _metric(
-    column: Column,
-    key: tuple[str, str],
-    example: EvalResult,
-    found: Sequence[Mapping[tuple[str, str], EvalResult]],
-) -> dict[str, object]:
-    unit = unit_of(example.metric)
-    rows = [results.get(key) for results in found]
+def _metric(column: Column, short: str, example: EvalResult, rows: Sequence[EvalResult | None]) -> dict[str, object]:
+    direction = "higher is better" if example.higher_is_better else "lower is better"
     return {
         "key": column.key,
         "label": column.header,
-        "protocol": example.protocol,
-        "kind": example.kind,
-        "task": example.task,
-        "metric": example.metric,
-        "unit": unit,
+        "short": short,
+        "says": f"{column.header}: {example.protocol}, {example.metric}, {direction}",
+        "unit": column.unit,
         "higher": example.higher_is_better,
-        "values": [json_number(in_unit(row.value, unit)) if row else None for row in rows],
-        "stderr": [_rounded(in_unit(row.stderr, unit), 4) if row else None for row in rows],
+        "values": [json_number(in_unit(row.value, column.unit)) if row else None for row in rows],
     }
+
+
+def _short(headers: Sequence[str]) -> list[str]:
+    """Headers without the names of data and subsets where they tell apart without them, and with tasks' short names."""
+    short = list(headers)
+    for part in (r" data \S+", r" first \d+", r" %"):
+        shorter = [re.sub(part, "", header) for header in short]
+        short = shorter if len(set(shorter)) == len(headers) else short
+    return [" ".join(SHORT.get(word, word) for word in header.split(" ")) for header in short]
+
+
+def _means(results: Mapping[Key, EvalResult], found: Sequence[Mapping[Key, EvalResult]]) -> Iterator[dict[str, object]]:
+    """The mean of every accuracy over the tasks that were asked equally many questions, of jobs that have them all."""
+    suites: dict[str, list[Key]] = defaultdict(list)
+    for key, example in results.items():
+        if example.kind == "zero_shot" and unit_of(example.metric) == "%":
+            limit = re.search(r":first(\d+)", example.protocol)
+            suites[example.metric + (f" first {limit[1]}" if limit else "")].append(key)
+    for name, keys in suites.items():
+        if len(keys) > 1:
+            label = f"mean {name} % of {len(keys)} tasks"
+            tasks = ", ".join(results[key].task for key in keys)
+            known = [[row[key].value for key in keys if key in row] for row in found]
+            rows = [[value for value in row if value is not None] for row in known]
+            values = [100 * fmean(row) if len(row) == len(keys) else None for row in rows]
+            column = {"key": f"mean:{name}", "label": label, "short": f"mean {name.split(' ')[0]}", "unit": "%"}
+            yield column | {"says": f"{label}: {tasks}", "higher": True, "values": values, "published": {}}
 
 
 def _published(
     entries: Sequence[Measured],
-    found: Sequence[Mapping[tuple[str, str], EvalResult]],
-    key: tuple[str, str],
+    key: Key,
+    found: Sequence[Mapping[Key, EvalResult]],
     published: Published,
-) -> Iterator[tuple[int, dict[str, object]]]:
-    """The most trusted published number of each row that has one."""
+    notes: Footnotes,
+) -> Iterator[tuple[int, dict[str, str]]]:
+    """Of each row that has one: its number beside the most trusted published one."""
     for index, (entry, results) in enumerate(zip(entries, found, strict=True)):
         setting = entry.setting(results[key]) if key in results else None
-        rows = published.lookup(setting) if setting else ()
-        if rows:
-            first = rows[0]
+        first = next(iter(published.lookup(setting) if setting else ()), None)
+        if first:
+            text = compared(entry, results[key], first, notes).written("measured first")
             source = f"{first.table_id}: {first.paper}" + (f", arXiv {first.arxiv}" if first.arxiv else "")
-            mark = "?" if first.status == "unverified" else ""
-            yield index, {"text": first.text + mark, "value": first.value, "source": source}
+            yield index, {"text": text, "source": source}
 
 
 def _rounded(value: float | None, digits: int) -> float | str | None:
