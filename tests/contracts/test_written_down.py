@@ -22,7 +22,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The example, run; its name is gone after the test."""
     METHODS.all()
     monkeypatch.setattr(METHODS, "_entries", METHODS.all())
-    (code,) = re.findall(r"```python\n(.*?)```", CONTRIBUTING.read_text(encoding="utf-8"), re.DOTALL)
+    code, *_ = re.findall(r"```python\n(.*?)```", CONTRIBUTING.read_text(encoding="utf-8"), re.DOTALL)
     module = ModuleType("harness.pruning.methods.example")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(code, "example", "exec"), module.__dict__)

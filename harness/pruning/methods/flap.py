@@ -8,7 +8,8 @@ out is replaced by its mean, which goes into a bias of the layer that read it.
 
 Other than the published code: the variance is exact and over all tokens; heads count by their parameters (170 channels
 each, whatever their size); the share is met as closely as can be.  `as_released` has the published estimate, whole
-numbers as weights, and a threshold whose own channel goes too.  It calibrates on WikiText-2, which it is measured on.
+numbers as weights, and a threshold whose own channel goes too.  Published numbers were calibrated on WikiText-2, which
+they are also measured on.
 """
 
 from __future__ import annotations
