@@ -1,5 +1,6 @@
 """Inputs of linear layers, observed while a block or a model runs: statistics, and a sample to measure errors on."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -8,14 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from harness.blocks.calls import BlockCall, StopForwardError
-from harness.blocks.layers import PrunableLinear, Unfolding, input_rows, unfolding
+from harness.blocks.layers import PrunableLinear, Unfolding, input_rows, unfolding, weight_view
 from harness.calibration.statistics import Statistic, Statistics
 from harness.errors import UserError
 
 OutputT = TypeVar("OutputT")
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class InputGroup:
     """Linears of a block or model that are given the very same input: one statistic serves them all.
 
@@ -41,11 +42,21 @@ class InputGroup:
         return sum(map(len, self.sample))
 
 
+@dataclass(slots=True, eq=False)
+class _Shared:
+    """An input that some linears of a group were given in this pass; it is added once it is known who else was not."""
+
+    x: Tensor
+    names: list[str]
+
+
 class InputObserver:
     """Collects statistics of every linear's input while a block or a model runs.
 
     "The same input" is recognised by object identity while a reference is held; freed memory comes back at the same
-    address with the same shape, so addresses prove nothing.
+    address with the same shape, so addresses prove nothing.  Linears that are given the same input in their first pass
+    are a group for as long as each pass gives it to all of them; one that is given another input, or none, goes on
+    from what was collected so far with statistics of its own.
 
     Args:
         linears: prunable linears by path.
@@ -67,7 +78,9 @@ class InputObserver:
         self._sample_tokens = sample_tokens
         self._stop_early = stop_early
         self._group_of: dict[str, InputGroup] = {}
-        self._held: list[tuple[Tensor, Unfolding, InputGroup]] = []
+        self._held: list[tuple[Tensor, Unfolding, InputGroup]] = []  # what this pass has added, and to which group
+        self._new: list[InputGroup] = []  # groups that this pass has made
+        self._waiting: dict[InputGroup, _Shared] = {}
         self._called: set[str] = set()
         self._num_sequences = 0
 
@@ -93,16 +106,21 @@ class InputObserver:
     def watch(self, run: Callable[[], OutputT], num_sequences: int) -> OutputT | None:
         """One forward pass of so many sequences under observation; None when it was ended early."""
         self._num_sequences = num_sequences
-        self._called.clear()
+        for state in (self._called, self._held, self._new, self._waiting):
+            state.clear()
         handles = [linear.register_forward_pre_hook(self._hook(name)) for name, linear in self._linears.items()]
+        output = None
         try:
-            return run()
+            output = run()
         except StopForwardError:
-            return None
+            pass
         finally:
-            self._held.clear()
             for handle in handles:
                 handle.remove()
+        for group in list(self._waiting):
+            self._add_shared(group)
+        self._held.clear()
+        return output
 
     def _hook(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
@@ -116,30 +134,65 @@ class InputObserver:
     def _observe(self, name: str, x: Tensor) -> None:
         if not x.numel():  # an expert that no token of this batch was sent to
             return
-        linear = self._linears[name]
-        cut = unfolding(linear)
-        shared = next((group for held, its_cut, group in self._held if held is x and its_cut == cut), None)
-        known = self._group_of.get(name)
-        if shared is not None:
-            assert known is None or known is shared, (
-                f"{name} now shares its input with {shared.names}, and did not before"
-            )
-            if known is None:
-                self._group_of[name] = shared
-                shared.names.append(name)
-            return
-        x_TI = input_rows(linear, x)
-        if known is None:
-            known = self._group_of[name] = self._new_group(x_TI)
-            known.names.append(name)
-        self._held.append((x, cut, known))
-        known.statistics.update(x_TI, self._num_sequences)
-        missing = self._sample_tokens - known.num_kept
-        if missing > 0:
-            known.sample.append(x_TI[:missing].clone())
+        cut, group = unfolding(self._linears[name]), self._group_of.get(name)
+        seen = next((each for held, its_cut, each in self._held if held is x and its_cut == cut), None)
+        if group is None and seen in self._new:
+            self._group_of[name] = seen
+            seen.names.append(name)
+        elif group is None:
+            group = self._group_of[name] = self._new_group(name, x)
+            self._add(group, x)
+        elif group is not seen:
+            if len(group.names) > 1 and group not in self._new:
+                self._share(group, name, x)
+            else:
+                self._add(group, x)
 
-    def _new_group(self, x_TI: Tensor) -> InputGroup:
-        return InputGroup([], Statistics(kind.allocate(x_TI.shape[1], x_TI.device) for kind in self._needs))
+    def _share(self, group: InputGroup, name: str, x: Tensor) -> None:
+        """Note that a linear of a larger group is given `x`."""
+        shared = self._waiting.get(group)
+        if shared is not None and name in shared.names:  # called a second time in one pass
+            self._add_shared(group)
+            self._add(group, x)
+            return
+        if shared is not None and shared.x is not x:
+            self._add(self._split(group, [name]), x)
+        elif shared is not None:
+            shared.names.append(name)
+        else:
+            shared = self._waiting[group] = _Shared(x, [name])
+        if len(shared.names) == len(group.names):
+            self._add_shared(group)
+
+    def _add_shared(self, group: InputGroup) -> None:
+        """Add what a group waits with; those of its linears that were not given it leave."""
+        shared = self._waiting.pop(group)
+        others = [name for name in group.names if name not in shared.names]
+        if others:
+            self._split(group, others)
+        self._add(group, shared.x)
+
+    def _split(self, group: InputGroup, names: list[str]) -> InputGroup:
+        """A group of its own for some linears, with all that was collected so far."""
+        own = InputGroup(names, copy.deepcopy(group.statistics), list(group.sample))
+        group.names = [name for name in group.names if name not in names]
+        self._group_of |= dict.fromkeys(names, own)
+        return own
+
+    def _add(self, group: InputGroup, x: Tensor) -> None:
+        linear = self._linears[group.names[0]]
+        x_TI = input_rows(linear, x)
+        self._held.append((x, unfolding(linear), group))
+        group.statistics.update(x_TI, self._num_sequences)
+        missing = self._sample_tokens - group.num_kept
+        if missing > 0:
+            group.sample.append(x_TI[:missing].clone())
+
+    def _new_group(self, name: str, x: Tensor) -> InputGroup:
+        width = weight_view(self._linears[name]).shape[1]
+        group = InputGroup([name], Statistics(kind.allocate(width, x.device) for kind in self._needs))
+        self._new.append(group)
+        return group
 
 
 def check_reached(linears: Iterable[str], reached: Iterable[str]) -> None:

@@ -202,6 +202,44 @@ def test_hooks_change_nothing_and_come_off() -> None:
     assert not any(module._forward_pre_hooks for module in block.modules())
 
 
+class Parting(nn.Module):
+    """Linears a and b are given the same input, another one each, or a alone is given one: as each pass says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Linear(4, 4, bias=False) for _ in range(2))
+        self.given = "both"
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        output: Tensor = self.a(hidden_states)
+        if self.given != "first":
+            output = output + self.b(hidden_states if self.given == "both" else hidden_states * 2.0)
+        return output
+
+
+@pytest.mark.parametrize("passes", [("both", "each"), ("both", "first", "both"), ("first", "both"), ("each", "both")])
+@torch.no_grad()
+def test_an_input_counts_once_for_each_linear_that_is_given_it(passes: tuple[str, ...]) -> None:
+    """Linears that part after having shared go on alone, without what the other one was given meanwhile."""
+    torch.manual_seed(0)
+    block = Parting()
+    observer = InputObserver(prunable_linears(block), (FeatureNorm,), sample_tokens=100, stop_early=False)
+    given: dict[str, list[Tensor]] = {"a": [], "b": []}
+    for block.given in passes:
+        x = torch.randn(1, 3, 4)
+        observer.forward(block, BlockCall((), {}, True), x)
+        given["a"].append(x[0])
+        if block.given != "first":
+            given["b"].append(x[0] if block.given == "both" else x[0] * 2.0)
+    groups = {name: group for group in observer.groups for name in group.names}
+    assert groups["a"] is not groups["b"]
+    for name, parts in given.items():
+        norm = groups[name].statistics[FeatureNorm]
+        assert (norm.num_tokens, norm.num_sequences) == (3 * len(parts), len(parts))
+        torch.testing.assert_close(norm.sum_of_squares_I, torch.cat(parts).square().sum(0))
+        assert torch.equal(groups[name].sample_TI, torch.cat(parts))
+
+
 class Skipping(Shared):
     """Its last linear sees a token only in some passes."""
 
