@@ -35,7 +35,7 @@ class Statistic(Protocol):
 
 
 CACHED_ROWS = 256
-"""Rows squared at a time: so many fit a processor's cache, also as float32 copies of bfloat16."""
+"""Rows squared at a time on a CPU: so many fit its cache, also as float32 copies of bfloat16."""
 
 
 PANELS_FROM, PANELS = 512, 3
@@ -59,7 +59,7 @@ class FeatureNorm:
         return cls(torch.zeros(in_features, dtype=torch.float32, device=device))
 
     def update(self, x_TI: Tensor, num_sequences: int) -> None:
-        for part_TI in x_TI.split(CACHED_ROWS):
+        for part_TI in x_TI.split(CACHED_ROWS if x_TI.device.type == "cpu" else len(x_TI)):
             self.sum_of_squares_I += part_TI.float().square().sum(dim=0)
         self.num_tokens += x_TI.shape[0]
         self.num_sequences += num_sequences
@@ -220,6 +220,15 @@ class Statistics:
     def __getitem__(self, kind: type[StatisticT]) -> StatisticT:
         assert kind in self._by_kind, f"{kind.__name__} was not collected; name it in the method's `needs`"
         return cast("StatisticT", self._by_kind[kind])
+
+    @property
+    def are_finite(self) -> bool:
+        """Whether no input overflowed, nor anything that was summed up."""
+        import torch
+
+        values = [value for statistic in self._by_kind.values() for value in vars(statistic).values()]
+        sums = [value.sum() for value in values if isinstance(value, torch.Tensor)]  # no copies, as large as a Hessian
+        return not sums or bool(torch.stack(sums).isfinite().all())
 
     def cached(self, key: Hashable, work_out: Callable[[], FoundT]) -> FoundT:
         """What is cached under `key`, worked out now if nothing is."""

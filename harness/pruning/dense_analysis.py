@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from harness.blocks.inputs import check_reached
 from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
 from harness.blocks.runner import BlockRunner, in_batches
 from harness.blocks.trial import OtherWeights
 from harness.calibration.statistics import Statistic
 from harness.patterns import Pattern
 from harness.pruning.context import FoundT, PruningContext
-from harness.pruning.sequential import ObservedBlock
+from harness.pruning.sequential import ObservedBlock, observed_block
 
 if TYPE_CHECKING:  # methods reach this module through their kind
     from harness.pruning.methods.base import LayerwiseMethod
@@ -64,16 +63,14 @@ class DenseAnalysis:
         `offload=disk` its weights go, too.
 
         Raises:
-            UserError: a linear that no calibration token reaches.
+            UserError: a linear that no calibration token reaches, or whose inputs overflow the model's type.
         """
         context = self.context
         batches = in_batches(context.tokens_BL, context.batch_tokens)
         runner = BlockRunner(context.model, batches, context.offloading, context.device)
         context.reporter.start("allocate: blocks", len(runner.blocks))
         for step in runner.rest():
-            block = ObservedBlock(step, step.observe(needs, hand_on=not step.is_last))
-            check_reached(block.weights, block.statistics)
-            yield block
+            yield observed_block(step, step.observe(needs, hand_on=not step.is_last))
             context.reporter.advance()
 
     def cached(self, key: Hashable, find: Callable[[], FoundT]) -> FoundT:

@@ -19,9 +19,13 @@ from harness.blocks.layers import prunable_linears, weight_view
 from harness.blocks.probe import Probe, Probes
 from harness.blocks.runner import BlockRunner, BlockStep, in_batches
 from harness.calibration.statistics import Statistic, Statistics
+from harness.errors import UserError
 from harness.patterns import Pattern
 from harness.pruning.context import PruningContext, PruningOutcome
 from harness.record import ERROR_TOKENS
+
+WIDER = {"float16": "dtype=bfloat16 or dtype=float32", "bfloat16": "dtype=float32"}
+NONE_WIDER = "other calibration sequences, or a checkpoint that stays finite on them"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +54,25 @@ class ObservedBlock:
         return {f"{self.step.path}.{name}": group.statistics for group in self.groups for name in group.names}
 
 
+def observed_block(step: BlockStep, groups: Sequence[InputGroup], probe: Probe | None = None) -> ObservedBlock:
+    """The block with what was observed of its inputs.
+
+    Raises:
+        UserError: a linear that no calibration token reaches, or whose inputs overflowed.
+    """
+    block = ObservedBlock(step, groups, probe)
+    weights = block.weights
+    check_reached(weights, block.statistics)
+    for group in groups:
+        if not (group.statistics.are_finite and all(bool(part.isfinite().all()) for part in group.sample)):
+            name = f"{step.path}.{group.names[0]}"
+            dtype = str(weights[name].dtype).removeprefix("torch.")
+            raise UserError(
+                f"the calibration inputs of {name} overflow {dtype}; allowed: {WIDER.get(dtype, NONE_WIDER)}"
+            )
+    return block
+
+
 PruneBlock = Callable[[ObservedBlock, Mapping[str, Pattern]], PruningOutcome]
 """Prunes or cuts the linears of a dense block, given their patterns; all paths are from the model."""
 
@@ -71,7 +94,7 @@ def prune_sequentially(
         with_probes: give `prune_block` probes of the blocks.
 
     Raises:
-        UserError: a layer that no calibration token reaches.
+        UserError: a layer that no calibration token reaches, or whose inputs overflow the model's type.
     """
     refining, clock, outcome = context.refining_allocation, context.clock, PruningOutcome()
     needs = tuple(dict.fromkeys((*needs, *(refining.needs if refining is not None else ()))))
@@ -87,12 +110,10 @@ def prune_sequentially(
         with runner.next_block(writes=True) as step:
             with clock("calibrate"):
                 probe = probes.of_block(index, step.hidden[0], context.device) if probes is not None else None
-                block = ObservedBlock(step, _observed(context, step, needs), probe)
-            weights = block.weights
-            check_reached(weights, block.statistics)
-            wanted = {name: patterns[name] for name in weights}
+                block = observed_block(step, _observed(context, step, needs), probe)
+            sizes = {name: weight_OI.numel() for name, weight_OI in block.weights.items()}
+            wanted = {name: patterns[name] for name in sizes}
             given = _refined(context, block, wanted, deficit)
-            sizes = {name: weight_OI.numel() for name, weight_OI in weights.items()}
             deficit += _zeros(wanted, sizes) - _zeros(given, sizes)
             with clock("prune"):
                 outcome = outcome.then(prune_block(block, given))

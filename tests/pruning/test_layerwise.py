@@ -98,6 +98,24 @@ def test_the_fingerprint_sees_every_prunable_weight(dtype: torch.dtype) -> None:
     assert weights_fingerprint(model) in prints
 
 
+@pytest.mark.parametrize(
+    ("dtype", "wider"), [("float16", "dtype=bfloat16 or dtype=float32"), ("bfloat16", "dtype=float32")]
+)
+@pytest.mark.parametrize("method", ["magnitude", "wanda", "sparsegpt", "dsnot", "obc"])
+def test_inputs_that_overflow_are_one_line(
+    method: str, dtype: str, wider: str, random_tokens: Callable[..., Tensor]
+) -> None:
+    """It names the first layer, its type and wider ones, before a weight is changed; whatever the method looks at."""
+    model = tiny_model("llama").to(getattr(torch, dtype))
+    up = model.model.layers[1].mlp.up_proj.weight
+    up.data *= torch.finfo(up.dtype).max / float(up.detach().abs().max())
+    before = [weight.clone() for weight in model.model.layers[1].parameters()]
+    line = rf"^the calibration inputs of model\.layers\.1\.mlp\.down_proj overflow {dtype}; allowed: {wider}$"
+    with pytest.raises(UserError, match=line):
+        prune(model, random_tokens(4), method=method)
+    assert all(torch.equal(weight, old) for weight, old in zip(model.model.layers[1].parameters(), before, strict=True))
+
+
 class LazyBlock(nn.Module):
     """A block that leaves one of its linears out."""
 
