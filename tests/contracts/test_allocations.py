@@ -14,7 +14,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
-from harness.blocks.offload import Offloading
+from harness.blocks.offload import InMemory
+from harness.blocks.trial import Edited, Edits
 from harness.cli.main import main
 from harness.errors import UserError
 from harness.job import Choice
@@ -109,10 +110,10 @@ def spread(
     names = list(prunable_shapes(model))
     dense = sum(float(weight_view(model.get_submodule(name)).abs().sum()) for name in names)  # type: ignore[arg-type]
 
-    def loss(offloading: Offloading, first: int) -> float:
-        left = 0.0
+    def loss(edits: Edits) -> float:
+        left, edited = 0.0, Edited(InMemory(model), edits)
         for index in range(len(decoder_blocks(model)[1])):
-            with offloading.block(index, CPU) as block:
+            with edited.block(index, CPU) as block:
                 left += sum(float(weight_view(linear).abs().sum()) for linear in prunable_linears(block).values())
         return 1.0 - left / dense
 
