@@ -4,6 +4,7 @@ import base64
 import gzip
 import json
 import re
+from colorsys import rgb_to_hls
 from dataclasses import replace
 
 import pytest
@@ -135,9 +136,11 @@ def test_figures_are_the_charts_of_the_command_line(record, perplexity, publishe
 
 
 def test_colours_on_dark_are_seen_and_stay_apart() -> None:
-    """A contrast of three on the dark paper for every colour of a series, and no two of them equal."""
+    """A contrast of three on the dark paper for every colour of a series, its own hue, and no two of them equal."""
     assert all(contrast(ON_DARK[color], "#14171b") >= 3 for color in COLORS)
     assert len({ON_DARK[color] for color in (*COLORS, DENSE_COLOR)}) == len(COLORS) + 1
+    hues = [[rgb_to_hls(*(int(c[n : n + 2], 16) / 255 for n in (1, 3, 5))) for c in (c, ON_DARK[c])] for c in COLORS]
+    assert all(abs(one[0] - other[0]) < 0.1 for one, other in hues)
 
 
 def answered(protocol: str, marks: str) -> TaskAnswers:

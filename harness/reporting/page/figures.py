@@ -14,8 +14,8 @@ FIRST = ("perplexity", "accuracy")
 """Figures that most readers came for."""
 
 LIGHTER = (
-    *("#62a8ea", "#f2644f", "#ffb93c", "#c487e8", "#b3bfc1"),
-    *("#cf9584", "#ff8a3d", "#d6cb8e", "#9aa0ad", "#a8e6ea"),
+    *("#62a8ea", "#f2644f", "#ffb93c", "#c487e8", "#cf9584"),
+    *("#ff8a3d", "#d6cb8e", "#a8e6ea", "#9aa0ad", "#b3bfc1"),
 )
 ON_DARK: Mapping[str, str] = {
     **{DENSE_COLOR: "#e8eaed", QUIET: "#a3abb5", "#333333": "#a3abb5", "#dddddd": "#363c45"},
