@@ -64,7 +64,7 @@ def observed_block(step: BlockStep, groups: Sequence[InputGroup], probe: Probe |
     weights = block.weights
     check_reached(weights, block.statistics)
     for group in groups:
-        if not (group.statistics.are_finite and all(bool(part.isfinite().all()) for part in group.sample)):
+        if not (group.statistics.are_finite and (not group.sample or bool(group.sample_TI.isfinite().all()))):
             name = f"{step.path}.{group.names[0]}"
             dtype = str(weights[name].dtype).removeprefix("torch.")
             raise UserError(
