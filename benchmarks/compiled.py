@@ -14,10 +14,9 @@ import time
 import torch
 from torch import Tensor, nn
 
-from benchmarks.setting import embedded_model, embedded_tokens
+from benchmarks.setting import DTYPES, embedded_model, embedded_tokens
 from harness.blocks.calls import record_calls
 from harness.blocks.layers import decoder_blocks
-from harness.models.loading import DTYPES
 
 
 def main(arguments: list[str]) -> None:

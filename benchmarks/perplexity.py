@@ -12,9 +12,9 @@ import time
 import torch
 from torch import Tensor
 
-from benchmarks.setting import embedded_model, embedded_tokens
+from benchmarks.setting import DTYPES, embedded_model, embedded_tokens
 from harness.evaluation.perplexity import perplexity
-from harness.models.loading import DTYPES, LoadedModel
+from harness.models.loading import LoadedModel
 from harness.progress import Silent
 
 BATCH_TOKENS = 4096

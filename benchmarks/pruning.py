@@ -14,11 +14,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from benchmarks.setting import embedded_model, embedded_tokens
+from benchmarks.setting import DTYPES, embedded_model, embedded_tokens
 from harness.blocks.calls import record_calls
 from harness.blocks.layers import decoder_blocks, prunable_linears, weight_view
 from harness.job import Choice
-from harness.models.loading import DTYPES, LoadedModel
+from harness.models.loading import LoadedModel
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.context import PruningContext
 from harness.pruning.methods.base import METHODS, LayerwiseMethod

@@ -9,6 +9,8 @@ from harness.data.sources import resolve
 from harness.models.checkpoint import Checkpoint
 from harness.models.loading import LoadedModel, load_model
 
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
+
 
 def embedded_model(dtype: torch.dtype) -> LoadedModel:
     """SmolLM2-135M on the CPU."""

@@ -19,12 +19,13 @@ from typing import Any
 
 import torch
 
+from benchmarks.setting import DTYPES
 from harness.data.sources import resolve
 from harness.data.tasks.base import TASKS as ENTRIES
 from harness.evaluation.scoring import PackedLM
 from harness.evaluation.upstream import load_task, quiet
 from harness.models.checkpoint import Checkpoint
-from harness.models.loading import DTYPES, LoadedModel, load_model
+from harness.models.loading import LoadedModel, load_model
 
 TASKS = ("boolq", "piqa", "arc_easy", "arc_challenge", "hellaswag")
 Answers = list[tuple[float, bool]]

@@ -8,7 +8,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import safe_open
@@ -23,16 +22,13 @@ from transformers.core_model_loading import (
     WeightRenaming,
     rename_source_key,
 )
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
-from transformers.utils.hub import cached_file, get_checkpoint_shard_files
+from transformers.utils import SAFE_WEIGHTS_INDEX_NAME
 
 from harness.blocks.experts import experts_of_stacks
 from harness.data.safetensors_files import tensor_bytes
 from harness.errors import UserError
 
 EXPERT = re.compile(r"\.(\d+)\.")
-BATCH_WEIGHTS = 1 << 26
-"""So many are compared at a time: files are read in few pieces, and what was read is let go."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +55,8 @@ class Shards:
     def __init__(self, files: Iterable[Path], model: PreTrainedModel) -> None:
         self._parts: dict[str, list[_Part]] = {}
         self._converted: set[str] = set()
+        self.unexpected: list[str] = []
+        """Stored tensors that the model does not have, by the names that the model would give them."""
         experts = experts_of_stacks(model)
         wanted = model.state_dict() | dict.fromkeys(experts, torch.empty(0))
         transforms = get_model_conversion_mapping(model)
@@ -83,6 +81,8 @@ class Shards:
                         rows[tensor][converter.source_patterns.index(pattern)] = _Part(file, key)
                     else:  # several tensors make one, or one is changed: a matter of the whole model
                         self._converted |= {name, *experts.get(name, ())}
+                else:
+                    self.unexpected.append(name)
         self._parts |= {name: [parts[place] for place in sorted(parts)] for name, parts in rows.items()}
 
     def __contains__(self, name: str) -> bool:
@@ -100,40 +100,23 @@ class Shards:
                     f"offload=disk cannot map {name}: the checkpoint lacks it; allowed: a complete checkpoint"
                 )
 
-    def equal(self, tensors: Mapping[str, Tensor]) -> set[str]:
-        """Names of the tensors that the checkpoint stores with these very values, be it in another type."""
-        found: set[str] = set()
-        batch: dict[str, Tensor] = {}
-        for name in (name for name in tensors if name in self):
-            batch[name] = tensors[name]
-            if sum(tensor.numel() for tensor in batch.values()) >= BATCH_WEIGHTS:
-                found |= self._equal(batch)
-                batch = {}
-        return found | self._equal(batch)
-
-    def _equal(self, tensors: Mapping[str, Tensor]) -> set[str]:
-        stored = self._read(tensors, torch.device("cpu"))
-        return {
-            name
-            for name, tensor in tensors.items()
-            if stored[name].shape == tensor.shape and torch.equal(stored[name], tensor)
-        }
-
     def read(self, slots: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
         """Copies on `device` of the tensors named by `slots`, in the type of the slot.
 
         Raises:
             UserError: a tensor has another shape than its slot.
         """
-        found = self._read(slots, device)
+        found = self.stored(slots, device)
         for name, slot in slots.items():
             if found[name].shape != slot.shape:
                 shapes = f"{tuple(found[name].shape)} in the checkpoint and {tuple(slot.shape)} in the model"
                 raise UserError(f"offload=disk cannot map {name}: it is {shapes}; allowed: equal shapes")
         return found
 
-    def _read(self, slots: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-        """The files are memory-mapped; each is closed before the next is opened, and nothing that is returned refers to
+    def stored(self, slots: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
+        """The same in the shapes that the checkpoint has.
+
+        The files are memory-mapped; each is closed before the next is opened, and nothing that is returned refers to
         the mapping, so that its pages can go.
         """
         by_file: defaultdict[Path, list[_Part]] = defaultdict(list)
@@ -186,21 +169,6 @@ class Shards:
             total += tensor_bytes(target)
         index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
         (folder / SAFE_WEIGHTS_INDEX_NAME).write_text(json.dumps(index, indent=2) + "\n")
-
-
-def shard_files(folder: str, options: Mapping[str, Any]) -> list[Path]:
-    """The safetensors files of a model folder or hub repository, downloaded where they have to be.
-
-    Raises:
-        OSError: there are none, or they cannot be had.
-    """
-    place = {name: options[name] for name in ("revision", "local_files_only") if name in options}
-    single = cached_file(folder, SAFE_WEIGHTS_NAME, _raise_exceptions_for_missing_entries=False, **place)
-    if single is not None:
-        return [Path(single)]
-    index = cached_file(folder, SAFE_WEIGHTS_INDEX_NAME, **place)
-    files, _ = get_checkpoint_shard_files(folder, index, **place)
-    return [Path(file) for file in files]
 
 
 def stored_dtype(files: Iterable[Path]) -> torch.dtype:

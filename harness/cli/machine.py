@@ -18,7 +18,7 @@ from typing import Literal
 from harness.data.assets import ASSETS, CACHE_VARIABLE, Asset, cache_dir, wheel
 from harness.data.places import DATA_VARIABLE, Role
 from harness.data.sources import entries
-from harness.models.processor import multiplies_bfloat16
+from harness.models.devices import multiplies_bfloat16
 from harness.tracking.provenance import collect
 from harness.tracking.redact import redacted
 from harness.tracking.wandb.client import environment, first_line, logged_in

@@ -95,8 +95,34 @@ def _answer(repository: str, kind: RepositoryKind, revision: str | None) -> tupl
         _unreachable.add(repository)
         return None, "the hub cannot be reached, and the cache has no answer of before"
     except Exception as error:  # whatever a hub can answer
-        return None, f"{type(error).__name__}: {' '.join(str(error).split())}"
+        return None, explained(error, repository)
     return str(found.resolved), ""
+
+
+def explained(error: BaseException, repository: str) -> str:
+    """Why the hub or the way to it did not give what was asked of a repository, in one line with what to do."""
+    from huggingface_hub import constants, errors
+
+    words = f"{type(error).__name__}: {' '.join(str(error).split())}"
+    match error:
+        case errors.GatedRepoError():
+            return (
+                f"it is gated; accept its licence at https://huggingface.co/{repository} and log in there "
+                "(`hf auth login`, or the variable HF_TOKEN)"
+            )
+        case errors.RevisionNotFoundError():
+            return "the hub has no such revision; look at its branches and commits"
+        case errors.RepositoryNotFoundError():
+            return "the hub has no such repository, or it is private; check the name, or log in (`hf auth login`)"
+        case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError() if constants.HF_HUB_OFFLINE:
+            return "HF_HUB_OFFLINE is set, and the cache lacks it; unset it, or download it first"
+        case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
+            return "the hub cannot be reached, and the cache lacks it; check the network and run the same command again"
+        case errors.HfHubHTTPError():
+            return words
+        case OSError() | errors.FileMetadataError():
+            return f"the download broke off; run the same command again, which goes on where it stopped ({words})"
+    return words
 
 
 _unreachable: set[str] = set()

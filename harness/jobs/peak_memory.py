@@ -11,8 +11,8 @@ from functools import cached_property
 
 from harness.config.request import JobRequest
 from harness.evaluation.base import EVALUATIONS, HEAD_ROWS, MemoryNeed
+from harness.models.devices import multiplies_bfloat16
 from harness.models.dimensions import Dimensions, dimensions_of
-from harness.models.processor import multiplies_bfloat16
 from harness.pruning.methods.base import METHODS
 from harness.record import ERROR_TOKENS
 

@@ -56,7 +56,7 @@ class Preflight:
         return self._said[key]
 
     def _ask(self, request: JobRequest) -> list[str]:
-        from harness.models.loading import resolve_device  # here: only a trial needs torch
+        from harness.models.devices import resolve_device  # here: only a trial needs torch
 
         dimensions = dimensions_of(request.checkpoint)
         if dimensions is None:

@@ -20,15 +20,10 @@ from harness.jobs.calibrate import kept_calibration
 from harness.jobs.evaluate import check_tokenizer, evaluate, prepare
 from harness.jobs.preflight import warnings
 from harness.jobs.prune import prune
-from harness.models.loading import (
-    LoadedModel,
-    check_save_folder,
-    load_from_disk,
-    resolve_device,
-    resolve_dtype,
-    save_model,
-)
+from harness.models.devices import resolve_device, resolve_dtype
+from harness.models.loading import LoadedModel, load_from_disk
 from harness.models.model_cache import ModelCache
+from harness.models.saving import check_save_folder, save_model
 from harness.progress import Clock, Reporter
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM
 from harness.pruning.context import PruningOutcome
@@ -97,7 +92,7 @@ def _run_loaded(
 ) -> tuple[FinishedJob, ModelChange]:
     spec, options = request.spec, request.options
     device = resolve_device(options.device)
-    notes = [*([loaded.note] if loaded.note else []), *_plugin_notes(spec)]
+    notes = [*loaded.notes, *_plugin_notes(spec)]
     with clock("load"):
         measured = () if previous is None else previous.results
         missing = request.missing({result.protocol for result in measured})

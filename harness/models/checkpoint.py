@@ -5,15 +5,15 @@ import json
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.data.assets import SMOLLM2_GGUF
 from harness.data.hub import commit_of
+from harness.data.safetensors_files import check_whole
 from harness.errors import UserError, unknown
 from harness.models.kinds.base import KINDS, LANGUAGE_MODEL, ModelKind, kind_of
 from harness.models.kinds.image_classifier import IMAGE_CLASSIFIER
-from harness.models.recipe import RECIPES
-from harness.models.scratch import SCRATCH, scratch_digest
+from harness.models.recipe import RECIPES, SCRATCH, digest_of
 
 ModelSource = Literal["embedded", "local", "hub", "trained", "random"]
 SOURCES: tuple[ModelSource, ...] = ("embedded", "local", "hub", "trained", "random")
@@ -37,6 +37,7 @@ class Checkpoint:
         trust_remote_code: run the code that the repository ships.
         commit: what the revision is at, see `resolved`; everything is loaded by it.  None = not from the hub, or it
             could not be resolved.
+        convert: make safetensors of a repository that holds pickles only.
     """
 
     source: ModelSource
@@ -45,6 +46,7 @@ class Checkpoint:
     revision: str | None
     trust_remote_code: bool
     commit: str | None = None
+    convert: bool = False
 
     def resolved(self) -> "Checkpoint":
         """The same with the commit of its revision, where there is one and it can be had."""
@@ -74,17 +76,16 @@ class Checkpoint:
                 asset, member = EMBEDDED[self.name]
                 return f"embedded:{asset.requirement}:{member}"
             case "local":
-                return f"local:{folder_fingerprint(Path(str(self.location)))}"
+                fingerprint = folder_fingerprint(Path(str(self.location)))
+                weight_files(Path(str(self.location)))
+                return f"local:{fingerprint}"
             case "hub":
                 return f"hub:{self.location}@{self.commit or self.revision or 'default'}"
-            case "trained":
-                if self.name not in RECIPES:
-                    raise unknown("trained model", self.name, RECIPES)
-                return f"trained:{self.name}@{RECIPES[self.name].digest}"
-            case "random":
-                if self.name not in SCRATCH:
-                    raise unknown("random model", self.name, SCRATCH)
-                return f"random:{self.name}@{scratch_digest(self.name)}"
+            case "trained" | "random":
+                made = RECIPES if self.source == "trained" else SCRATCH
+                if self.name not in made:
+                    raise unknown(f"{self.source} model", self.name, made)
+                return f"{self.source}:{self.name}@{digest_of(self.name)}"
 
     @property
     def kind(self) -> ModelKind:
@@ -96,10 +97,7 @@ class Checkpoint:
         if self.source == "trained":
             return KINDS.get(IMAGE_CLASSIFIER)
         if self.source == "local":
-            folder = Path(str(self.location))
-            _shards_of(folder)  # raises when the folder is no checkpoint
-            config = json.loads((folder / "config.json").read_text())
-            return kind_of(config.get("model_type"))
+            return kind_of(_json_of(Path(str(self.location)) / "config.json").get("model_type"))
         return KINDS.get(LANGUAGE_MODEL)
 
 
@@ -128,16 +126,42 @@ def folder_fingerprint(folder: Path) -> str:
 
 
 def _shards_of(folder: Path) -> list[Path]:
-    """The safetensors files of a model folder.
-
-    Raises:
-        UserError: no such folder, or one without config.json or safetensors files.
-    """
     if not folder.is_dir():
         raise UserError(f"model.path={folder} is not a folder; allowed: a folder that transformers can load")
-    shards = sorted(folder.glob("*.safetensors"))
     if not (folder / "config.json").is_file():
         raise UserError(f"model.path={folder} holds no config.json; allowed: a folder that transformers can load")
+    shards = sorted(folder.glob("*.safetensors"))
     if not shards:
         raise UserError(f"model.path={folder} holds no *.safetensors; other weight files are never loaded")
     return shards
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that transformers loads from a folder, each whole by what its header says.
+
+    Raises:
+        UserError: see `folder_fingerprint`; or a file is missing, cut, or a Git LFS pointer.
+    """
+    _shards_of(folder)
+    single, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if single.exists():
+        files = [single]
+    elif index.exists():
+        files = [folder / name for name in sorted(set(_json_of(index).get("weight_map", {}).values()))]
+    else:
+        raise UserError(f"{folder} holds no model.safetensors and no index of one; other weight files are never loaded")
+    for file in files:
+        check_whole(file)
+    return files
+
+
+def _json_of(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{file} is no JSON that can be read ({error}); allowed: a folder that transformers can load"
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{file} is no JSON object; allowed: a folder that transformers can load")
+    return content

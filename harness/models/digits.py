@@ -142,14 +142,16 @@ def train(recipe: Recipe) -> DigitsCnn:
     return model
 
 
-def trained_note(name: str, model: nn.Module) -> str | None:
-    """What a record must say when this machine trained other weights than expected, else None."""
+def trained_note(name: str, model: nn.Module) -> tuple[str, ...]:
+    """What a record must say when this machine trained other weights than expected."""
     digest = sha256()
     for path, tensor in sorted(model.state_dict().items()):
         digest.update(path.encode() + tensor.cpu().float().numpy().tobytes())
     if digest.hexdigest() == EXPECTED_WEIGHTS[name]:
-        return None
-    return f"{name} came out otherwise when it was trained on this machine: its weights are sha256:{digest.hexdigest()}"
+        return ()
+    return (
+        f"{name} came out otherwise when it was trained on this machine: its weights are sha256:{digest.hexdigest()}",
+    )
 
 
 def _draw(model: nn.Module, stream: np.random.Generator) -> None:

@@ -4,20 +4,21 @@ A sweep prunes the same model many times.  Loading it again costs more than copy
 from the memory-mapped checkpoint, and what was computed for it stays good.
 """
 
-from collections.abc import Set
-
 import torch
+from torch import Tensor
 
 from harness.blocks.changes import ModelChange
-from harness.blocks.shards import Shards
 from harness.models.checkpoint import Checkpoint
 from harness.models.loading import LoadedModel, checkpoint_shards, load_model
+
+SAMPLED = 512
+"""Values of every tensor, from its first to its last, that a stored one is recognised by."""
 
 
 class ModelCache:
     """Holds one model at most: the last one that a job gave back.
 
-    One rule: exactly what the job says it changed is put back, and only from tensors that the checkpoint was seen to
+    One rule: exactly what the job says it changed is put back, and only from tensors that the checkpoint is seen to
     store as they were loaded.  Where it stores them otherwise (quantised, transposed, in parts), or where modules or
     shapes changed, the model is loaded again.
     """
@@ -25,8 +26,7 @@ class ModelCache:
     def __init__(self) -> None:
         self._key: tuple[Checkpoint, str, torch.dtype | None] | None = None
         self._loaded: LoadedModel | None = None
-        self._shards: Shards | None = None
-        self._equal: Set[str] = frozenset()
+        self._samples: dict[str, Tensor] = {}
         self._change: ModelChange | None = None
 
     def take(self, checkpoint: Checkpoint, identity: str, dtype: torch.dtype | None) -> LoadedModel:
@@ -39,11 +39,10 @@ class ModelCache:
             UserError: see `load_model`.
         """
         key = (checkpoint, identity, dtype)
-        if self._key != key or not self._restored():
+        if self._key != key or not self._restored(checkpoint):
             self.clear()  # two models at once may be more than the memory holds
             loaded = load_model(checkpoint, dtype)
-            self._shards = checkpoint_shards(checkpoint, loaded.model)
-            self._equal = self._shards.equal(loaded.model.state_dict())
+            self._samples = {name: _sample(tensor) for name, tensor in loaded.model.state_dict().items()}
             self._key, self._loaded = key, loaded
         self._change = None
         assert self._loaded is not None, "restored or loaded"
@@ -55,17 +54,25 @@ class ModelCache:
 
     def clear(self) -> None:
         """Forget the model."""
-        self._key = self._loaded = self._shards = self._change = None
+        self._key = self._loaded = self._change = None
 
-    def _restored(self) -> bool:
+    def _restored(self, checkpoint: Checkpoint) -> bool:
         """Put back what the last job changed; False when that cannot be, or nobody says what changed."""
-        loaded, shards, change = self._loaded, self._shards, self._change
-        if loaded is None or shards is None or change is None:
-            return False
-        if not change.keeps_shapes or not change.names <= self._equal:
+        loaded, change = self._loaded, self._change
+        if loaded is None or change is None or not change.keeps_shapes:
             return False
         loaded.model.to("cpu")  # type: ignore[arg-type]  # transformers annotates `to` with another signature
-        state = loaded.model.state_dict()
+        state, shards = loaded.model.state_dict(), checkpoint_shards(checkpoint, loaded.model)
         for name in sorted(change.names):  # one at a time: together they may be most of the model
-            state[name].copy_(shards.read({name: state[name]}, torch.device("cpu"))[name])
+            if name not in shards:
+                return False
+            stored = shards.stored({name: state[name]}, torch.device("cpu"))[name]
+            if stored.shape != state[name].shape or not torch.equal(_sample(stored), self._samples[name]):
+                return False
+            state[name].copy_(stored)
         return True
+
+
+def _sample(tensor: Tensor) -> Tensor:
+    values = tensor.detach().reshape(-1)
+    return values[torch.linspace(0, len(values) - 1, min(SAMPLED, len(values)), dtype=torch.float64).long()].clone()

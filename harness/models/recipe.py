@@ -1,7 +1,14 @@
-"""How the models are trained that no checkpoint is shipped of; no torch, so that planning can name them."""
+"""How the models are made that no checkpoint is shipped of: trained, or drawn at random; no torch, for planning.
 
+Random models are small enough to be trained here, for methods that train.  Their weights are drawn with one fixed seed,
+so that every job starts from the same ones, and their tokenizer has one token a byte and one that ends a text: text of
+any language can be read without a vocabulary that is larger than the model.
+"""
+
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from hashlib import sha256
+from typing import Any
 
 from harness.data.corpora.digits import IDENTITIES
 from harness.job import canonical_json
@@ -27,11 +34,6 @@ class Recipe:
     learning_rate: float
     weight_decay: float
 
-    @property
-    def digest(self) -> str:
-        """Pins the recipe, as part of a checkpoint's identity."""
-        return sha256(canonical_json(asdict(self)).encode()).hexdigest()[:16]
-
 
 RECIPES = {
     "digits-cnn": Recipe(
@@ -44,7 +46,7 @@ RECIPES = {
         weight_decay=0.05,
     )
 }
-"""By model name."""
+"""Of trained models, by name."""
 
 EXPECTED_WEIGHTS = {"digits-cnn": "23df4f4d3922b99377268a95ef1cf82b7617531f428f5dcebd6e8871650b160c"}
 """sha256 of the weights that the recipes gave on x86-64 with torch 2.13: of all tensors by name, in float32.
@@ -52,3 +54,32 @@ EXPECTED_WEIGHTS = {"digits-cnn": "23df4f4d3922b99377268a95ef1cf82b7617531f428f5
 Training in float64 and rounding the outcome to bfloat16 lets other machines come to the same; one that does not says
 so in its records.
 """
+
+BYTES = 256
+END_OF_TEXT = "<|endoftext|>"
+SEED = 0
+DRAW = "normal 0.02, v1"
+"""How weights are drawn; part of a model's identity."""
+
+SCRATCH: Mapping[str, Mapping[str, Any]] = {
+    "tiny-llama": {
+        "model_type": "llama",
+        "vocab_size": BYTES + 1,
+        "hidden_size": 64,
+        "intermediate_size": 176,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "max_position_embeddings": 512,
+        "bos_token_id": BYTES,
+        "eos_token_id": BYTES,
+        "tie_word_embeddings": False,
+    }
+}
+"""Configurations of random models, by name."""
+
+
+def digest_of(name: str) -> str:
+    """Pins the weights of a trained or random model, as part of its checkpoint's identity."""
+    decides = asdict(RECIPES[name]) if name in RECIPES else [SCRATCH[name], SEED, DRAW]
+    return sha256(canonical_json(decides).encode()).hexdigest()[:16]

@@ -13,8 +13,9 @@ from harness.blocks.experts import split_experts, stacked_again
 from harness.blocks.layers import decoder_blocks, prunable_layers, prunable_shapes, weight_view
 from harness.evaluation.perplexity import perplexity_by_blocks
 from harness.models.checkpoint import Checkpoint
-from harness.models.loading import LoadedModel, save_model
+from harness.models.loading import LoadedModel
 from harness.models.model_cache import ModelCache
+from harness.models.saving import save_model
 from harness.patterns import Unstructured
 from harness.progress import Silent
 from harness.pruning.methods.wanda import Wanda

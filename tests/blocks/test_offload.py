@@ -21,7 +21,8 @@ from harness.evaluation.perplexity import perplexity, perplexity_by_blocks
 from harness.evaluation.trials import TrialLoss
 from harness.job import Choice
 from harness.models.checkpoint import Checkpoint
-from harness.models.loading import LoadedModel, load_from_disk, load_model, save_model
+from harness.models.loading import LoadedModel, load_from_disk, load_model
+from harness.models.saving import save_model
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM

@@ -61,6 +61,8 @@ def test_without_a_hub_the_last_answer_holds(hub: StandInHub, monkeypatch: pytes
 def test_what_the_hub_does_not_have_is_one_line(hub: StandInHub, repository: str, revision: str | None) -> None:
     """The line names the repository and the revision that were asked for."""
     hub.commit("org/name", {"a": b"1"})
-    with pytest.raises(UserError, match=f"{repository} at {revision or 'its default branch'}.*NotFound") as caught:
+    with pytest.raises(
+        UserError, match=f"{repository} at {revision or 'its default branch'}.*the hub has no such"
+    ) as caught:
         commit_of(repository, "model", revision)
     assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from transformers import AutoModelForCausalLM
 
-from harness.models.scratch import byte_tokenizer
+from harness.models.folders import byte_tokenizer
 from tests.e2e.conftest import Outcome
 
 pytestmark = pytest.mark.e2e

@@ -12,8 +12,9 @@ import pytest
 import torch
 
 from harness.data.hub import forget
-from harness.models.loading import LoadedModel, save_model
-from harness.models.scratch import byte_tokenizer, scratch_model
+from harness.models.folders import byte_tokenizer, random_model
+from harness.models.loading import LoadedModel
+from harness.models.saving import save_model
 from tests.e2e.conftest import Outcome
 from tests.hub import StandInHub
 
@@ -27,7 +28,7 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of two models that differ in every weight."""
     root = tmp_path_factory.mktemp("checkpoints")
     for name, scale in (("old", 1.0), ("new", -2.0)):
-        model = scratch_model("tiny-llama")
+        model = random_model("tiny-llama")
         with torch.no_grad():
             for weight in model.parameters():
                 weight.mul_(scale)

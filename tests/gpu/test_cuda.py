@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from harness.jobs.launch import launch
-from harness.models.loading import resolve_device
+from harness.models.devices import resolve_device
 from harness.pruning.methods.base import METHODS
 from harness.record import RunRecord
 from harness.tracking.store import RecordStore

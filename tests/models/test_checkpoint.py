@@ -21,6 +21,8 @@ def folder(tmp_path: Path) -> Path:
     for shard in range(2):
         weights = {f"layer.{shard}.{name}": torch.full((40, 30), float(shard)) for name in "abc"}
         save_file(weights, path / f"model-{shard}.safetensors")
+    names = {f"layer.{shard}.{name}": f"model-{shard}.safetensors" for shard in range(2) for name in "abc"}
+    (path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     return path
 
 

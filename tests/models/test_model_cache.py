@@ -12,8 +12,9 @@ from harness.blocks.changes import ModelChange
 from harness.blocks.layers import prunable_layers, prunable_shapes
 from harness.models.cache import Cache
 from harness.models.checkpoint import Checkpoint
-from harness.models.loading import LoadedModel, load_model, save_model
+from harness.models.loading import LoadedModel, load_model
 from harness.models.model_cache import ModelCache
+from harness.models.saving import save_model
 from tests.eight_bits import in_eight_bits
 from tests.families import tiny_model
 

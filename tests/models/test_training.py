@@ -11,10 +11,11 @@ from harness.blocks.layers import prunable_layers, weight_view
 from harness.errors import UserError
 from harness.models.checkpoint import Checkpoint
 from harness.models.digits import DigitsConfig
+from harness.models.folders import byte_tokenizer, random_model
 from harness.models.kinds.causal_lm import next_token_loss
 from harness.models.kinds.image_classifier import label_loss
 from harness.models.objective import in_float32, objective_of, trainable
-from harness.models.scratch import SCRATCH, byte_tokenizer, scratch_digest, scratch_model
+from harness.models.recipe import SCRATCH, digest_of
 from harness.models.training import Schedule, train
 from tests.families import tiny_model
 
@@ -110,13 +111,13 @@ def test_equal_seeds_train_alike(random_tokens: Callable[..., Tensor]) -> None:
 
 def test_random_models_are_the_same_every_time() -> None:
     """Norms one, matrices small, and one digest that changes with the configuration."""
-    first, second = scratch_model("tiny-llama"), scratch_model("tiny-llama")
+    first, second = random_model("tiny-llama"), random_model("tiny-llama")
     assert all(torch.equal(one, two) for one, two in zip(first.parameters(), second.parameters(), strict=True))
     for weight in first.parameters():
         assert float(weight.detach().std(unbiased=False)) == pytest.approx(0.02 if weight.dim() > 1 else 0.0, rel=0.1)
     tokens_BL = torch.randint(0, SCRATCH["tiny-llama"]["vocab_size"], (2, 16))
     assert float(next_token_loss(first, tokens_BL).detach()) == pytest.approx(math.log(257), rel=0.01)
-    assert scratch_digest("tiny-llama") == "afd114cccad5c21a"
+    assert digest_of("tiny-llama") == "afd114cccad5c21a"
 
 
 def test_bytes_are_tokens() -> None:
