@@ -27,6 +27,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "model.revision": (HUB, ("model.revision=" + "1" * 40,)),
     "model.path": ((), ("model.path=elsewhere",)),
     "model.trust_remote_code": ((), ("model.trust_remote_code=true",)),
+    "model.convert": ((), ("model.convert=true",)),
     "model.size_b": ((), ("model.size_b=7",)),
     "model.paper_name": ((), ("model.paper_name=X",)),
     "method": ((), ("method=magnitude",)),

@@ -119,7 +119,9 @@ def _checkpoint(config: Configuration) -> Checkpoint:
         raise UserError(
             f"model.name={name} has {len(name)} characters, and names the record's file; allowed: up to {LONGEST_NAME}"
         )
-    return Checkpoint(model.source, name, location, model.revision, model.trust_remote_code).resolved()
+    return Checkpoint(
+        model.source, name, location, model.revision, model.trust_remote_code, convert=model.convert
+    ).resolved()
 
 
 def _check_kind(

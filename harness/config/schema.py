@@ -62,6 +62,7 @@ class ModelFields(Fields):
     revision: Identity[Text | None]
     path: Runtime[FilePath | None]
     trust_remote_code: Runtime[bool]
+    convert: Runtime[bool]
     size_b: Runtime[float | None]
     paper_name: Runtime[str | None]
 
