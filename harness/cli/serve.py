@@ -7,8 +7,7 @@ import gzip
 import json
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from hashlib import sha256
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -16,27 +15,17 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from harness.errors import UserError
-from harness.record import RunRecord, from_json
 from harness.reporting.page.build import page, payload
 from harness.reporting.page.questions import load_answers
 from harness.reporting.published import load
 from harness.tracking.live import RunningJob, Sweep, running_jobs, sweeps
-from harness.tracking.store import RecordStore
+from harness.tracking.store import RecordStore, Stored
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 CLOCK_SLACK_S = 2.0
 """A record this much older than a sweep may still be of it: file systems round times."""
 
-Stamp = tuple[int, int]
 Payload = tuple[dict[str, object], dict[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Kept:
-    """A record that was read, and its file's time and size then."""
-
-    stamp: Stamp
-    record: RunRecord
 
 
 class Watched:
@@ -47,13 +36,12 @@ class Watched:
         self._root = root
         self._published = load()
         self._lock = threading.Lock()
-        self._kept: dict[Path, Kept] = {}
         self._payload: tuple[str, Payload] | None = None
 
     def news(self, now: float) -> dict[str, object]:
         """Version of the records, sweeps and running jobs, as plain data."""
         with self._lock:
-            kept = self._refreshed()
+            kept = self._store.stored()
         running = running_jobs(self._root)
         latest = [sweep for sweep in sweeps(self._root) if sweep.ended is None and sweep.process.alive]
         latest = latest or sweeps(self._root)[:1]
@@ -66,28 +54,14 @@ class Watched:
     def content(self) -> Payload:
         """What the page shows, see `harness.reporting.page.build.payload`."""
         with self._lock:
-            kept = self._refreshed()
+            kept = self._store.stored()
             version = _version(kept)
             if self._payload is None or self._payload[0] != version:
-                records = [entry.record for entry in kept.values()]
+                records = [entry.record for entry in kept]
                 answers = load_answers(self._store, records)
                 content, blocks = payload(records, self._published, answers)
                 self._payload = version, ({**content, "version": version}, blocks)
             return self._payload[1]
-
-    def _refreshed(self) -> dict[Path, Kept]:
-        """Records by path; a file that cannot be read as one raises, as it does for tables."""
-        found: dict[Path, Kept] = {}
-        for path in self._store.paths():
-            try:
-                status = path.stat()
-                stamp = (status.st_mtime_ns, status.st_size)
-                known = self._kept.get(path)
-                found[path] = known if known and known.stamp == stamp else Kept(stamp, _read(path))
-            except FileNotFoundError:
-                continue  # replaced by a better record since the folder was listed
-        self._kept = found
-        return found
 
 
 def serve(root: Path, host: str, port: int, said: Callable[[str], None]) -> None:
@@ -176,19 +150,15 @@ def _as_json(given: Payload) -> str:
     return json.dumps({"content": given[0], "blocks": given[1]}, allow_nan=False)
 
 
-def _read(path: Path) -> RunRecord:
-    return from_json(path.read_bytes(), str(path))
-
-
-def _version(kept: Mapping[Path, Kept]) -> str:
-    stamps = sorted((str(path), *entry.stamp) for path, entry in kept.items())
+def _version(kept: Sequence[Stored]) -> str:
+    stamps = sorted((str(entry.path), *entry.stamp) for entry in kept)
     return sha256(json.dumps(stamps).encode()).hexdigest()[:16]
 
 
-def _progress(sweep: Sweep, kept: Mapping[Path, Kept], running: list[RunningJob], now: float) -> dict[str, object]:
+def _progress(sweep: Sweep, kept: Sequence[Stored], running: list[RunningJob], now: float) -> dict[str, object]:
     """Counts of the sweep's jobs, and the seconds until it is done; None when nothing like its jobs was timed."""
     since = 1e9 * (sweep.started - CLOCK_SLACK_S)
-    records = {entry.record.job_id: entry.record for entry in kept.values() if entry.stamp[0] >= since}
+    records = {entry.record.job_id: entry.record for entry in kept if entry.stamp[0] >= since}
     status = {job_id: records[job_id].status for job_id in sweep.jobs if job_id in records}
     started = {job.job_id: job.started for job in running if job.job_id in set(sweep.jobs) - set(status)}
     left = [job_id for job_id in sweep.jobs if job_id not in status and job_id not in started]

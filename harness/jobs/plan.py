@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from harness.config.request import JobRequest, Refusal
-from harness.errors import UserError
+from harness.errors import UserError, setting_aside
 from harness.record import RunRecord
 from harness.tracking.store import RecordStore
 
@@ -49,7 +49,7 @@ def distinct_jobs(planned: Iterable[JobRequest | Refusal]) -> list[PlannedJob | 
     """The jobs of a sweep in order, each once, with their states; of refusals each reason once.
 
     Raises:
-        UserError: compositions of one job contradict each other, or a record cannot be read.
+        UserError: compositions of one job contradict each other.
     """
     jobs: dict[str, list[JobRequest]] = {}
     refusals: dict[str, Refusal] = {}
@@ -59,7 +59,21 @@ def distinct_jobs(planned: Iterable[JobRequest | Refusal]) -> list[PlannedJob | 
             jobs.setdefault(composition.reason, [])
         else:
             jobs.setdefault(composition.spec.job_id, []).append(composition)
-    return [with_state(_joined(same), len(same)) if same else refusals[key] for key, same in jobs.items()]
+    return [_planned(same) if same else refusals[key] for key, same in jobs.items()]
+
+
+def _planned(compositions: Sequence[JobRequest]) -> PlannedJob | Refusal:
+    """The job of these compositions; one whose own record cannot be read is refused, and that file kept.
+
+    Raises:
+        UserError: the compositions contradict each other.
+    """
+    request = _joined(compositions)
+    reason = f"{request.spec.job_id}: its record cannot be read; move that away to run the job again"
+    planned: PlannedJob | Refusal = Refusal(request.command, reason)
+    with setting_aside():
+        planned = with_state(request, len(compositions))
+    return planned
 
 
 def with_state(request: JobRequest, named: int = 1) -> PlannedJob:

@@ -1,7 +1,7 @@
 """One job from request to record: load, calibrate, prune, evaluate."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import cast
@@ -30,7 +30,7 @@ from harness.pruning.context import PruningOutcome
 from harness.pruning.fingerprints import weights_fingerprint
 from harness.pruning.layer_reports import achieved_sparsity, unpruned_note
 from harness.pruning.methods.base import METHODS
-from harness.record import SCHEMA_VERSION, Defaults, EvalResult, JsonValue, Provenance, RunRecord
+from harness.record import SCHEMA_VERSION, Defaults, EvalResult, JobFields, JsonValue, Provenance, RunRecord
 from harness.recovery.base import RECOVERIES, RecoveryContext
 from harness.recovery.sparsity import recomputed_sparsity
 from harness.tracking.provenance import collect, peak_memory, reset_peak_memory
@@ -124,7 +124,7 @@ def _run_loaded(
     record = RunRecord(
         schema_version=SCHEMA_VERSION,
         job_id=spec.job_id,
-        job=cast("Mapping[str, JsonValue]", spec.identity()),
+        job=cast("JobFields", spec.identity()),
         defaults=_defaults(request),
         status="done",
         results=_in_order(spec.evaluation, [*measured, *results]),
@@ -209,7 +209,7 @@ def failed_record(request: JobRequest, error: str) -> RunRecord:
     return RunRecord(
         schema_version=SCHEMA_VERSION,
         job_id=spec.job_id,
-        job=cast("Mapping[str, JsonValue]", spec.identity()),
+        job=cast("JobFields", spec.identity()),
         defaults=_defaults(request),
         status="failed",
         results=(),

@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import cast
 
 from harness.answers import Answer, TaskAnswers
 from harness.errors import UserError, unknown
@@ -232,7 +233,8 @@ def _unlimited(protocol: str) -> str:
 
 def _differing(a: RunRecord, b: RunRecord) -> tuple[tuple[str, JsonValue, JsonValue], ...]:
     sides = [
-        _flat(record.job) | {"weights in": record.provenance.dtype, "ran on": record.provenance.device}
+        _flat(cast("Mapping[str, JsonValue]", record.job))
+        | {"weights in": record.provenance.dtype, "ran on": record.provenance.device}
         for record in (a, b)
     ]
     names = dict.fromkeys([*sides[0], *sides[1]])

@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from harness.errors import UserError
-from harness.record import Defaults, EvalResult, JsonValue, RunRecord
+from harness.record import CalibrationFields, ChoiceFields, Defaults, EvalResult, JobFields, JsonValue, RunRecord
 from harness.reporting.published import UNIFORM as UNIFORM  # re-exported: what most jobs have
 from harness.reporting.published import PaperName, Setting, paper_name
 
@@ -106,11 +105,7 @@ class Measured:
 
 
 def measured(records: Sequence[RunRecord]) -> list[Measured]:
-    """One entry a record, in the given order.
-
-    Raises:
-        UserError: a record's job lacks a field of its identity.
-    """
+    """One entry a record, in the given order."""
     return [
         Measured(
             describe(record), record.results, record.timings_s, record.error if record.status == "failed" else None
@@ -120,32 +115,27 @@ def measured(records: Sequence[RunRecord]) -> list[Measured]:
 
 
 def describe(record: RunRecord) -> JobRow:
-    """The job of a record, flat.
-
-    Raises:
-        UserError: the job lacks a field of its identity.
-    """
-    job = _Fields(record.job_id, record.job)
-    model, method = job.group("model"), job.group("method")
-    calibration = job.group("calibration") if record.job.get("calibration") is not None else None
+    """The job of a record, flat."""
+    job = record.job
+    model, method, calibration = job["model"], job["method"], job["calibration"]
     changed = _params(_changed(method, record.defaults.method))
     named = _paper_name(job, record.defaults, changed)
     return JobRow(
         job_id=record.job_id,
-        model=model.text("name"),
-        checkpoint=model.text("checkpoint"),
-        method=method.text("name"),
-        params=_params(method.group("params").fields),
-        pattern=job.text("pattern"),
-        sparsity=job.number("sparsity"),
+        model=model["name"],
+        checkpoint=model["checkpoint"],
+        method=method["name"],
+        params=_params(method["params"]),
+        pattern=job["pattern"],
+        sparsity=job["sparsity"],
         achieved_sparsity=record.achieved_sparsity,
-        allocation=_choice(job.group("allocation")),
-        recovery=_choice(job.group("recovery")),
+        allocation=_choice(job["allocation"]),
+        recovery=_choice(job["recovery"]),
         calibration=_calibration(calibration) if calibration else "",
-        calibration_data=calibration.text("data") if calibration else "",
-        sampling=calibration.text("sampling") if calibration else "",
-        propagation=calibration.text("propagation") if calibration else "",
-        seed=None if method.text("name") == DENSE else int(job.number("seed")),
+        calibration_data=calibration["data"] if calibration else "",
+        sampling=calibration["sampling"] if calibration else "",
+        propagation=calibration["propagation"] if calibration else "",
+        seed=None if method["name"] == DENSE else job["seed"],
         dtype=record.provenance.dtype,
         device=record.provenance.device,
         status=record.status,
@@ -157,24 +147,22 @@ def describe(record: RunRecord) -> JobRow:
     )
 
 
-def _paper_name(job: "_Fields", defaults: Defaults, changed: str) -> PaperName | None:
+def _paper_name(job: JobFields, defaults: Defaults, changed: str) -> PaperName | None:
     """How papers name the method in its setting; a hyperparameter that has no default any more tells nothing."""
-    allocation = job.group("allocation")
-    calibration = job.fields.get("calibration")
-    propagation = calibration.get("propagation") if isinstance(calibration, dict) else None
+    allocation, calibration = job["allocation"], job["calibration"]
+    propagation = calibration["propagation"] if calibration else None
     printed = (
         defaults.has_published_numbers
-        and job.group("recovery").text("name") == NO_RECOVERY
+        and job["recovery"]["name"] == NO_RECOVERY
         and (None in (propagation, defaults.propagation) or propagation == defaults.propagation)
         and not _changed(allocation, defaults.allocation)
     )
-    return paper_name(job.group("method").text("name"), changed, allocation.text("name")) if printed else None
+    return paper_name(job["method"]["name"], changed, allocation["name"]) if printed else None
 
 
-def _changed(choice: "_Fields", defaults: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
+def _changed(choice: ChoiceFields, defaults: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """The hyperparameters of a choice that are not its defaults."""
-    params = choice.group("params").fields
-    return {name: value for name, value in params.items() if defaults.get(name, value) != value}
+    return {name: value for name, value in choice["params"].items() if defaults.get(name, value) != value}
 
 
 def to_frame(records: Sequence[RunRecord]) -> "pd.DataFrame":
@@ -205,45 +193,14 @@ RESULT_COLUMNS = (
 SECONDS_COLUMNS = ("seconds", "seconds_load", "seconds_calibrate", "seconds_prune", "seconds_evaluate")
 
 
-@dataclass(frozen=True, slots=True)
-class _Fields:
-    """Reads the free-form `job` of a record and names the record and the field when something is not there."""
-
-    origin: str
-    fields: Mapping[str, JsonValue]
-
-    def group(self, name: str) -> "_Fields":
-        value = self._get(name)
-        if not isinstance(value, dict):
-            raise UserError(f"record {self.origin}: job field {name!r} is {value!r}; expected a group of fields")
-        return _Fields(self.origin, value)
-
-    def text(self, name: str) -> str:
-        value = self._get(name)
-        if not isinstance(value, str):
-            raise UserError(f"record {self.origin}: job field {name!r} is {value!r}; expected text")
-        return value
-
-    def number(self, name: str) -> float:
-        value = self._get(name)
-        if not isinstance(value, int | float):
-            raise UserError(f"record {self.origin}: job field {name!r} is {value!r}; expected a number")
-        return value
-
-    def _get(self, name: str) -> JsonValue:
-        if name not in self.fields:
-            raise UserError(f"record {self.origin}: its job has no field {name!r}; it has: {', '.join(self.fields)}")
-        return self.fields[name]
-
-
 def _params(params: Mapping[str, JsonValue]) -> str:
     return PARAMS_SEPARATOR.join(f"{name}={params[name]}" for name in sorted(params))
 
 
-def _choice(choice: _Fields) -> str:
-    name, params = choice.text("name"), _params(choice.group("params").fields)
-    return f"{name} ({params})" if params else name
+def _choice(choice: ChoiceFields) -> str:
+    params = _params(choice["params"])
+    return f"{choice['name']} ({params})" if params else choice["name"]
 
 
-def _calibration(spec: _Fields) -> str:
-    return f"{spec.text('corpus')} {spec.number('num_sequences'):g}×{spec.number('seq_len'):g}"
+def _calibration(fields: CalibrationFields) -> str:
+    return f"{fields['corpus']} {fields['num_sequences']}×{fields['seq_len']}"

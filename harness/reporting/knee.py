@@ -66,7 +66,7 @@ def knees(records: Sequence[RunRecord]) -> Table:
     """The knee of every unstructured sweep under every metric: rows are methods in one setting, columns metrics.
 
     Raises:
-        UserError: no sweep has enough sparsities, or a record's job lacks a field of its identity.
+        UserError: no sweep has enough sparsities.
     """
     entries = sorted(
         measured([record for record in records if record.status == "done"]), key=lambda one: job_order(one.job)

@@ -38,7 +38,7 @@ def paper_table(
         mean_over_seed: measured values are means over the jobs that differ in nothing but the seed.
 
     Raises:
-        UserError: no table has this id, or a record's job lacks a field of its identity.
+        UserError: no table has this id.
     """
     rows = published.table(table_id)
     layout = _Layout.of(rows)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import cast
 
 from rich.console import Group, RenderableType
 from rich.table import Table as RichTable
@@ -45,7 +46,7 @@ def _pairs(pairs: Iterator[tuple[str, str]]) -> RichTable:
 def job_pairs(record: RunRecord) -> Iterator[tuple[str, str]]:
     """Name and text of every field of the job, and the zeros that were counted."""
     for name, value in record.job.items():
-        yield name, inline(value)
+        yield name, inline(cast("JsonValue", value))
     counted = record.achieved_sparsity
     yield "zeros counted", DASH if counted is None else percent(counted)
     if record.unreached_weights:

@@ -20,9 +20,6 @@ def mean_over_seeds(records: Sequence[RunRecord]) -> list[Measured]:
     """One entry for all done jobs that differ in the seed only; failed jobs stay as they are.
 
     A result that one of the jobs lacks, or could not measure, is a mean over the others.
-
-    Raises:
-        UserError: a record's job lacks a field of its identity.
     """
     entries: list[Measured] = []
     for group in _groups(records):

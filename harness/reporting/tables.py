@@ -48,9 +48,6 @@ def comparison(
         records: jobs in any order; failed ones get a row of dashes.
         published: see `harness.reporting.published.load`.
         mean_over_seed: one row for all jobs that differ in nothing but the seed, see `mean_over_seeds`.
-
-    Raises:
-        UserError: a record's job lacks a field of its identity.
     """
     entries = mean_over_seeds(records) if mean_over_seed else measured(records)
     entries = sorted(entries, key=lambda entry: job_order(entry.job))

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.answers import Answer, TaskAnswers
-from harness.errors import UserError
+from harness.errors import UserError, first_line
+from harness.files import read_file
 from harness.record import QuestionFile, RunRecord
 from harness.tracking.store import questions_beside
 
@@ -62,12 +63,15 @@ def read(record: RunRecord, path: Path) -> list[TaskAnswers]:
         raise UserError(f"{record.job_id} kept no answers to single questions; force=true runs it again and keeps them")
     file = path.with_name(listed.name)
     try:
-        data = file.read_bytes()
+        data = read_file(file)
     except OSError as error:
         raise UserError(f"cannot read the answers {file}: {error.strerror or error}") from error
     if sha256(data).hexdigest() != listed.sha256:
         raise UserError(f"{file} is not the file that its record lists (force=true runs the job again)")
-    return decode(data)
+    try:
+        return decode(data)
+    except (ValueError, TypeError) as error:  # a foreign record may list whatever it likes
+        raise UserError(f"{file} holds no answers: {first_line(error)}") from error
 
 
 def encode(answers: Sequence[TaskAnswers]) -> bytes:
@@ -100,12 +104,20 @@ def encode(answers: Sequence[TaskAnswers]) -> bytes:
 
 
 def decode(data: bytes) -> list[TaskAnswers]:
-    """What `encode` was given."""
+    """What `encode` was given.
+
+    Raises:
+        ValueError: it gave no such data.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(pa.BufferReader(data))
-    assert table.schema.equals(_schema()), f"answers with the columns {table.schema.names}"
+    try:
+        table = pq.read_table(pa.BufferReader(data))
+    except pa.ArrowException as error:
+        raise ValueError(first_line(error)) from error
+    if not table.schema.equals(_schema()):
+        raise ValueError(f"answers with the columns {table.schema.names}")
     values = [column.to_pylist() for column in table.columns]
     rows = [
         (protocol, task, Answer(*[*rest, tuple(scores)])) for protocol, task, *rest, scores in zip(*values, strict=True)

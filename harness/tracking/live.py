@@ -20,6 +20,7 @@ from typing import Annotated, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from harness.errors import UserError
+from harness.files import read_file
 from harness.progress import Reporter
 from harness.tracking.store import SCRATCH
 
@@ -142,7 +143,7 @@ def sweeping(root: Path, name: str, jobs: Sequence[str], expected_s: Sequence[fl
 
 def _goes_on(plan: Path) -> bool:
     try:
-        sweep = TypeAdapter(Sweep).validate_json(plan.read_bytes())
+        sweep = TypeAdapter(Sweep).validate_json(read_file(plan))
     except (OSError, ValidationError):
         return False
     return sweep.ended is None and sweep.process.alive
@@ -164,7 +165,7 @@ def _read_all(folder: Path, kind: type[ItemT]) -> Iterator[ItemT]:
     adapter = TypeAdapter(kind)
     for path in folder.glob("*.json"):
         with suppress(OSError, ValidationError):
-            yield adapter.validate_json(path.read_bytes())
+            yield adapter.validate_json(read_file(path))
 
 
 def _write(path: Path, item: RunningJob | Sweep) -> None:

@@ -13,13 +13,15 @@ import glob
 import os
 import re
 import uuid
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from harness.errors import UserError
+from harness.errors import UserError, setting_aside
+from harness.files import read_file
 from harness.record import RunRecord, from_json, to_json
 
 RECORD_NAME = re.compile(r".+__[0-9a-f]{8}\.json")
@@ -28,18 +30,32 @@ RECORD_NAME = re.compile(r".+__[0-9a-f]{8}\.json")
 SCRATCH = "scratch"
 
 
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A record, its file, and what that was when it was read: its time in ns and its size."""
+
+    record: RunRecord
+    path: Path
+    stamp: tuple[int, int]
+
+
 class RecordStore:
-    """The records below one results folder."""
+    """The records below one results folder.
+
+    What is there and cannot be read as a record is named once and set aside, so that one bad file stops no table and
+    no sweep.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._known: dict[Path, Stored] = {}
 
     def path_of(self, record: RunRecord) -> Path:
         """Where a record belongs, by its status and by the state of the checkout that made it."""
         if record.status == "failed":
             return self._failed(record.job_id)
         base = self.root / SCRATCH / "dirty" if record.provenance.dirty else self.root
-        return base / _one_component(_model_name(record)) / f"{_one_component(record.job_id)}.json"
+        return base / _one_component(record.job["model"]["name"]) / f"{_one_component(record.job_id)}.json"
 
     def save(self, record: RunRecord, questions: bytes | None = None) -> Path:
         """Write a record atomically and durably; a done record replaces an earlier failure of its job.
@@ -78,9 +94,15 @@ class RecordStore:
         Raises:
             UserError: the file is not a readable record.
         """
-        name = glob.escape(_one_component(job_id)) + ".json"
-        bases = (self.root, self.root / SCRATCH / "dirty")
-        found = [(_read(path), path) for base in bases for path in sorted(base.glob(f"*/{name}"))]
+        paths = self._done_paths(glob.escape(_one_component(job_id)) + ".json*")  # a pattern, to find lost links
+        if len(paths) == 1:
+            return self._read(paths[0]).record, paths[0]
+        found = []
+        for path in paths:
+            with setting_aside():
+                found.append((self._read(path).record, path))
+        if paths and not found:
+            raise UserError(f"no record of {job_id} can be read")
         whole = [each for each in found if wanted <= {result.protocol for result in each[0].results}]
         return next(iter([*whole, *found]), None)
 
@@ -91,27 +113,19 @@ class RecordStore:
             UserError: the file is not a readable record.
         """
         path = self._failed(job_id)
-        return (_read(path), path) if path.exists() else None
+        return (self._read(path).record, path) if os.path.lexists(path) else None
 
     def all(self) -> list[RunRecord]:
-        """Every done record, one a job (a clean one before a dirty one), ordered by job id.
-
-        Raises:
-            UserError: a file is not a readable record; the message names it.
-        """
-        return [_read(path) for path in self._done_paths()]
+        """Every done record, one a job (a clean one before a dirty one), ordered by job id."""
+        return [stored.record for stored in self._readable(self._done_paths())]
 
     def failures(self) -> list[RunRecord]:
-        """Every failed record, ordered by job id.
+        """Every failed record, ordered by job id."""
+        return [stored.record for stored in self._readable(self._failed_paths())]
 
-        Raises:
-            UserError: a file is not a readable record; the message names it.
-        """
-        return [_read(path) for path in self._failed_paths()]
-
-    def paths(self) -> list[Path]:
-        """Files of all records: what `all` reads, then what `failures` reads."""
-        return [*self._done_paths(), *self._failed_paths()]
+    def stored(self) -> list[Stored]:
+        """What `all` reads, then what `failures` reads; a file that has not changed is not read again."""
+        return [*self._readable(self._done_paths()), *self._readable(self._failed_paths())]
 
     @contextmanager
     def claim(self, job_id: str) -> Iterator[bool]:
@@ -137,17 +151,40 @@ class RecordStore:
         finally:
             lock.release()
 
-    def _done_paths(self) -> list[Path]:
-        paths: dict[str, Path] = {}
-        for base in (self.root, self.root / SCRATCH / "dirty"):
-            for path in base.glob("*/*.json"):
-                if RECORD_NAME.fullmatch(path.name):
-                    paths.setdefault(path.name, path)
-        return [paths[name] for name in sorted(paths)]
+    def _done_paths(self, name: str = "*.json") -> list[Path]:
+        """Files of done records, clean ones in front."""
+        paths = [path for base in (self.root, self.root / SCRATCH / "dirty") for path in sorted(base.glob(f"*/{name}"))]
+        return [path for path in paths if RECORD_NAME.fullmatch(path.name)]
 
     def _failed_paths(self) -> list[Path]:
         paths = (self.root / SCRATCH / "failed").glob("*.json")
-        return sorted(path for path in paths if RECORD_NAME.fullmatch(path.name))
+        return [path for path in paths if RECORD_NAME.fullmatch(path.name)]
+
+    def _readable(self, paths: Iterable[Path]) -> list[Stored]:
+        """The first of each name that can be read, ordered by name."""
+        found: dict[str, Stored] = {}
+        for path in paths:
+            if path.name not in found and os.path.lexists(path):  # it may be gone, replaced by a better record
+                with setting_aside():
+                    found[path.name] = self._read(path)
+        return [found[name] for name in sorted(found)]
+
+    def _read(self, path: Path) -> Stored:
+        """Raises UserError where there is no readable record of the job that the file is named after."""
+        try:
+            status = path.stat()
+            stamp = (status.st_mtime_ns, status.st_size)
+            known = self._known.get(path)
+            if known is not None and known.stamp == stamp:
+                return known
+            data = read_file(path)
+        except OSError as error:
+            raise UserError(f"cannot read the record {path}: {error.strerror or error}") from error
+        record = from_json(data, str(path))
+        if record.job_id != path.stem:
+            raise UserError(f"{path} is the record of another job, {record.job_id!r}")
+        self._known[path] = Stored(record, path, stamp)
+        return self._known[path]
 
     def _failed(self, job_id: str) -> Path:
         return self.root / SCRATCH / "failed" / f"{_one_component(job_id)}.json"
@@ -156,20 +193,6 @@ class RecordStore:
 def questions_beside(record: Path) -> Path:
     """Where the answers per question of the record at this path lie, if it has any."""
     return record.with_name(f"{record.stem}.questions.parquet")
-
-
-def _read(path: Path) -> RunRecord:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read the record {path}: {error.strerror or error}") from error
-    return from_json(data, str(path))
-
-
-def _model_name(record: RunRecord) -> str:
-    model = record.job.get("model")
-    assert isinstance(model, dict), f"record {record.job_id} names no model"
-    return str(model["name"])
 
 
 def _one_component(name: str) -> str:

@@ -2,9 +2,6 @@
 
 from dataclasses import replace
 
-import pytest
-
-from harness.errors import UserError
 from harness.reporting.frame import describe, measured, to_frame
 from tests.reporting.conftest import C4
 
@@ -37,13 +34,6 @@ def test_params_are_spelled_in_one_order(record) -> None:
     """The order in which hyperparameters are stored does not show."""
     one, other = record(params={"b": 1, "a": 2}), record(params={"a": 2, "b": 1})
     assert describe(one).params == describe(other).params == "a=2, b=1"
-
-
-def test_a_record_without_its_identity_is_named(record) -> None:
-    """A job field that is missing names the record and the field."""
-    broken = replace(record(), job={"model": {"name": "m", "checkpoint": "c"}})
-    with pytest.raises(UserError, match=r"record opt-125m__wanda.*no field 'method'; it has: model"):
-        describe(broken)
 
 
 def test_only_full_official_results_may_be_compared(record, perplexity) -> None:

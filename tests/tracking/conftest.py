@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 from harness import record_v1
 from harness.job import CalibrationSpec, Choice, JobSpec, ModelSpec, PruningSpec
@@ -119,3 +120,4 @@ def server(nobody: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServe
         monkeypatch.setenv("WANDB_API_KEY", KEY)
         monkeypatch.setattr(wandb_client, "logged_in", lambda: True)
         yield up
+    wandb.teardown()  # a process keeps who is logged in, and the next test may be nobody

@@ -64,7 +64,7 @@ def test_table_from_a_project_that_is_not_there(prunebench, server: WandbServer)
 def test_dashboard_without_a_login_is_printed(prunebench, results: Path) -> None:
     """The JSON on the output, the reason beside it."""
     code, out, error = prunebench("dashboard", "--project", "bench", "--results-dir", str(results))
-    assert code == 0
+    assert code == 0, error
     assert json.loads(out)["project"] == "bench"
     assert "not logged in" in error
 

@@ -117,14 +117,19 @@ def test_empty_store_has_no_records(store: RecordStore) -> None:
     assert store.all() == []
 
 
-def test_unreadable_record_is_named(store: RecordStore, make_record: RecordMaker) -> None:
-    """A damaged record is a user error that names the file, never skipped."""
+def test_a_job_whose_own_record_is_damaged_is_an_error_and_not_a_new_job(
+    store: RecordStore, make_record: RecordMaker
+) -> None:
+    """Who asks for this one record is told its file; a dirty record that is whole stands in for it."""
     path = store.save(make_record())
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(UserError, match=path.name):
-        store.all()
-    with pytest.raises(UserError, match=path.name):
         store.find(path.stem)
+    store.save(make_record(dirty=True))
+    found = store.find(path.stem)
+    assert found is not None
+    assert found[0].provenance.dirty
+    assert [record.provenance.dirty for record in store.all()] == [True]
 
 
 @contextmanager

@@ -24,11 +24,7 @@ class Drawn:
 
 
 def pictures(records: Sequence[RunRecord], published: Published) -> Iterator[Picture | NotDrawn]:
-    """Every figure that these records allow, and every kind that they do not; no two of one name.
-
-    Raises:
-        UserError: a record's job lacks a field of its identity.
-    """
+    """Every figure that these records allow, and every kind that they do not; no two of one name."""
     data = Data.of(records, published)
     taken: set[str] = set()
     for figure in FIGURES.all().values():
@@ -44,7 +40,7 @@ def draw_all(records: Sequence[RunRecord], published: Published, folder: Path) -
     """Draw every figure into `folder`; equal records give equal files.
 
     Raises:
-        UserError: the folder cannot be written, or a record's job lacks a field of its identity.
+        UserError: the folder cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -65,9 +65,6 @@ def payload(
         records: done and failed jobs in any order.
         published: see `harness.reporting.tables.comparison`.
         answers: answers to single questions, by job id; None = there are none.
-
-    Raises:
-        UserError: a record's job lacks a field of its identity.
     """
     ordered = in_order(records)
     entries = measured(ordered)

@@ -31,11 +31,7 @@ FAILED_NOTE = "‡ the job failed; its row says why"
 
 
 def in_order(records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The records as the tables order them, each job once: a done record before a failed one.
-
-    Raises:
-        UserError: a record's job lacks a field of its identity.
-    """
+    """The records as the tables order them, each job once: a done record before a failed one."""
     by_id: dict[str, RunRecord] = {}
     for record in sorted(records, key=lambda record: record.status != "done"):
         by_id.setdefault(record.job_id, record)

@@ -32,12 +32,6 @@ def require_login() -> None:
             raise UserError("not logged in to Weights & Biases; run `wandb login`, or set WANDB_API_KEY")
 
 
-def first_line(error: Exception) -> str:
-    """An error of any kind in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
 @contextmanager
 def environment(**values: str | None) -> Iterator[None]:
     """Set environment variables (None unsets one) for a while: W&B has no other way in for these."""

@@ -7,6 +7,7 @@ import math
 import re
 import zlib
 from collections.abc import Iterable, Mapping
+from typing import cast
 
 from harness.errors import UserError
 from harness.record import EvalResult, JsonValue, RunRecord, from_json, to_json
@@ -42,7 +43,12 @@ def config_of(record: RunRecord) -> dict[str, JsonValue]:
     with any list of runs: no file to lose, no second request a run to read it.
     """
     digest = hashlib.sha256(to_json(record)).hexdigest()
-    return {"job_id": record.job_id, **record.job, RECORD: packed(record), RECORD_SHA256: digest}
+    return {
+        "job_id": record.job_id,
+        **cast("Mapping[str, JsonValue]", record.job),
+        RECORD: packed(record),
+        RECORD_SHA256: digest,
+    }
 
 
 def packed(record: RunRecord) -> str:
@@ -82,7 +88,7 @@ def group_of(record: RunRecord) -> str:
 def tags_of(record: RunRecord) -> list[str]:
     """The axes: method, pattern, sparsity, model; and ``failed`` for a job that failed."""
     job = record.job
-    tags = [_name_in(job, "method"), str(job.get("pattern")), f"sparsity={job.get('sparsity')}", _name_in(job, "model")]
+    tags = [job["method"]["name"], job["pattern"], f"sparsity={job['sparsity']}", job["model"]["name"]]
     if record.status == "failed":
         tags.append("failed")
     return list(dict.fromkeys(tag[:TAG_LENGTH] for tag in tags))
@@ -141,8 +147,3 @@ def layer_series(record: RunRecord) -> list[dict[str, float | int]]:
         if layer.relative_output_error is not None:
             row[f"{LAYER_ERROR}/{name}"] = layer.relative_output_error
     return [rows[block] for block in sorted(rows)]
-
-
-def _name_in(job: Mapping[str, JsonValue], axis: str) -> str:
-    choice = job.get(axis)
-    return str(choice["name"]) if isinstance(choice, dict) else str(choice)

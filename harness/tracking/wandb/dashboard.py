@@ -4,10 +4,10 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.record import EvalResult, RunRecord
 from harness.tracking.wandb import content
-from harness.tracking.wandb.client import first_line, require_login
+from harness.tracking.wandb.client import require_login
 
 if TYPE_CHECKING:
     from wandb_workspaces.workspaces import Section, Workspace

@@ -17,10 +17,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from harness.errors import UserError, unknown
+from harness.errors import UserError, first_line, unknown
 from harness.record import RunRecord
 from harness.tracking.wandb import client, content
-from harness.tracking.wandb.client import environment, first_line, id_in
+from harness.tracking.wandb.client import environment, id_in
 from harness.tracking.wandb.stamp import STAMP, Stamp
 from harness.tracking.wandb.upload import UPLOAD_TIMEOUT_S, is_uploaded, upload
 

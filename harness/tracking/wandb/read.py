@@ -1,12 +1,12 @@
 """Records back from Weights & Biases: from a project on its server, or from a folder of offline runs."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.errors import UserError, first_line, setting_aside
 from harness.record import RunRecord
 from harness.tracking.wandb import content
-from harness.tracking.wandb.client import environment, first_line, require_login
+from harness.tracking.wandb.client import environment, require_login
 from harness.tracking.wandb.stamp import read_stamp
 
 PREFIX = "wandb:"
@@ -17,13 +17,12 @@ TIMEOUT_S = 60
 def read_back(source: str) -> list[RunRecord]:
     """The done records of ``wandb:ENTITY/PROJECT``, or of a folder of offline runs, ordered by job id.
 
+    A run that carries no whole record is set aside.
+
     Raises:
-        UserError: there is no such project or folder, a run carries no whole record, or nobody is logged in.
+        UserError: there is no such project or folder, or nobody is logged in.
     """
-    if source.startswith(PREFIX):
-        found = list(_from_server(source.removeprefix(PREFIX)))
-    else:
-        found = list(_from_folder(Path(source)))
+    found = _from_server(source.removeprefix(PREFIX)) if source.startswith(PREFIX) else _from_folder(Path(source))
     records = {record.job_id: record for record in found if record.status == "done"}
     return [records[job_id] for job_id in sorted(records)]
 
@@ -47,16 +46,22 @@ def runs_of(path: str, ids: Sequence[str] | None = None) -> list[tuple[str, dict
         raise UserError(f"cannot read {PREFIX}{path}: {first_line(error)}") from error
 
 
-def _from_server(path: str) -> Iterator[RunRecord]:
+def _from_server(path: str) -> list[RunRecord]:
     if path.count("/") != 1 or not all(path.split("/")):
         raise UserError(f"{PREFIX}{path} is no project; expected {PREFIX}ENTITY/PROJECT")
+    found = []
     for name, config, _ in runs_of(path):
-        yield content.unpacked(config, f"run {name} of {path}")
+        with setting_aside():
+            found.append(content.unpacked(config, f"run {name} of {path}"))
+    return found
 
 
-def _from_folder(folder: Path) -> Iterator[RunRecord]:
+def _from_folder(folder: Path) -> list[RunRecord]:
     runs = sorted(path for path in folder.glob("offline-run-*") if path.is_dir())
     if not runs:
         raise UserError(f"no offline-run-* folders in {folder}")
+    found = []
     for run in runs:
-        yield read_stamp(run).record
+        with setting_aside():
+            found.append(read_stamp(run).record)
+    return found

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.files import read_file
 from harness.record import RunRecord, to_json
 from harness.tracking.wandb.content import RECORD, RECORD_SHA256, packed, unpacked
 
@@ -34,7 +35,7 @@ class Stamp:
     def is_in(self, run_folder: Path) -> bool:
         """Whether the folder holds just this run, whole."""
         try:
-            return (run_folder / STAMP).read_bytes() == self.encoded()
+            return read_file(run_folder / STAMP) == self.encoded()
         except OSError:
             return False
 
@@ -47,7 +48,7 @@ def read_stamp(run_folder: Path) -> Stamp:
     """
     file = run_folder / STAMP
     try:
-        fields = json.loads(file.read_bytes())
+        fields = json.loads(read_file(file))
     except FileNotFoundError:
         fields = {}
     except OSError as error:

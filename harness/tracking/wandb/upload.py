@@ -15,9 +15,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.errors import UserError, first_line
 from harness.tracking.wandb import content
-from harness.tracking.wandb.client import first_line, id_in, require_login
+from harness.tracking.wandb.client import id_in, require_login
 from harness.tracking.wandb.read import runs_of
 from harness.tracking.wandb.stamp import Stamp, read_stamp
 
