@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from harness.answers import Answer, TaskAnswers
+from harness.data.files import read_file
 from harness.errors import UserError, first_line
-from harness.files import read_file
 from harness.record import QuestionFile, RunRecord
 from harness.tracking.store import questions_beside
 

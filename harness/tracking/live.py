@@ -19,8 +19,8 @@ from typing import Annotated, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from harness.data.files import read_file
 from harness.errors import UserError
-from harness.files import read_file
 from harness.progress import Reporter
 from harness.tracking.store import SCRATCH
 

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from harness.data.files import read_file
 from harness.errors import UserError, setting_aside
-from harness.files import read_file
 from harness.record import RunRecord, from_json, to_json
 
 RECORD_NAME = re.compile(r".+__[0-9a-f]{8}\.json")

@@ -8,8 +8,8 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.data.files import read_file
 from harness.errors import UserError
-from harness.files import read_file
 from harness.record import RunRecord, to_json
 from harness.tracking.wandb.content import RECORD, RECORD_SHA256, packed, unpacked
 
