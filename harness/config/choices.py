@@ -75,7 +75,7 @@ def load_plugins(overrides: Iterable[Override]) -> None:
         load_folder(folder)
 
 
-def register(overrides: Sequence[Override]) -> None:
+def offer_choices(overrides: Sequence[Override]) -> None:
     """Make registered entries and N:M patterns known to Hydra, and check what the overrides choose.
 
     Raises:

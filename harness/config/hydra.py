@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.build import build
-from harness.config.choices import conf_dir, groups, load_plugins, register
+from harness.config.choices import conf_dir, groups, load_plugins, offer_choices
 from harness.config.request import JobRequest, Refusal
 from harness.config.schema import checked
 from harness.errors import UserError, unknown
@@ -51,7 +51,7 @@ def compose(arguments: Sequence[str], *, multirun: bool) -> Composed:
     """
     given = [parsed(text) for text in arguments]
     load_plugins(given)
-    register(given)
+    offer_choices(given)
     with hydra_session():
         composer = Composer(arguments)
         jobs = expand(arguments, composer.sweep, multirun=multirun)

@@ -40,11 +40,13 @@ class Estimate:
     """A number, its standard error, and how many windows, questions or images it was measured on.
 
     The value is None where the model's outputs are no numbers, and infinite where it overflows; neither has an error.
+    `subset` says which they were, where they were not all.
     """
 
     value: float | None
     stderr: float | None
     count: int
+    subset: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,6 @@ class Ready(Generic[ProtocolT]):
         details: Mapping[str, JsonValue],
         *,
         higher_is_better: bool = True,
-        subset: str | None = None,
         fingerprint: str | None = None,
     ) -> EvalResult:
         """The number as records have it; `fingerprint` of the content, where it is not the identity of the data."""
@@ -90,7 +91,7 @@ class Ready(Generic[ProtocolT]):
             stderr=estimate.stderr,
             num_samples=estimate.count,
             higher_is_better=higher_is_better,
-            subset=subset,
+            subset=estimate.subset,
             data_source=self.source.origin,
             data_fingerprint=fingerprint or self.source.identity,
             details=details,

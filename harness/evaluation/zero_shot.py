@@ -167,6 +167,7 @@ def _results(
     answers = len(answered.questions)
     assert count == answers, f"{count} questions of {protocol.task}, answers to {answers}"
     broken = bool(details["requests_without_a_number"])
+    subset = f"first {count} of {prepared.total} questions" if count < prepared.total else None
     for metric in TASKS.get(protocol.task).metrics:
         value = float(measured[f"{metric},none"])
         if not broken:
@@ -176,9 +177,8 @@ def _results(
         stderr = None if broken else _number(measured[f"{metric}_stderr,none"])
         yield prepared.asked.result(
             metric,
-            Estimate(None if broken else value, stderr, count),
+            Estimate(None if broken else value, stderr, count, subset),
             details,
-            subset=f"first {count} of {prepared.total} questions" if count < prepared.total else None,
             fingerprint=prepared.fingerprint,
         )
 

@@ -162,7 +162,7 @@ def test_every_experiment_composes(name: str) -> None:
 )
 def test_quick_composition_is_hydras_own(overrides: tuple[str, ...]) -> None:
     """A sweep composes a choice once and puts it in place; the outcome is what Hydra composes for the whole."""
-    choices.register([])
+    choices.offer_choices([])
     added = [f"++{text}" if text.startswith("data.") else text for text in overrides]  # Hydra knows no free names
     with compose.hydra_session():
         whole = hydra.compose(compose.CONFIG_NAME, overrides=added)

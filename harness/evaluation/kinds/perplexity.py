@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
@@ -178,7 +178,7 @@ def _measured(asked: Ready[PerplexityProtocol], context: EvaluationContext) -> E
         )
     return asked.result(
         "perplexity",
-        measured,
+        replace(measured, subset=None if count == prepared.total else f"first {count} of {prepared.total} windows"),
         {
             "seq_len": protocol.seq_len,
             "predicted_tokens": count * (protocol.seq_len - 1),
@@ -187,6 +187,5 @@ def _measured(asked: Ready[PerplexityProtocol], context: EvaluationContext) -> E
             "seconds": round(time.perf_counter() - start, 4),
         },
         higher_is_better=False,
-        subset=None if count == prepared.total else f"first {count} of {prepared.total} windows",
         fingerprint=prepared.source.fingerprint,
     )
