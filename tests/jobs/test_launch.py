@@ -32,7 +32,7 @@ from harness.job import (
 from harness.jobs import launch
 from harness.jobs.launch import as_data
 from harness.models.checkpoint import Checkpoint
-from harness.patterns import SemiStructured, Structured, Unstructured
+from harness.patterns import Channels, SemiStructured, Structured, Unstructured
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 COUNTS = st.integers(1, 2**40)
@@ -42,7 +42,8 @@ PATHS = st.text(st.characters(exclude_characters="\0"), min_size=1).map(Path)
 PATTERNS = (
     st.builds(Unstructured, SPARSITIES)
     | st.builds(lambda keep, more: SemiStructured(keep, keep + more), COUNTS, COUNTS)
-    | st.builds(Structured, SPARSITIES, st.just("channel"))
+    | st.builds(Channels, SPARSITIES)
+    | st.builds(Structured, SPARSITIES)
 )
 PROTOCOLS = (
     st.builds(PerplexityProtocol, st.text(), st.none() | st.text(), COUNTS, st.none() | COUNTS, st.booleans())
