@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping
 from hashlib import file_digest
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from safetensors.torch import save_file
@@ -30,7 +31,10 @@ def convert(source: Path, target: Path) -> None:
     hashes: dict[str, dict[str, str]] = {"from": {}, "to": {}}
     weight_map: dict[str, str] = {}
     for number, pickle in enumerate(pickles, 1):
-        tensors = torch.load(pickle, map_location="cpu", weights_only=True, mmap=True)
+        try:
+            tensors = torch.load(pickle, map_location="cpu", weights_only=True, mmap=True)
+        except UnpicklingError as error:
+            raise UnpicklingError(f"{pickle.name} holds more than tensors, or is no checkpoint of torch") from error
         name = "model.safetensors" if len(pickles) == 1 else f"model-{number:05d}-of-{len(pickles):05d}.safetensors"
         save_file(_apart(tensors), target / name, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(tensors, name)
@@ -58,4 +62,7 @@ def _sha256(file: Path) -> str:
 
 
 if __name__ == "__main__":
-    convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    try:
+        convert(Path(sys.argv[1]), Path(sys.argv[2]))
+    except UnpicklingError as error:
+        sys.exit(str(error))

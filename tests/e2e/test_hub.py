@@ -1,7 +1,9 @@
 """Models of the hub through the command line: what a job is, and what it loads, is a commit."""
 
+import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -10,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from harness.data.hub import forget
 from harness.models.folders import byte_tokenizer, random_model
@@ -155,3 +158,49 @@ def test_a_sweep_asks_the_hub_once_for_a_model(
         assert hub.requests.count("GET /api/models/org/tiny/revision/main") == 1
         assert not [request for request in hub.requests if "/resolve/main/" in request]
     assert len(list((tmp_path / "results").rglob("*__*.json"))) == 3
+
+
+def test_pickles_are_converted_only_when_asked_for(
+    cli: Cli, hub: StandInHub, checkpoints: tuple[Path, Path], job: tuple[str, ...], tmp_path: Path
+) -> None:
+    """Without `model.convert=true` one line names the file and the option; with it the numbers are the safetensors'."""
+    pickled = tmp_path / "pickled"
+    shutil.copytree(checkpoints[0], pickled)
+    (weights,) = pickled.glob("*.safetensors")
+    torch.save(load_file(weights), pickled / "pytorch_model.bin")
+    weights.unlink()
+    hub.commit("org/tiny", pickled)
+    refused = cli("run", *job)
+    assert refused.code == 2
+    (line,) = [line for line in refused.err.splitlines() if "model.convert=true" in line]
+    assert "pytorch_model.bin" in line
+    assert not list((tmp_path / "results").rglob("*__*.json"))
+    assert cli("run", *job, "model.convert=true").code == 0
+    record = record_of(tmp_path / "results")
+    assert hashlib.sha256((pickled / "pytorch_model.bin").read_bytes()).hexdigest() in str(record["notes"])
+    hub.commit("org/tiny", checkpoints[0])
+    forget()
+    assert cli("run", *job, f"results_dir={tmp_path / 'twin'}").code == 0
+    twin = record_of(tmp_path / "twin")
+    assert [each["value"] for each in record["results"]] == [each["value"] for each in twin["results"]]
+
+
+def test_a_pickle_that_holds_more_than_tensors_is_not_run(
+    cli: Cli, hub: StandInHub, checkpoints: tuple[Path, Path], job: tuple[str, ...], tmp_path: Path
+) -> None:
+    """What a pickle would call when it is read is never called."""
+    pickled, touched = tmp_path / "pickled", tmp_path / "touched"
+    shutil.copytree(checkpoints[0], pickled)
+    for weights in pickled.glob("*.safetensors"):
+        weights.unlink()
+
+    class Calls:
+        def __reduce__(self) -> tuple[object, tuple[str, ...]]:
+            return os.mkdir, (str(touched),)
+
+    torch.save({"model.embed_tokens.weight": Calls()}, pickled / "pytorch_model.bin")
+    hub.commit("org/tiny", pickled)
+    outcome = cli("run", *job, "model.convert=true")
+    assert outcome.code == 2
+    assert "pytorch_model.bin holds more than tensors" in outcome.err
+    assert not touched.exists()
