@@ -32,6 +32,12 @@ def hub_folder(checkpoint: Checkpoint) -> tuple[Path, tuple[str, ...]]:
     folder = _downloaded(checkpoint, (*FILES, *(CODE if checkpoint.trust_remote_code else ())))
     if any(folder.glob("model*.safetensors")):
         return folder, ()
+    if not checkpoint.convert:  # also where an earlier job asked for it: a job says itself what it is made of
+        raise UserError(
+            f"{_named(checkpoint)} has no model.safetensors, and pickles (pytorch_model.bin) are never loaded as they "
+            "are; allowed: model.convert=true, which makes safetensors of them once, or a model.revision that has "
+            "safetensors"
+        )
     name = str(checkpoint.location).replace("/", "--")
     converted = cache_dir() / "models" / f"{name}-{str(checkpoint.commit)[:12]}-converted"
     converted.parent.mkdir(parents=True, exist_ok=True)
@@ -43,17 +49,16 @@ def hub_folder(checkpoint: Checkpoint) -> tuple[Path, tuple[str, ...]]:
     return converted, ("converted on this machine: {} became {}".format(*said),)
 
 
+def _named(checkpoint: Checkpoint) -> str:
+    return f"{checkpoint.location} at {str(checkpoint.commit)[:12]}"
+
+
 def _convert(checkpoint: Checkpoint, folder: Path) -> None:
     """Make `folder` from a repository that holds pickles only.
 
     They are read in a process of their own, by `torch.load(weights_only=True)`, which builds tensors and nothing else.
     """
-    named = f"{checkpoint.location} at {str(checkpoint.commit)[:12]}"
-    if not checkpoint.convert:
-        raise UserError(
-            f"{named} has no model.safetensors, and pickles (pytorch_model.bin) are never loaded as they are; allowed: "
-            "model.convert=true, which makes safetensors of them once, or a model.revision that has safetensors"
-        )
+    named = _named(checkpoint)
     source = _downloaded(checkpoint, (*FILES, *PICKLES))
     if not any(source.glob("pytorch_model*.bin")):
         raise UserError(

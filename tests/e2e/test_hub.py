@@ -40,8 +40,9 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-def hub(tmp_path: Path) -> Iterator[StandInHub]:
-    """A hub that this process asks."""
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]:
+    """A hub that this process asks; what is made of its files lies in a cache of the test's own."""
+    monkeypatch.setenv("PRUNEBENCH_CACHE", str(tmp_path / "made"))
     with StandInHub().serving() as hub, hub.within(tmp_path / "cache"):
         forget()
         yield hub
@@ -178,6 +179,8 @@ def test_pickles_are_converted_only_when_asked_for(
     assert cli("run", *job, "model.convert=true").code == 0
     record = record_of(tmp_path / "results")
     assert hashlib.sha256((pickled / "pytorch_model.bin").read_bytes()).hexdigest() in str(record["notes"])
+    again = cli("run", *job, "force=true")
+    assert again.code == 2, "that it was converted before is no permission"
     hub.commit("org/tiny", checkpoints[0])
     forget()
     assert cli("run", *job, f"results_dir={tmp_path / 'twin'}").code == 0
