@@ -97,7 +97,9 @@ class Checkpoint:
         if self.source == "trained":
             return KINDS.get(IMAGE_CLASSIFIER)
         if self.source == "local":
-            return kind_of(_json_of(Path(str(self.location)) / "config.json").get("model_type"))
+            folder = Path(str(self.location))
+            _shards_of(folder)  # that it is no folder is said first
+            return kind_of(_json_of(folder / "config.json").get("model_type"))
         return KINDS.get(LANGUAGE_MODEL)
 
 

@@ -270,23 +270,41 @@ def test_a_sweep_saves_every_model_in_a_folder_of_its_own(cli: Cli, job: tuple[s
 
 
 def test_a_failing_job_leaves_a_failed_record_and_the_others_go_on(
+    cli: Cli, job: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What nobody foresaw in SparseGPT leaves a traceback, and magnitude its record."""
+
+    def prune_group(*_: object) -> None:
+        raise ArithmeticError("no damping makes the Hessian positive definite")
+
+    monkeypatch.setattr("harness.pruning.methods.sparsegpt.SparseGPT.prune_group", prune_group)
+    outcome = cli("run", "-m", *job, "method=sparsegpt,magnitude", "pattern=2:4")
+    assert outcome.code == 1
+    assert "FAILED: ArithmeticError" in outcome.err
+    assert "1 of 2 jobs done, 1 failed" in outcome.err
+    assert outcome.err.strip().splitlines()[-1].startswith("failed: tiny-llama__sparsegpt")
+    (failed,) = (tmp_path / "results" / "scratch" / "failed").glob("*.json")
+    record = json.loads(failed.read_text())
+    assert record["status"] == "failed"
+    assert "Traceback" in record["error"]
+    assert [name for name in records(tmp_path / "results") if "magnitude" in name]
+
+
+def test_activations_that_overflow_refuse_the_methods_that_read_them(
     cli: Cli, job: tuple[str, ...], tiny_model: Path, tmp_path: Path
 ) -> None:
-    """Weights so large that activations overflow break SparseGPT's factorisation, not magnitude."""
+    """SparseGPT in one line that names the layer; magnitude, which looks at weights only, goes on."""
     broken = tmp_path / "broken"
     AutoModelForCausalLM.from_pretrained(tiny_model).save_pretrained(broken)
     weights = load_file(broken / "model.safetensors")
     weights["model.layers.0.mlp.up_proj.weight"] *= 1e38
     save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
     outcome = cli("run", "-m", *job, f"model.path={broken}", "method=sparsegpt,magnitude", "pattern=2:4")
-    assert outcome.code == 1
-    assert "FAILED: ArithmeticError" in outcome.err
-    assert "1 of 2 jobs done, 1 failed" in outcome.err
-    assert outcome.err.strip().splitlines()[-1].startswith("failed: broken__sparsegpt")
-    (failed,) = (tmp_path / "results" / "scratch" / "failed").glob("*.json")
-    record = json.loads(failed.read_text())
-    assert record["status"] == "failed"
-    assert "Traceback" in record["error"]
+    assert outcome.code == 2
+    lines = [line for line in outcome.err.splitlines() if "overflow float32" in line]  # when it happens, and at the end
+    assert lines[0].startswith("broken__sparsegpt")
+    assert all("model.layers.0.mlp.down_proj" in line for line in lines)
+    assert "Traceback" not in outcome.err
     assert [name for name in records(tmp_path / "results") if "magnitude" in name]
 
 

@@ -53,9 +53,11 @@ class RIA(ScoreMethod):
         return self.permutation != "none"
 
     def refuses(self, pattern: Pattern) -> str | None:
+        if (refusal := ScoreMethod.refuses(self, pattern)) is not None:
+            return refusal
         if self.permutes and not ranks_in_groups(pattern):
             return f"permutation={self.permutation} orders the groups of N:M; allowed: permutation=none"
-        return ScoreMethod.refuses(self, pattern)
+        return None
 
     def score(self, weight_OI: Tensor, stats: Statistics) -> Tensor:
         weight_OI = weight_OI.abs().float()
