@@ -297,7 +297,29 @@ class StructuredMethod(PruningMethod):
         return None
 
 
-class DepthMethod(PruningMethod):
+class WholeModelMethod(PruningMethod):
+    """Decides with all of the model in memory, from passes over it, what goes where."""
+
+    __slots__ = ()
+
+    @property
+    def decides_layer_sparsities(self) -> bool:
+        return True
+
+    @property
+    def needs_whole_model(self) -> bool:
+        return True
+
+    @property
+    def reads_data(self) -> bool:
+        return True
+
+    @property
+    def complexity(self) -> str:
+        return "passes over the model"
+
+
+class DepthMethod(WholeModelMethod):
     """Takes whole blocks out of the model: as many as come closest to the requested fraction of all parameters."""
 
     __slots__ = ()
@@ -309,22 +331,6 @@ class DepthMethod(PruningMethod):
     def ranked_within(self) -> str:
         return "model"
 
-    @property
-    def reads_data(self) -> bool:
-        return True
-
-    @property
-    def complexity(self) -> str:
-        return "passes over the model"
-
-    @property
-    def decides_layer_sparsities(self) -> bool:
-        return True
-
-    @property
-    def needs_whole_model(self) -> bool:
-        return True
-
     def run(self, context: PruningContext) -> PruningOutcome:
         from harness.pruning.depth import prune_blocks
 
@@ -335,7 +341,7 @@ class DepthMethod(PruningMethod):
         """Indices of `count` blocks in the order in which they go; the context's model is left dense."""
 
 
-class GlobalMethod(PruningMethod):
+class GlobalMethod(WholeModelMethod):
     """Prunes all linears of a model together, having seen the whole of it: gradients, one threshold, several shots.
 
     The model is on the device and in float32 while it is pruned, whatever the job's type: gradients of half-precision
@@ -353,10 +359,6 @@ class GlobalMethod(PruningMethod):
         return prune_globally(self, context)
 
     @property
-    def decides_layer_sparsities(self) -> bool:
-        return True
-
-    @property
     def comparison_group(self) -> Literal["matrix", "model"]:
         """The weights that compete where any may go."""
         return "model"
@@ -364,18 +366,6 @@ class GlobalMethod(PruningMethod):
     @property
     def ranked_within(self) -> str:
         return self.comparison_group
-
-    @property
-    def reads_data(self) -> bool:
-        return True
-
-    @property
-    def complexity(self) -> str:
-        return "passes over the model"
-
-    @property
-    def needs_whole_model(self) -> bool:
-        return True
 
     @abstractmethod
     def prune_model(self, context: PruningContext) -> GlobalOutcome:
