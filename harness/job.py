@@ -32,6 +32,8 @@ Identity = Annotated[T, "identity"]
 Runtime = Annotated[T, "runtime"]
 """Marks a field of the configuration that decides how and where a job runs."""
 Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 
 
 def _path(value: object) -> Path:

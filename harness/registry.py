@@ -7,7 +7,6 @@ files in folders that the configuration names (`load_folder`).
 
 import importlib
 import importlib.util
-import math
 import pkgutil
 import sys
 from collections.abc import Callable, Iterator
@@ -18,9 +17,11 @@ from hashlib import sha256
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_args, get_type_hints
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, get_type_hints
 
-from harness.errors import UserError, unknown
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from harness.errors import UserError, refused, unknown
 
 if TYPE_CHECKING:
     from harness.job import Choice
@@ -95,25 +96,22 @@ class Registry(Generic[EntryT]):
         return known[name]
 
     def build(self: "Registry[type[OneT]]", choice: "Choice") -> OneT:
-        """The dataclass that a choice names, with its hyperparameters.
+        """The dataclass that a choice names, with its hyperparameters held against its fields' types and ranges.
 
         Raises:
             UserError: unknown name or hyperparameter, or a value of the wrong type or out of range.
         """
         entry: Any = self.get(choice.name)
-        hints = get_type_hints(entry)
-        allowed = {field.name: hints[field.name] for field in fields(entry)}
-        params = dict(choice.params)
-        for name, value in params.items():
+        allowed, hints = [field.name for field in fields(entry)], get_type_hints(entry, include_extras=True)
+        params = {}
+        for name, value in choice.params.items():
             if name not in allowed:
                 raise unknown(f"parameter of {self.axis} {choice.name}", name, allowed or ["(it has none)"])
-            _check_type(f"{self.axis}.{name}", value, allowed[name])
-            if isinstance(value, int) and allowed[name] is float:
-                params[name] = _as_float(f"{self.axis}.{name}", value)
+            try:
+                params[name] = _values_of(hints[name]).validate_python(value)  # 5 and 5.0 are one setting
+            except ValidationError as error:
+                raise refused(f"{self.axis}.{name}", error.errors()[0]) from error
         built: OneT = entry(**params)
-        for name in params:
-            if isinstance(value := getattr(built, name), float) and not math.isfinite(value):
-                raise UserError(f"{self.axis}.{name}={value:g} is not allowed; allowed: a finite number")
         return built
 
 
@@ -184,18 +182,6 @@ def _digest(file: Path) -> str:
     return f"sha256:{sha256(file.read_bytes()).hexdigest()}"
 
 
-def _as_float(name: str, value: int) -> float:
-    """5 and 5.0 are one setting."""
-    try:
-        return float(value)
-    except OverflowError as error:
-        raise UserError(f"{name} has {len(str(value))} digits; allowed: a finite number") from error
-
-
-def _check_type(name: str, value: object, hint: type) -> None:
-    choices = get_args(hint)
-    if choices and value not in choices:
-        raise unknown(name, value, choices)
-    accepted = (int, float) if hint is float else hint
-    if not choices and (not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool)):
-        raise UserError(f"{name}={value!r} is not of type {hint.__name__}")
+@cache
+def _values_of(hint: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(hint, config=ConfigDict(strict=True, allow_inf_nan=False))

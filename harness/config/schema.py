@@ -3,7 +3,6 @@
 Values are strict: 5 is not true, and "no" is text.
 """
 
-import json
 import re
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -12,7 +11,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, create_model
 
-from harness.errors import UserError, unknown
+from harness.errors import UserError, refused, unknown
 from harness.evaluation.base import EVALUATIONS, Evaluation, fields_of
 from harness.job import (
     Count,
@@ -179,17 +178,4 @@ def _in_one_line(error: ValidationError, schema: type[Configuration]) -> UserErr
         return unknown("field", path, dict.fromkeys(".".join(parts) for parts in beside))
     if kind == "missing":
         return UserError(f"{path} must be given")
-    said = re.sub("^(Input should be|Value error,) ", "", first["msg"])
-    allowed = ALLOWED.get(kind, said.replace("'", ""))
-    value = first["input"] if isinstance(first["input"], str) else json.dumps(first["input"])
-    return UserError(f"{path}={value} is not allowed; allowed: {allowed}")
-
-
-ALLOWED = {
-    "bool_type": "true or false",
-    "int_type": "an integer",
-    "float_type": "a number",
-    "string_type": "text",
-    "tuple_type": "a list, as in [a,b]",
-}
-"""What a field takes, for pydantic's kinds of error; other messages of its say it."""
+    return refused(path, first)

@@ -8,13 +8,12 @@ from that when a batch needs them.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from harness.errors import UserError
+from harness.job import Positive
 from harness.recovery.base import RECOVERIES, RecoveryContext
 from harness.recovery.masked_finetune import MaskedFinetune
 
@@ -38,14 +37,9 @@ class Distill(MaskedFinetune):
         temperature: that both models' logits are divided by, > 0.
     """
 
-    temperature: float = 2.0
-    needs_teacher: ClassVar[bool] = True
-    done: ClassVar[str] = "distilled from the dense model"
-
-    def __post_init__(self) -> None:
-        MaskedFinetune.__post_init__(self)
-        if not 0 < self.temperature < math.inf:
-            raise UserError(f"recovery.temperature={self.temperature:g} is not allowed; allowed: a finite number > 0")
+    temperature: Positive = 2.0
+    needs_teacher = True
+    done = "distilled from the dense model"
 
     @contextmanager
     def lesson(self, context: RecoveryContext) -> Iterator[tuple[Tensor, Objective | None]]:

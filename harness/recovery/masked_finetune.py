@@ -7,14 +7,13 @@ the next token for language models and cross-entropy for image classifiers.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.blocks.changes import ModelChange
-from harness.errors import UserError
+from harness.job import Count, Positive
 from harness.recovery.base import RECOVERIES, Recovered, Recovery, RecoveryContext
 
 if TYPE_CHECKING:
@@ -34,19 +33,10 @@ class MaskedFinetune(Recovery):
         learning_rate: constant, > 0.
     """
 
-    steps: int = 200
-    batch: int = 64
-    learning_rate: float = 0.001
+    steps: Count = 200
+    batch: Count = 64
+    learning_rate: Positive = 0.001
     done: ClassVar[str] = "fine-tuned"
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"recovery.{name}={getattr(self, name)} is not allowed; allowed: {name} >= 1")
-        if not 0 < self.learning_rate < math.inf:
-            raise UserError(
-                f"recovery.learning_rate={self.learning_rate:g} is not allowed; allowed: a finite number > 0"
-            )
 
     def recover(self, context: RecoveryContext) -> Recovered:
         """Train the model in place and in float32."""

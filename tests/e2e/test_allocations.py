@@ -104,7 +104,10 @@ def test_a_sweep_has_one_dense_job(cli: Cli, job: tuple[str, ...]) -> None:
         ("allocation=owll", "unknown allocation 'owll'"),
         ("allocation.width=0.1", "width"),
         ("allocation=owl allocation.width=9", "allocation.width=9 is not allowed"),
-        ("allocation=besa allocation.smoothing=tanh", "unknown allocation.smoothing 'tanh'"),
+        (
+            "allocation=besa allocation.smoothing=tanh",
+            "allocation.smoothing=tanh is not allowed; allowed: none or sigmoid",
+        ),
     ],
 )
 def test_mistakes_are_one_line(override: str, message: str, cli: Cli, job: tuple[str, ...]) -> None:

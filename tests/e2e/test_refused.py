@@ -31,7 +31,7 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (
             ("seed=9223372036854775808",),
-            "seed=9223372036854775808 is not allowed; allowed: less than or equal",
+            "seed=9223372036854775808 is not allowed; allowed: seed <= 9223372036854775807",
         ),
         (
             ("allocation=sensitivity",),
@@ -50,9 +50,15 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
         ((f"model.name={'x' * 200}",), "has 200 characters, and names the record's file; allowed: up to 100"),
         (("save_model=true",), "save_model=true is not allowed; allowed: a path"),
         (("results_dir=",), "results_dir= is not allowed; allowed: a path"),
-        (("method=sparsegpt", f"method.damping={10**400}"), "method.damping has 401 digits; allowed: a finite number"),
+        (
+            ("method=sparsegpt", f"method.damping={10**400}"),
+            "0... of 401 characters is not allowed; allowed: a finite number",
+        ),
         (("method=wanda", "method.foo=1"), "unknown parameter of method wanda 'foo'"),
-        (("method=dsnot", "method.variance_power=9"), "method.variance_power=9 is not allowed; allowed: 0 to 8"),
+        (
+            ("method=dsnot", "method.variance_power=9"),
+            "method.variance_power=9 is not allowed; allowed: variance_power <= 8",
+        ),
     ],
 )
 def test_one_line(cli: Cli, job: tuple[str, ...], tmp_path: Path, overrides: tuple[str, ...], line: str) -> None:

@@ -378,7 +378,7 @@ def test_nan_weights_are_refused(cli: Cli, job: tuple[str, ...], tiny_model: Pat
         (("pattern=4:4",), "pattern=4:4"),
         (("pattern=3:7",), "needs in_features divisible by 7"),
         (("sparsity=1.2",), "allowed: 0 < sparsity < 1"),
-        (("sparsity=half",), "sparsity=half is not allowed; allowed: a number"),
+        (("sparsity=half",), "sparsity=half is not allowed; allowed: a finite number"),
         (("seed=-1",), "seed=-1"),
         (("nonsense=1",), "unknown field 'nonsense'"),
         (("method=wanda,magnitude",), "add -m"),

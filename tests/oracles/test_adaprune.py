@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from harness.calibration.statistics import InputHessian, Statistics
-from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.methods.adaprune import AdaPrune
 from harness.pruning.numerics.masks import keep_mask
@@ -127,18 +126,3 @@ def test_the_solver_is_chosen_by_the_work_it_is() -> None:
     assert AdaPrune().prune(weight(), statistics(inputs()), Unstructured(0.5)).details["solver"] == "closed_form"
     chosen = [AdaPrune()._solver(torch.arange(width).expand(576, width) % 2 == 0) for width in (64, 576)]
     assert chosen == ["closed_form", "conjugate_gradients"]
-
-
-@pytest.mark.parametrize(
-    ("setting", "match"),
-    [
-        ({"tolerance": 0.0}, "method.tolerance=0"),
-        ({"tolerance": float("nan")}, "method.tolerance=nan"),
-        ({"learning_rate": -1.0}, "method.learning_rate=-1"),
-        ({"steps": 0}, "method.steps=0"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(setting: dict[str, float], match: str) -> None:
-    """The line holds the value and what is allowed."""
-    with pytest.raises(UserError, match=match):
-        AdaPrune(**setting)  # type: ignore[arg-type]

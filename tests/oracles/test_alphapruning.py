@@ -9,7 +9,6 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import UserError
 from harness.pruning.allocations.alphapruning import AlphaPruning, proportional
 
 
@@ -75,10 +74,3 @@ def test_sparsities(alphas: list[float], sizes: list[int], sparsity: float, epsi
     assert all(found[one] <= found[other] + 1e-12 for one, other in pairwise(order))
     if min(alphas) < max(alphas):
         assert min(found) * (1 + epsilon) == pytest.approx(max(found) * (1 - epsilon))
-
-
-@pytest.mark.parametrize("epsilon", [-0.1, 1.0, math.nan])
-def test_what_it_refuses(epsilon: float) -> None:
-    """A negative width and one that leaves a block dense."""
-    with pytest.raises(UserError, match=rf"allocation.epsilon={epsilon:g} is not allowed; allowed: 0 <= epsilon < 1"):
-        AlphaPruning(epsilon=epsilon)

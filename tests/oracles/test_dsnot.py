@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.calibration.statistics import FeatureMoments, FeatureNorm, InputHessian, Statistics
-from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.methods.dsnot import DSnoT
 from harness.pruning.methods.sparsegpt import SparseGPT
@@ -211,17 +210,3 @@ def test_no_layer_of_a_model_is_refined_to_the_worse(
     assert (refined <= first * (1 + 1e-5)).all()
     assert (refined < first * (1 - 1e-3)).any()
     assert (published > first * (1 + 1e-3)).any()
-
-
-@pytest.mark.parametrize(
-    ("setting", "match"),
-    [
-        ({"max_cycles": -1}, "method.max_cycles=-1"),
-        ({"update_threshold": -0.1}, "method.update_threshold=-0.1"),
-        ({"variance_power": float("inf")}, "method.variance_power=inf"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(setting: dict[str, float], match: str) -> None:
-    """The line holds the value and what is allowed."""
-    with pytest.raises(UserError, match=match):
-        DSnoT(**setting)  # type: ignore[arg-type]

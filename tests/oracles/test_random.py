@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from harness.calibration.statistics import Statistics
-from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.methods.random import Random
 
@@ -59,9 +58,3 @@ def test_every_weight_goes_equally_often() -> None:
         counts_OI += mask(Random(seed=seed), weight(6, 10), Unstructured(0.3))
     assert int(counts_OI.sum()) == 400 * 18
     assert float((counts_OI - 120).abs().max()) <= 46
-
-
-def test_a_seed_below_0_is_refused() -> None:
-    """The line holds the value and what is allowed."""
-    with pytest.raises(UserError, match=r"method\.seed=-1.*seed >= 0"):
-        Random(seed=-1)

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor
 
 from harness.calibration.statistics import InputHessian, Statistics
-from harness.errors import UserError
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.methods.sparsegpt import SparseGPT
 from tests.oracles.test_masks import oracle as mask_oracle
@@ -184,16 +183,3 @@ def test_column_blocks_cut_no_group_of_any_pattern() -> None:
     for outcome, pattern in zip(together, patterns, strict=True):
         kept = (outcome.weight_OI != 0).reshape(-1, pattern.group).sum(dim=1)
         assert kept.unique().tolist() == [pattern.keep]
-
-
-@pytest.mark.parametrize("damping", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_damping_that_makes_no_sense_is_refused(damping: float) -> None:
-    """The line holds the value and what is allowed."""
-    with pytest.raises(UserError, match=r"method\.damping=.*> 0"):
-        SparseGPT(damping=damping)
-
-
-def test_a_block_of_no_columns_is_refused() -> None:
-    """The line holds the value and what is allowed."""
-    with pytest.raises(UserError, match=r"method\.block_size=0.*>= 1"):
-        SparseGPT(block_size=0)

@@ -189,24 +189,6 @@ def test_very_narrow_models_come_as_near_to_the_total_as_their_rows_let(
     assert len({report.achieved_sparsity for report in layers}) > 1
 
 
-@pytest.mark.parametrize(
-    ("choice", "message"),
-    [
-        (Choice("owl", {"outlier_threshold": 0}), r"allocation\.outlier_threshold=0 .*> 0"),
-        (Choice("owl", {"width": 0.0}), r"allocation\.width=0 .*0 < width <= 0\.5"),
-        (Choice("owl", {"width": 0.6}), r"allocation\.width=0\.6"),
-        (Choice("besa", {"penalty": -1.0}), r"allocation\.penalty=-1 .*>= 0"),
-        (Choice("besa", {"epochs": 0}), r"allocation\.epochs=0"),
-        (Choice("besa", {"d_coef": 0.0}), r"allocation\.d_coef=0"),
-        (Choice("besa", {"smoothing": "tanh"}), r"unknown allocation\.smoothing 'tanh'.*none.*sigmoid"),
-    ],
-)
-def test_values_out_of_range_are_refused(choice: Choice, message: str) -> None:
-    """One line names the parameter, its value and what is allowed."""
-    with pytest.raises(UserError, match=message):
-        ALLOCATIONS.build(choice)
-
-
 # ------------------------------------------------------------------------------------------------------ the analysis
 
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from harness.blocks.layers import PrunableLinear, prunable_layers, weight_view
-from harness.errors import UserError
 from harness.models import training
 from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.models.objective import Objective, objective_of
@@ -192,14 +191,6 @@ def test_a_learning_rate_that_is_too_high_fails_loudly(random_tokens: Callable[.
     """A loss that is no number ends the job; no ticket is made of it."""
     with pytest.raises(ArithmeticError, match="learning rate"):
         draw_ticket(tiny_model("llama"), random_tokens(4, 8), learning_rate=1e30, steps=10)
-
-
-@pytest.mark.parametrize("parameters", [{"rounds": 0}, {"steps": 0}, {"batch": 0}, {"learning_rate": -1.0}])
-def test_values_out_of_range_are_refused(parameters: dict[str, float]) -> None:
-    """One line with the value and what is allowed."""
-    (name,) = parameters
-    with pytest.raises(UserError, match=rf"method\.{name}=.* is not allowed; allowed:"):
-        Lottery(**parameters)  # type: ignore[arg-type]
 
 
 def digits_model() -> DigitsCnn:

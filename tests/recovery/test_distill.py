@@ -9,11 +9,9 @@ from torch import Tensor
 
 from harness.blocks.layers import prunable_layers
 from harness.blocks.offload import InMemory
-from harness.errors import UserError
-from harness.job import Choice
 from harness.models.loading import LoadedModel
 from harness.progress import Silent
-from harness.recovery.base import RECOVERIES, RecoveryContext
+from harness.recovery.base import RecoveryContext
 from harness.recovery.distill import Distill, Teacher, divergence
 from tests.families import tiny_model
 from tests.recovery.test_masked_finetune import CPU, pruned
@@ -72,9 +70,3 @@ def test_the_divergence_is_the_sum_over_tokens_of_the_vocabulary() -> None:
             p, q = p / p.sum(), q / q.sum()
             total += sum(float(p[v] * (p[v].log() - q[v].log())) for v in range(5))
     assert float(divergence(dense, model, 2.0)) == pytest.approx(4.0 * total / 6, rel=1e-5)
-
-
-def test_a_bad_temperature_is_refused() -> None:
-    """One line with the value."""
-    with pytest.raises(UserError, match=r"recovery.temperature=0 is not allowed"):
-        RECOVERIES.build(Choice("distill", {"temperature": 0.0}))

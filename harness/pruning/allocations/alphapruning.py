@@ -15,9 +15,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from statistics import fmean
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from harness.errors import UserError
+from pydantic import Field
+
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.allocations.base import ALLOCATIONS, Allocation
 from harness.pruning.numerics.budget import beyond_blocks, spread_blocks, weighted_mean
@@ -47,13 +48,9 @@ class AlphaPruning(Allocation):
             above the spectrum's peak (published).  `median`: it takes the larger half of the values.
     """
 
-    epsilon: float = 0.3
+    epsilon: Annotated[float, Field(ge=0, lt=1)] = 0.3
     tail: Literal["peak", "median"] = "peak"
     patterns = (Unstructured, SemiStructured)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.epsilon < 1:
-            raise UserError(f"allocation.epsilon={self.epsilon:g} is not allowed; allowed: 0 <= epsilon < 1")
 
     def refuses(self, pattern: Pattern) -> str | None:
         return Allocation.refuses(self, pattern) or beyond_blocks(pattern)

@@ -16,10 +16,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from harness.calibration.statistics import FeatureNorm, Statistic
-from harness.errors import UserError
+from harness.calibration.statistics import FeatureNorm
+from harness.job import Count, NotNegative, Positive
 from harness.patterns import Pattern
 from harness.pruning.allocations.base import ALLOCATIONS, Allocation
 from harness.pruning.methods.wanda import Wanda
@@ -41,20 +41,12 @@ class Besa(Allocation):
         d_coef: of the optimiser Prodigy, > 0: how fast its step grows (published: 0.05 to 50, 5 for 7B and 13B).
     """
 
-    penalty: float = 5.0
+    penalty: NotNegative = 5.0
     smoothing: Literal["none", "sigmoid"] = "none"
-    epochs: int = 1
-    d_coef: float = 5.0
-    refines: ClassVar[bool] = True
-    needs: ClassVar[tuple[type[Statistic], ...]] = (FeatureNorm,)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.penalty < math.inf:
-            raise UserError(f"allocation.penalty={self.penalty:g} is not allowed; allowed: a finite number >= 0")
-        if self.epochs < 1:
-            raise UserError(f"allocation.epochs={self.epochs} is not allowed; allowed: epochs >= 1")
-        if not 0 < self.d_coef < math.inf:
-            raise UserError(f"allocation.d_coef={self.d_coef:g} is not allowed; allowed: a finite number > 0")
+    epochs: Count = 1
+    d_coef: Positive = 5.0
+    refines = True
+    needs = (FeatureNorm,)
 
     def refine(self, block: ObservedBlock, patterns: Mapping[str, Pattern], deficit: float) -> Mapping[str, Pattern]:
         from harness.pruning.numerics.learned_rates import LearningPlan, RatedWeight, learn_rates

@@ -10,13 +10,14 @@ the rounding to whole weights is spread over layers so that the total is the req
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from harness.calibration.statistics import FeatureNorm
-from harness.errors import UserError
+from harness.job import Positive
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.allocations.base import ALLOCATIONS, Allocation
 from harness.pruning.methods.wanda import Wanda
@@ -39,17 +40,9 @@ class Owl(Allocation):
             2 of 8 columns, so 0.25, for N:M).
     """
 
-    outlier_threshold: float = 5.0
-    width: float = 0.08
+    outlier_threshold: Positive = 5.0
+    width: Annotated[float, Field(gt=0, le=0.5)] = 0.08
     patterns = (Unstructured, SemiStructured)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.outlier_threshold < math.inf:
-            raise UserError(
-                f"allocation.outlier_threshold={self.outlier_threshold:g} is not allowed; allowed: a finite number > 0"
-            )
-        if not 0 < self.width <= 0.5:
-            raise UserError(f"allocation.width={self.width:g} is not allowed; allowed: 0 < width <= 0.5")
 
     def refuses(self, pattern: Pattern) -> str | None:
         return Allocation.refuses(self, pattern) or beyond_blocks(pattern)

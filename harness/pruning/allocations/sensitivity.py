@@ -16,10 +16,10 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
 from harness.data.corpora.base import CORPORA
-from harness.errors import UserError
+from harness.job import Count, NotNegative
 from harness.patterns import Pattern, Unstructured
 from harness.pruning.allocations.base import ALLOCATIONS, Allocation
 from harness.pruning.numerics.budget import meet_total, weighted_mean
@@ -54,16 +54,10 @@ class Sensitivity(Allocation):
             >= 1, fewer where an array has none left; a classifier is measured on all images that calibration leaves.
     """
 
-    tolerance: float = 0.012
+    tolerance: NotNegative = 0.012
     search: Literal["scan", "bisect"] = "scan"
-    held_out: int = 16
-    measures_trials: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.tolerance < math.inf:
-            raise UserError(f"allocation.tolerance={self.tolerance:g} is not allowed; allowed: a finite number >= 0")
-        if self.held_out < 1:
-            raise UserError(f"allocation.held_out={self.held_out} is not allowed; allowed: held_out >= 1")
+    held_out: Count = 16
+    measures_trials = True
 
     def warning(
         self, shapes: Mapping[str, tuple[int, int]], device: torch.device, calibration: CalibrationSpec

@@ -12,13 +12,11 @@ prefix, as SparseGPT does.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from harness.calibration.statistics import InputHessian, Statistic, Statistics
-from harness.errors import UserError
-from harness.job import Propagation
+from harness.calibration.statistics import InputHessian, Statistics
+from harness.job import Count, Positive
 from harness.patterns import Pattern
 from harness.pruning.methods.base import METHODS, LayerwiseMethod, PrunedWeight
 from harness.pruning.numerics.masks import ComparisonGroup, keep_mask
@@ -54,19 +52,12 @@ class AdaPrune(LayerwiseMethod):
 
     granularity: Literal["tensor", "row"] = "tensor"
     solver: Literal["auto", "closed_form", "conjugate_gradients", "adam"] = "auto"
-    tolerance: float = 0.003
-    steps: int = 1000
-    learning_rate: float = 0.001
-    needs: ClassVar[tuple[type[Statistic], ...]] = (InputHessian,)
-    propagation: ClassVar[Propagation] = "dense"
-    has_published_numbers: ClassVar[bool] = False
-
-    def __post_init__(self) -> None:
-        for name in ("tolerance", "learning_rate"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"method.{name}={getattr(self, name):g} is not allowed; allowed: a finite number > 0")
-        if self.steps < 1:
-            raise UserError(f"method.steps={self.steps} is not allowed; allowed: steps >= 1")
+    tolerance: Positive = 0.003
+    steps: Count = 1000
+    learning_rate: Positive = 0.001
+    needs = (InputHessian,)
+    propagation = "dense"
+    has_published_numbers = False
 
     @property
     def comparison_group(self) -> ComparisonGroup:

@@ -9,9 +9,9 @@ of a language model it is the sum of the norms of all that belongs to the channe
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from harness.patterns import Channels, Pattern, Structured, Unit
+from harness.patterns import Channels, Structured
 from harness.pruning.methods.base import METHODS, StructuredMethod
 
 if TYPE_CHECKING:
@@ -31,8 +31,8 @@ class ChannelMagnitude(StructuredMethod):
             the channel alone; `auto` = `consumer` where convolutions make the channels, else `coupled`.
     """
 
-    patterns: ClassVar[tuple[type[Pattern], ...]] = (Channels, Structured)
-    units: ClassVar[tuple[Unit, ...]] = ("channel",)
+    patterns = (Channels, Structured)
+    units = ("channel",)
     norm_of: Literal["auto", "coupled", "consumer"] = "auto"
 
     def importance(self, candidates: Candidates, stats: Statistics) -> Tensor:

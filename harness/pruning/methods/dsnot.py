@@ -13,12 +13,13 @@ A grown weight is not pruned again, nor the other way round.  Each cycle grows o
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from harness.calibration.statistics import FeatureMoments, FeatureNorm, InputHessian, Statistic, Statistics
-from harness.errors import UserError
+from pydantic import Field
+
+from harness.calibration.statistics import FeatureMoments, FeatureNorm, InputHessian, Statistics
+from harness.job import NotNegative
 from harness.patterns import Pattern
 from harness.pruning.methods.base import METHODS, MaskMethod, PrunedWeight
 from harness.pruning.numerics.masks import decision_width, keep_mask, ranks_in_groups
@@ -45,21 +46,11 @@ class DSnoT(MaskMethod):
     """
 
     initial: Literal["wanda", "magnitude", "sparsegpt"] = "wanda"
-    max_cycles: int = 50
-    update_threshold: float = 0.1
-    variance_power: float = 1.0
+    max_cycles: Annotated[int, Field(ge=0)] = 50
+    update_threshold: NotNegative = 0.1
+    variance_power: Annotated[float, Field(ge=0, le=8)] = 1.0  # the smallest variance to the 8th is still a number
     accept: Literal["better_rows", "all_rows"] = "better_rows"
-    needs: ClassVar[tuple[type[Statistic], ...]] = (FeatureMoments, FeatureNorm, InputHessian)
-
-    def __post_init__(self) -> None:
-        if self.max_cycles < 0:
-            raise UserError(f"method.max_cycles={self.max_cycles} is not allowed; allowed: max_cycles >= 0")
-        if not 0 <= self.update_threshold < math.inf:
-            raise UserError(
-                f"method.update_threshold={self.update_threshold:g} is not allowed; allowed: a finite number >= 0"
-            )
-        if not 0 <= self.variance_power <= 8:  # the smallest variance to this power is still a number
-            raise UserError(f"method.variance_power={self.variance_power:g} is not allowed; allowed: 0 to 8")
+    needs = (FeatureMoments, FeatureNorm, InputHessian)
 
     def prune(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> PrunedWeight:
         import torch

@@ -16,10 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Literal
 
-from harness.calibration.statistics import FeatureFluctuation, FeatureNorm, Statistic, Statistics
-from harness.job import Propagation
+from harness.calibration.statistics import FeatureFluctuation, FeatureNorm, Statistics
 from harness.pruning.methods.base import METHODS, StructuredMethod
 
 if TYPE_CHECKING:
@@ -41,10 +40,10 @@ class Flap(StructuredMethod):
 
     metric: Literal["wifv", "ifv", "wifn"] = "wifv"
     as_released: bool = False
-    updates_weights: ClassVar[bool] = True
-    propagation: ClassVar[Propagation] = "dense"
-    scope: ClassVar[Literal["block", "model"]] = "model"
-    needs: ClassVar[tuple[type[Statistic], ...]] = (FeatureFluctuation, FeatureNorm)
+    updates_weights = True
+    propagation = "dense"
+    scope = "model"
+    needs = (FeatureFluctuation, FeatureNorm)
 
     @property
     def needs_whole_model(self) -> bool:

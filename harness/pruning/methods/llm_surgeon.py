@@ -13,12 +13,11 @@ that lost all its weights, costs nothing and goes next, as published.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from harness.errors import UserError
+from harness.job import Count, Positive
 from harness.patterns import Pattern
 from harness.pruning.context import GlobalOutcome, PruningContext
 from harness.pruning.methods.base import METHODS, GlobalMethod
@@ -52,21 +51,13 @@ class LLMSurgeon(GlobalMethod):
         prune_bias: biases are a column of the weight: they count, are updated, and go as weights do (not in N:M).
     """
 
-    shots: int = 40
-    max_correlate: int = 2000
+    shots: Count = 40
+    max_correlate: Count = 2000
     add_update: bool = False
-    damping_input: float = 0.01
-    damping_gradient: float = 0.1
+    damping_input: Positive = 0.01
+    damping_gradient: Positive = 0.1
     criterion: Literal["surgeon", "damage"] = "surgeon"
     prune_bias: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("shots", "max_correlate"):
-            if getattr(self, name) < 1:
-                raise UserError(f"method.{name}={getattr(self, name)} is not allowed; allowed: {name} >= 1")
-        for name in ("damping_input", "damping_gradient"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise UserError(f"method.{name}={getattr(self, name):g} is not allowed; allowed: a finite number > 0")
 
     def warning(self, shapes: Mapping[str, tuple[int, int]], device: torch.device) -> str | None:
         if self.criterion == "damage":

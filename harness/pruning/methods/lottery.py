@@ -8,12 +8,11 @@ trained here: `model=tiny-llama`, `model=digits-cnn`.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from harness.errors import UserError
+from harness.job import Count, Positive
 from harness.patterns import Pattern
 from harness.pruning.context import GlobalOutcome, PruningContext
 from harness.pruning.methods.base import METHODS, GlobalMethod
@@ -47,21 +46,14 @@ class Lottery(GlobalMethod):
             ticket's mask with new `random_weights`.
     """
 
-    rounds: int = 5
-    steps: int = 500
-    batch: int = 32
-    learning_rate: float = 0.0012
+    rounds: Count = 5
+    steps: Count = 500
+    batch: Count = 32
+    learning_rate: Positive = 0.0012
     granularity: Literal["layer", "model"] = "layer"
     start: Literal["checkpoint", "random"] = "checkpoint"
     train: Literal["all", "linears"] = "all"
     control: Literal["none", "random_mask", "random_weights"] = "none"
-
-    def __post_init__(self) -> None:
-        for name in ("rounds", "steps", "batch"):
-            if getattr(self, name) < 1:
-                raise UserError(f"method.{name}={getattr(self, name)} is not allowed; allowed: {name} >= 1")
-        if not 0 < self.learning_rate < math.inf:
-            raise UserError(f"method.learning_rate={self.learning_rate:g} is not allowed; allowed: a finite number > 0")
 
     @property
     def comparison_group(self) -> Literal["matrix", "model"]:

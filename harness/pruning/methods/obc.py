@@ -13,14 +13,12 @@ matrix product: the same numbers with a fraction of the memory traffic.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from harness.calibration.statistics import InputHessian, Statistic, Statistics
-from harness.errors import UserError
-from harness.job import Propagation
+from harness.calibration.statistics import InputHessian, Statistics
+from harness.job import NotNegative
 from harness.patterns import Pattern, Unstructured
 from harness.pruning.methods.base import METHODS, PrunedWeight, TracedMethod
 from harness.pruning.numerics.masks import decision_width, keep_mask, ranks_in_groups, removable
@@ -65,13 +63,9 @@ class OBC(TracedMethod[Trace]):
             inverted in float64 it is tried again with 0.01, 0.1 and 1.0; the layer's report says which was used.
     """
 
-    rel_damp: float = 0.0
-    needs: ClassVar[tuple[type[Statistic], ...]] = (InputHessian,)
-    propagation: ClassVar[Propagation] = "dense"
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.rel_damp < math.inf:
-            raise UserError(f"method.rel_damp={self.rel_damp:g} is not allowed; allowed: a finite number >= 0")
+    rel_damp: NotNegative = 0.0
+    needs = (InputHessian,)
+    propagation = "dense"
 
     def kind(self, pattern: Pattern) -> Hashable:
         return pattern if ranks_in_groups(pattern) else "unstructured"

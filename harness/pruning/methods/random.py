@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from harness.errors import UserError
+from pydantic import Field
+
 from harness.pruning.fingerprints import layer_fingerprint
 from harness.pruning.methods.base import METHODS, ScoreMethod
 from harness.pruning.numerics.masks import ComparisonGroup, ranks_in_groups
@@ -35,12 +36,8 @@ class Random(ScoreMethod):
         granularity: weights that a pattern's zeros are counted over: those of a `tensor` or of a `row`.
     """
 
-    seed: int = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     granularity: Literal["tensor", "row"] = "tensor"
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UserError(f"method.seed={self.seed} is not allowed; allowed: seed >= 0")
 
     def without_effect(self, pattern: Pattern) -> frozenset[str]:
         return frozenset({"granularity"}) if ranks_in_groups(pattern) else frozenset()

@@ -7,13 +7,12 @@ importance in half precision; here it is float32.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from harness.calibration.statistics import FeatureNorm, Statistic, Statistics
-from harness.errors import UserError
+from harness.calibration.statistics import FeatureNorm, Statistics
+from harness.job import NotNegative
 from harness.patterns import Pattern
 from harness.pruning.methods.base import METHODS, PrunedWeight, ScoreMethod
 from harness.pruning.numerics.masks import ComparisonGroup, keep_mask, ranks_in_groups
@@ -37,16 +36,10 @@ class RIA(ScoreMethod):
             an order, and where none that was tried retains more, columns stay as they lie.
     """
 
-    activation_power: float = 0.5
+    activation_power: NotNegative = 0.5
     comparison_group: ComparisonGroup = "matrix"
     permutation: Permutation = "none"
-    needs: ClassVar[tuple[type[Statistic], ...]] = (FeatureNorm,)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.activation_power < math.inf:
-            raise UserError(
-                f"method.activation_power={self.activation_power:g} is not allowed; allowed: a finite number >= 0"
-            )
+    needs = (FeatureNorm,)
 
     @property
     def permutes(self) -> bool:

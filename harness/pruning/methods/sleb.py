@@ -11,9 +11,12 @@ how many (the published number counts lines of text, about four windows of 2048 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
 
 from harness.errors import UserError
+from harness.job import Count
 from harness.pruning.methods.base import METHODS, DepthMethod
 
 if TYPE_CHECKING:
@@ -33,14 +36,9 @@ class Sleb(DepthMethod):
         last: the same at the end.
     """
 
-    held_out: int = 4
-    first: int = 1
-    last: int = 1
-
-    def __post_init__(self) -> None:
-        for name, least in (("held_out", 1), ("first", 0), ("last", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"method.{name}={getattr(self, name)} is not allowed; allowed: {name} >= {least}")
+    held_out: Count = 4
+    first: Annotated[int, Field(ge=0)] = 1
+    last: Annotated[int, Field(ge=0)] = 1
 
     def removals(self, context: PruningContext, count: int) -> Removals:
         from harness.blocks.layers import decoder_blocks

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from harness.calibration.statistics import InputHessian, Statistic, Statistics
-from harness.errors import UserError
+from harness.calibration.statistics import InputHessian, Statistics
+from harness.job import Count, Positive
 from harness.patterns import Pattern
 from harness.pruning.methods.base import METHODS, LayerwiseMethod, PrunedWeight
 from harness.pruning.numerics.masks import decision_width, keep_mask, ranks_in_groups
@@ -33,15 +33,9 @@ class SparseGPT(LayerwiseMethod):
         block_size: columns that one unstructured mask is chosen over and that updates are delayed by, >= 1.
     """
 
-    damping: float = 0.01
-    block_size: int = 128
-    needs: ClassVar[tuple[type[Statistic], ...]] = (InputHessian,)
-
-    def __post_init__(self) -> None:
-        if not 0 < self.damping < math.inf:
-            raise UserError(f"method.damping={self.damping:g} is not allowed; allowed: a finite number > 0")
-        if self.block_size < 1:
-            raise UserError(f"method.block_size={self.block_size} is not allowed; allowed: block_size >= 1")
+    damping: Positive = 0.01
+    block_size: Count = 128
+    needs = (InputHessian,)
 
     def prune(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> PrunedWeight:
         return self.prune_group([weight_OI], stats, [pattern])[0]

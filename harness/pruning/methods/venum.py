@@ -10,9 +10,7 @@ batch, so that inputs are those of the dense model.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from harness.job import Propagation
 from harness.pruning.methods.base import METHODS
 from harness.pruning.methods.wanda import Wanda
 
@@ -22,4 +20,4 @@ from harness.pruning.methods.wanda import Wanda
 class Venum(Wanda):
     """S_ij = |W_ij| * ||X_j||_2 with W [C_out, C_in * kh * kw] and X the patches, ranked within each output channel."""
 
-    propagation: ClassVar[Propagation] = "dense"
+    propagation = "dense"

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from harness.calibration.statistics import FeatureNorm, Statistic, Statistics
+from harness.calibration.statistics import FeatureNorm, Statistics
 from harness.pruning.methods.base import METHODS, ScoreMethod
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 class Wanda(ScoreMethod):
     """S_ij = |W_ij| * ||X_j||_2, ranked within each output row (section 3); weights are not updated."""
 
-    needs: ClassVar[tuple[type[Statistic], ...]] = (FeatureNorm,)
+    needs = (FeatureNorm,)
 
     def score(self, weight_OI: Tensor, stats: Statistics) -> Tensor:
         return weight_OI.abs() * stats[FeatureNorm].l2_I

@@ -12,9 +12,9 @@ sequences that were asked for (the published loop counts sequences that it has n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
-from harness.calibration.statistics import FeatureNorm, Statistic, Statistics
+from harness.calibration.statistics import FeatureNorm, Statistics
 from harness.pruning.methods.base import METHODS, StructuredMethod
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 class WandaSp(StructuredMethod):
     """Keeps the channels and heads with the largest sums of mean |W_ij| * ||X_j||_2."""
 
-    needs: ClassVar[tuple[type[Statistic], ...]] = (FeatureNorm,)
+    needs = (FeatureNorm,)
 
     def importance(self, candidates: Candidates, stats: Statistics) -> Tensor:
         l2_CK = stats[FeatureNorm].l2_I[candidates.columns_CK]
