@@ -22,7 +22,7 @@ from harness.errors import first_line
 from harness.models.devices import multiplies_bfloat16
 from harness.tracking.provenance import collect
 from harness.tracking.redact import redacted
-from harness.tracking.wandb.client import environment, logged_in
+from harness.tracking.wandb.client import logged_in
 
 State = Literal["ok", "missing", "off"]
 """``missing`` asks for something to be done; ``off`` is a choice, or something that most jobs do without."""
@@ -216,9 +216,8 @@ def _hub(_: Path) -> Outcome:
 
 
 def _wandb(_: Path) -> Outcome:
-    with environment(WANDB_MODE=None):
-        if logged_in():
-            return "ok", "logged in", ""
+    if logged_in():
+        return "ok", "logged in", ""
     return "off", "not logged in: runs are kept offline", "`wandb login`, later `prunebench sync`"
 
 

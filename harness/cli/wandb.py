@@ -16,9 +16,6 @@ def add_commands(command: AddCommand) -> None:
     _add_project(sub)
     sub = command("sync", sync, "upload what was recorded offline to Weights & Biases, and check that it arrived")
     _add_project(sub, project=None)
-    sub.add_argument(
-        "--requests-per-minute", type=_positive, default=50.0, metavar="N", help="the server's limit (default: 50)"
-    )
     sub.add_argument("--check-all", action="store_true", help="check the runs that were uploaded before, too")
     sub = command("dashboard", dashboard, "save a dashboard of the records to W&B; offline: print what it is made of")
     _add_project(sub)
@@ -35,32 +32,25 @@ def mirror(options: argparse.Namespace, _: object) -> int:
     done = store.all()
     finished = {record.job_id for record in done}
     records = [*done, *(record for record in store.failures() if record.job_id not in finished)]
-    counts = {"written": 0, "unchanged": 0, "failed": 0}
     destination = Destination(options.results_dir / "wandb", options.project, options.entity)
+    counts = dict.fromkeys(("written", "unchanged", "failed"), 0)
     for outcome in rebuild(records, destination):
         counts[outcome.state] += 1
         if outcome.state == "failed":
-            print(f"{outcome.job_id}: NOT mirrored: {outcome.message}", file=sys.stderr)
+            print(f"{outcome.run}: NOT mirrored: {outcome.message}", file=sys.stderr)
     print(", ".join(f"{count} {state}" for state, count in counts.items()) + f" in {destination.folder}")
     return EXIT_FAILED if counts["failed"] else 0
 
 
 def sync(options: argparse.Namespace, _: object) -> int:
     """Upload; one line a run, as soon as its outcome is known."""
-    from harness.tracking.wandb.upload import Pace
     from harness.tracking.wandb.upload import sync as upload_all
 
     failed = False
-    pace = Pace(requests_a_minute=options.requests_per_minute)
-    for outcome in upload_all(
-        options.results_dir / "wandb",
-        project=options.project,
-        entity=options.entity,
-        pace=pace,
-        check_all=options.check_all,
-    ):
-        failed |= not outcome.uploaded
-        state = outcome.message if outcome.uploaded else f"NOT uploaded: {outcome.message}"
+    folder = options.results_dir / "wandb"
+    for outcome in upload_all(folder, project=options.project, entity=options.entity, check_all=options.check_all):
+        failed |= outcome.state == "failed"
+        state = f"NOT uploaded: {outcome.message}" if outcome.state == "failed" else outcome.message or "uploaded"
         print(f"{outcome.run}: {state}", flush=True)
     return EXIT_FAILED if failed else 0
 
@@ -86,10 +76,3 @@ def _add_project(parser: argparse.ArgumentParser, project: str | None = "prunebe
     parser.add_argument("--project", default=project, help=f"of Weights & Biases (default: {where})")
     parser.add_argument("--entity", default=None, help="of Weights & Biases (default: the account's own)")
     parser.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
-
-
-def _positive(text: str) -> float:
-    value = float(text)
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is not allowed; allowed: a finite number > 0")
-    return value

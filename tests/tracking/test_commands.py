@@ -69,13 +69,6 @@ def test_dashboard_without_a_login_is_printed(prunebench, results: Path) -> None
     assert "not logged in" in error
 
 
-def test_sync_takes_no_impossible_pace(prunebench, results: Path) -> None:
-    """A pace of nothing is the user's mistake."""
-    code, _, error = prunebench("sync", "--requests-per-minute", "0", "--results-dir", str(results))
-    assert code == 2
-    assert "0 is not allowed; allowed: a finite number > 0" in error
-
-
 def test_properties_are_a_table_like_any_other(prunebench, results: Path) -> None:
     """`report --table METHODS`, in every format."""
     code, out, _ = prunebench("report", "--table", "METHODS", "--format", "md", "--results-dir", str(results))

@@ -18,6 +18,7 @@ class WandbServer(ThreadingHTTPServer):
         artifacts: names of the artifacts that were made.
         requests: path or GraphQL operation of every request.
         too_many: this many requests to come are answered 429, too many requests.
+        refuses: where not empty, every request is answered 401 with these words.
         loses: keys of summaries that never arrive.
         views: specifications of the dashboards that were saved.
     """
@@ -32,6 +33,7 @@ class WandbServer(ThreadingHTTPServer):
         self.requests: list[str] = []
         self.views: list[dict[str, Any]] = []
         self.too_many = 0
+        self.refuses = ""
         self.loses: set[str] = set()
 
     @property
@@ -55,7 +57,9 @@ class _Handler(BaseHTTPRequestHandler):
             return
         request = json.loads(body or b"{}")
         self.server.requests.append(_operation(request) if self.path.endswith("/graphql") else self.path)
-        if self.server.too_many > 0:
+        if self.server.refuses:
+            self._send(401, {"errors": [{"message": self.server.refuses}]})
+        elif self.server.too_many > 0:
             self.server.too_many -= 1
             self._send(429, {"error": "rate limit exceeded"})
         else:

@@ -4,11 +4,22 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from harness.errors import UserError
 
 RUN_FOLDER = re.compile(r"offline-run-\d+_\d+-(.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one run, by its id; the message says why it failed, or what else is to be known."""
+
+    run: str
+    state: Literal["written", "unchanged", "uploaded", "failed"]
+    message: str = ""
 
 
 def id_in(run_folder: Path) -> str:
@@ -17,19 +28,24 @@ def id_in(run_folder: Path) -> str:
     return found[1] if found else run_folder.name
 
 
+def runs_in(folder: Path) -> list[Path]:
+    """The offline runs below W&B's folder, the oldest first."""
+    return sorted(path for path in folder.glob("offline-run-*") if path.is_dir())
+
+
 def logged_in() -> bool:
     """Whether W&B has credentials, by its own rules; asks nobody and uses no network."""
     import wandb
 
-    wandb.setup(wandb.Settings(silent=True))
-    return bool(wandb.login(prompt=False, verify=False))
+    with environment(WANDB_MODE=None):
+        wandb.setup(wandb.Settings(silent=True))
+        return bool(wandb.login(prompt=False, verify=False))
 
 
 def require_login() -> None:
     """Raises UserError when W&B has no credentials."""
-    with environment(WANDB_MODE=None):
-        if not logged_in():
-            raise UserError("not logged in to Weights & Biases; run `wandb login`, or set WANDB_API_KEY")
+    if not logged_in():
+        raise UserError("not logged in to Weights & Biases; run `wandb login`, or set WANDB_API_KEY")
 
 
 @contextmanager

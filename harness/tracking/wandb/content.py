@@ -3,6 +3,7 @@
 import base64
 import binascii
 import hashlib
+import json
 import math
 import re
 import zlib
@@ -19,6 +20,8 @@ TAG_LENGTH = 64
 RECORD = "record"
 RECORD_SHA256 = "record_sha256"
 """Configuration fields that carry the record itself, packed, and the digest of its JSON."""
+LAYOUT = 3
+"""Raise it when a run is to be written differently, and `harness.tracking.wandb.mirror.rebuild` writes all again."""
 
 LAYER_COLUMNS = ("layer", "out_features", "in_features", "requested_sparsity", "achieved_sparsity", "output_error")
 BLOCK = "block"
@@ -42,18 +45,21 @@ def config_of(record: RunRecord) -> dict[str, JsonValue]:
     The record travels in the configuration because that arrives with the run's very first request and comes back
     with any list of runs: no file to lose, no second request a run to read it.
     """
-    digest = hashlib.sha256(to_json(record)).hexdigest()
-    return {
-        "job_id": record.job_id,
-        **cast("Mapping[str, JsonValue]", record.job),
-        RECORD: packed(record),
-        RECORD_SHA256: digest,
-    }
+    return {"job_id": record.job_id, **cast("Mapping[str, JsonValue]", record.job), **packed(record)}
 
 
-def packed(record: RunRecord) -> str:
-    """The record's JSON, compressed, as text; `unpacked` reads it."""
-    return base64.b64encode(zlib.compress(to_json(record), 9)).decode()
+def stamp_of(record: RunRecord, project: str, entity: str | None) -> bytes:
+    """What is kept in the folder of an offline run: the record, and where the run is meant to go; equal for equal runs.
+
+    Not its group and its model, which a record that is mirrored again cannot tell.
+    """
+    return json.dumps({"layout": LAYOUT, "project": project, "entity": entity, **packed(record)}, indent=1).encode()
+
+
+def packed(record: RunRecord) -> dict[str, str]:
+    """The record's JSON, compressed, as text, and its digest; `unpacked` reads it."""
+    data = to_json(record)
+    return {RECORD: base64.b64encode(zlib.compress(data, 9)).decode(), RECORD_SHA256: hashlib.sha256(data).hexdigest()}
 
 
 def unpacked(config: Mapping[str, object], origin: str) -> RunRecord:

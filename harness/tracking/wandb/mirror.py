@@ -17,12 +17,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from harness.data.files import read_file
 from harness.errors import UserError, first_line, unknown
 from harness.record import RunRecord
 from harness.tracking.wandb import client, content
-from harness.tracking.wandb.client import environment, id_in
-from harness.tracking.wandb.stamp import STAMP, Stamp
-from harness.tracking.wandb.upload import UPLOAD_TIMEOUT_S, is_uploaded, upload
+from harness.tracking.wandb.client import Outcome, environment, id_in, runs_in
+from harness.tracking.wandb.read import STAMP
+from harness.tracking.wandb.upload import is_uploaded, upload
 
 if TYPE_CHECKING:
     import wandb
@@ -33,9 +34,7 @@ MODES = ("auto", "online", "offline", "disabled")
 NAME = "wandb"
 """The name W&B gives its folder; nobody chooses it."""
 
-INIT_TIMEOUT_S = 30.0
-
-State = Literal["written", "unchanged", "failed"]
+INIT_TIMEOUT_S, UPLOAD_TIMEOUT_S = 30.0, 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +58,6 @@ class Destination:
         assert self.folder.name == NAME, f"W&B names its folder {NAME!r}, not {self.folder.name!r}"
 
 
-@dataclass(frozen=True, slots=True)
-class MirrorOutcome:
-    """What became of one record in `rebuild`; the message says why it failed."""
-
-    job_id: str
-    state: State
-    message: str = ""
-
-
 def mirror(record: RunRecord, mode: str, destination: Destination) -> None:
     """Write a record to W&B.  Whatever goes wrong there is one warning: the record itself is already saved.
 
@@ -82,14 +72,18 @@ def mirror(record: RunRecord, mode: str, destination: Destination) -> None:
     if mode == "disabled" or (mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"):
         return
     try:
-        run_folder, _ = _write(record, destination, _by_id(destination.folder))
-        if mode == "online" or (mode == "auto" and os.environ.get("WANDB_MODE") != "offline" and client.logged_in()):
-            _upload_now(record, run_folder, destination)
+        run, _ = _write(record, destination, _by_id(destination.folder))
+        online = mode == "online" or (mode == "auto" and os.environ.get("WANDB_MODE") != "offline")
+        if is_uploaded(run) or not online or (mode == "auto" and not client.logged_in()):
+            return
+        reason = upload(run, destination.project, destination.entity, UPLOAD_TIMEOUT_S)
+        if reason:
+            LOGGER.warning("W&B did not take %s: %s; it stays in %s for `prunebench sync`", record.job_id, reason, run)
     except Exception as error:  # any tracker failure, on purpose: it must never cost a result
         LOGGER.warning("W&B did not take %s: %s (its record is saved)", record.job_id, first_line(error))
 
 
-def rebuild(records: Iterable[RunRecord], destination: Destination) -> Iterator[MirrorOutcome]:
+def rebuild(records: Iterable[RunRecord], destination: Destination) -> Iterator[Outcome]:
     """Write the offline run of every record that has none or a stale one; uploads nothing.
 
     Twice the same records is the same runs: ids come from the jobs, and what is unchanged is not touched.  A record
@@ -98,23 +92,9 @@ def rebuild(records: Iterable[RunRecord], destination: Destination) -> Iterator[
     present = _by_id(destination.folder)
     for record in records:
         try:
-            _, state = _write(record, destination, present)
-            yield MirrorOutcome(record.job_id, state)
+            yield Outcome(record.job_id, _write(record, destination, present)[1])
         except Exception as error:  # one broken run or folder must not cost the mirror of the others
-            yield MirrorOutcome(record.job_id, "failed", first_line(error))
-
-
-def _upload_now(record: RunRecord, run_folder: Path, destination: Destination) -> None:
-    if is_uploaded(run_folder):
-        return
-    outcome = upload(run_folder, destination.project, destination.entity, UPLOAD_TIMEOUT_S)
-    if not outcome.uploaded:
-        LOGGER.warning(
-            "W&B did not take %s: %s; it stays in %s for `prunebench sync`",
-            record.job_id,
-            outcome.message,
-            run_folder,
-        )
+            yield Outcome(record.job_id, "failed", first_line(error))
 
 
 def _write(
@@ -123,17 +103,22 @@ def _write(
     """The record's run folder, written unless it is there unchanged; other folders of the id go, so it is one run."""
     if destination.group is None:
         destination = replace(destination, group=content.group_of(record))
-    identity = content.run_id(record.job_id)
-    earlier = present.get(identity, [])
-    # Not of the group and the model, which a record that is mirrored again cannot tell.
-    stamp = Stamp(record, destination.project, destination.entity)
-    if len(earlier) == 1 and stamp.is_in(earlier[0]):
+    earlier = present.get(content.run_id(record.job_id), [])
+    stamp = content.stamp_of(record, destination.project, destination.entity)
+    if len(earlier) == 1 and _holds(earlier[0], stamp):
         return earlier[0], "unchanged"
     for folder in earlier:
         shutil.rmtree(folder)
     written = _write_offline(record, destination)
-    (written / STAMP).write_bytes(stamp.encoded())
+    (written / STAMP).write_bytes(stamp)  # last: a run without one is not whole
     return written, "written"
+
+
+def _holds(run_folder: Path, stamp: bytes) -> bool:
+    try:
+        return read_file(run_folder / STAMP) == stamp
+    except OSError:
+        return False
 
 
 def _write_offline(record: RunRecord, destination: Destination) -> Path:
@@ -159,7 +144,6 @@ def _write_offline(record: RunRecord, destination: Destination) -> Path:
         x_disable_meta=True,
         x_disable_stats=True,
         x_save_requirements=False,
-        x_service_wait=INIT_TIMEOUT_S,
     )
     # The table's file waits for its upload beside the run, not in the home folder.
     with environment(WANDB_DATA_DIR=str(staged), WANDB_SILENT="true", WANDB_ERROR_REPORTING="false"):
@@ -181,9 +165,8 @@ def _write_offline(record: RunRecord, destination: Destination) -> Path:
         if destination.model is not None:
             _log_model(run, identity, destination.model)
         run.finish(exit_code=0 if record.status == "done" else 1)
-    written = [path for path in folder.glob(f"offline-run-*-{glob.escape(identity)}") if id_in(path) == identity]
-    assert len(written) == 1, f"W&B wrote {len(written)} folders for {identity}"
-    return written[0]
+    (written,) = [path for path in folder.glob(f"offline-run-*-{glob.escape(identity)}") if id_in(path) == identity]
+    return written
 
 
 def _log(run: "wandb.Run", record: RunRecord) -> None:
@@ -212,6 +195,6 @@ def _log_model(run: "wandb.Run", identity: str, model: Path) -> None:
 def _by_id(folder: Path) -> dict[str, list[Path]]:
     """The offline runs below W&B's folder, by id."""
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.glob("offline-run-*")):
+    for path in runs_in(folder):
         found.setdefault(id_in(path), []).append(path)
     return found

@@ -17,8 +17,9 @@ import pytest
 from harness.errors import UserError
 from harness.record import RunRecord
 from harness.tracking.wandb import mirror as wandb_mirror
-from harness.tracking.wandb.mirror import Destination, MirrorOutcome, mirror, rebuild
-from harness.tracking.wandb.stamp import STAMP
+from harness.tracking.wandb.client import Outcome
+from harness.tracking.wandb.mirror import Destination, mirror, rebuild
+from harness.tracking.wandb.read import STAMP
 from tests.tracking.conftest import KEY
 
 RecordMaker = Callable[..., RunRecord]
@@ -237,7 +238,7 @@ def test_one_record_that_cannot_be_mirrored_does_not_stop_the_others(
     monkeypatch.setattr(wandb_mirror, "_write_offline", fake)
     outcomes = list(rebuild(records, Destination(folder, "bench")))
     assert [outcome.state for outcome in outcomes] == ["written", "failed", "written"]
-    assert outcomes[1] == MirrorOutcome(records[1].job_id, "failed", "OSError: the disk is full")
+    assert outcomes[1] == Outcome(records[1].job_id, "failed", "OSError: the disk is full")
 
 
 def test_saved_model_goes_along_when_asked(folder: Path, make_record: RecordMaker, tmp_path: Path) -> None:

@@ -17,8 +17,7 @@ from harness.record import EvalResult, LayerReport, RunRecord, to_json
 from harness.tracking.wandb import content
 from harness.tracking.wandb.client import id_in
 from harness.tracking.wandb.mirror import Destination, rebuild
-from harness.tracking.wandb.read import read_back
-from harness.tracking.wandb.stamp import STAMP, Stamp, read_stamp
+from harness.tracking.wandb.read import STAMP, read_back, read_stamp
 from tests.tracking.wandb_server import WandbServer
 
 pytestmark = pytest.mark.usefixtures("nobody")
@@ -49,9 +48,9 @@ def test_offline_runs_give_the_records_back(folder: Path, make_record: RecordMak
     run = next(folder.glob("offline-run-*"))
     command = [sys.executable, "-m", "wandb", "leet", "inspect", "--json", "--summary", str(next(run.glob("*.wandb")))]
     shown = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    mine = read_stamp(run)
-    assert (id_in(run), mine.project, mine.entity) == (shown["run_id"], shown["project"], shown["entity"])
-    assert content.unpacked(shown["config"], "W&B's own log") == mine.record
+    record, project, entity = read_stamp(run)
+    assert (id_in(run), project, entity) == (shown["run_id"], shown["project"], shown["entity"])
+    assert content.unpacked(shown["config"], "W&B's own log") == record
 
 
 def test_project_gives_the_records_back(make_record: RecordMaker, server: WandbServer) -> None:
@@ -85,14 +84,14 @@ def test_run_of_somebody_else_is_said(
     assert "run r1 of someone/bench carries no record" in caplog.text
     config = content.config_of(make_record())
     with pytest.raises(UserError, match="damaged record: it is not the one that record_sha256"):
-        content.unpacked(config | {content.RECORD: content.packed(make_record(seed=1))}, "a run")
+        content.unpacked(config | {content.RECORD: content.packed(make_record(seed=1))[content.RECORD]}, "a run")
     with pytest.raises(UserError, match="damaged record"):
         content.unpacked(config | {content.RECORD: "%%%"}, "a run")
 
 
 def test_no_damage_passes_unseen(make_record: RecordMaker, tmp_path: Path) -> None:
     """A flipped bit in the record and a file that is cut short are errors that name the run, never another content."""
-    whole = Stamp(make_record(), "bench", None).encoded()
+    whole = content.stamp_of(make_record(), "bench", None)
     record = whole.index(b"record")
 
     @given(st.data())
@@ -103,13 +102,13 @@ def test_no_damage_passes_unseen(make_record: RecordMaker, tmp_path: Path) -> No
         for content_ in (bytes(flipped), cut):
             (tmp_path / STAMP).write_bytes(content_)
             try:
-                content = read_stamp(tmp_path).record
+                found = read_stamp(tmp_path)[0]
             except UserError as error:
-                names_the_run, content = str(tmp_path) in str(error), make_record()
+                names_the_run, found = str(tmp_path) in str(error), make_record()
             else:
                 names_the_run = True
             assert names_the_run
-            assert content == make_record()
+            assert found == make_record()
 
     damaged()
 
