@@ -22,7 +22,7 @@ import torch
 from benchmarks.setting import DTYPES
 from harness.data.sources import resolve
 from harness.data.tasks.base import TASKS as ENTRIES
-from harness.evaluation.scoring import PackedLM
+from harness.evaluation.scoring.lm import PackedLM
 from harness.evaluation.upstream import load_task, quiet
 from harness.models.checkpoint import Checkpoint
 from harness.models.loading import LoadedModel, load_model
@@ -99,7 +99,9 @@ def _packed(loaded: LoadedModel, token_budget: int) -> Callable[[list[Any]], Ans
     assert tokenizer is not None
 
     def score(requests: list[Any]) -> Answers:
-        return PackedLM(loaded.model, tokenizer, token_budget=token_budget).loglikelihood(requests)
+        lm = PackedLM(loaded.model, tokenizer, token_budget=token_budget)
+        answers: Answers = lm.loglikelihood(requests, disable_tqdm=True)
+        return answers
 
     return score
 

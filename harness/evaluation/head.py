@@ -4,6 +4,7 @@ Nothing here is decided by the name of a family: a way is used only if it is see
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,33 +13,43 @@ from transformers import PreTrainedModel
 
 HEAD_ULPS = 4  # of the largest logit: room for another order of summation in the head, and for nothing else
 
-Head = Callable[[Tensor], Tensor]
-"""Hidden states [N, H] to logits [N, V], both on the head's device."""
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A way to the logits of a causal model.
+
+    Args:
+        name: `linear`, `soft-capped`, `scaled`, or `full`: logits come from the model as a whole only.
+        body: makes of the model's inputs what `logits` reads: hidden states, or logits already.
+        logits: hidden states [N, H] to logits [N, V], both on the head's device.
+    """
+
+    name: str
+    body: Callable[..., Any]
+    logits: Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
-def find_head(model: PreTrainedModel, inputs: dict[str, Any]) -> tuple[str, Head | None]:
+def find_head(model: PreTrainedModel, inputs: dict[str, Any]) -> Head:
     """The first known way from the base model's output to the model's own logits, to the last digits, on `inputs`.
 
     Both see the same batch, so that nothing but the way itself can differ, in any type.
-
-    Returns:
-        The name of the way and the way itself, or ``full`` and None: logits come from the model as a whole only.
     """
+    full = Head("full", model, lambda logits: logits)
     head: Any = model.get_output_embeddings()
     if head is None:
-        return "full", None
+        return full
     own_BLV = first_output(model(**inputs)).double()
-    for name, finish in _finishes(model):
+    for name, logits in _ways(model, head):
         try:
-            ours_BLV = finish(head(first_output(model.base_model(**inputs)))).double()
+            ours_BLV = logits(first_output(model.base_model(**inputs))).double()
         except (TypeError, ValueError, AttributeError, RuntimeError):
             continue  # this family's head wants something else than hidden states; `full` says so
         if ours_BLV.shape == own_BLV.shape and bool(
             (ours_BLV - own_BLV).abs().max() <= HEAD_ULPS * torch.finfo(model.dtype).eps * own_BLV.abs().max()
         ):
-            return name, lambda states_NH, finish=finish: finish(head(states_NH))
-    return "full", None
+            return Head(name, model.base_model, logits)
+    return full
 
 
 def first_output(output: Any) -> Tensor:
@@ -48,14 +59,14 @@ def first_output(output: Any) -> Tensor:
     return value
 
 
-def _finishes(model: PreTrainedModel) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
-    """Known ways from the head's output to logits; the one that the model really uses is found by trying."""
+def _ways(model: PreTrainedModel, head: Callable[[Tensor], Tensor]) -> list[tuple[str, Callable[[Tensor], Tensor]]]:
+    """Known ways from hidden states to logits; the one that the model really uses is found by trying."""
     config = model.config.get_text_config()
-    found: list[tuple[str, Callable[[Tensor], Tensor]]] = [("linear", lambda logits: logits)]
+    found: list[tuple[str, Callable[[Tensor], Tensor]]] = [("linear", head)]
     if cap := getattr(config, "final_logit_softcapping", None):  # Gemma-2 and later
-        found.insert(0, ("soft-capped", lambda logits: torch.tanh(logits / cap) * cap))
+        found.insert(0, ("soft-capped", lambda states_NH: torch.tanh(head(states_NH) / cap) * cap))
     if scale := getattr(config, "logit_scale", None):  # Cohere
-        found.insert(0, ("scaled", lambda logits: logits * scale))
+        found.insert(0, ("scaled", lambda states_NH: head(states_NH) * scale))
     if divisor := getattr(config, "logits_scaling", None):  # Granite
-        found.insert(0, ("scaled", lambda logits: logits / divisor))
+        found.insert(0, ("scaled", lambda states_NH: head(states_NH) / divisor))
     return found

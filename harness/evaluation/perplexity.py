@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 from harness.blocks.offload import Offloading, outside_on
 from harness.blocks.runner import BlockRunner, in_batches
 from harness.evaluation.base import HEAD_ROWS, Estimate
-from harness.evaluation.head import Head, find_head
+from harness.evaluation.head import Head, find_head, first_output
 from harness.models.compiled import compiled_blocks
 from harness.progress import Reporter
 
@@ -45,7 +45,7 @@ def perplexity(
         UserError: `compiled` where nothing can compile.
     """
     probe_BL = windows_NL[:1, :PROBE_TOKENS].to(device)
-    _, head = find_head(model, {"input_ids": probe_BL, "use_cache": False})
+    head = find_head(model, {"input_ids": probe_BL, "use_cache": False})
     losses = []
     with compiled_blocks(model, device) if compiled else nullcontext():
         for batch_BL in in_batches(windows_NL, batch_tokens):
@@ -94,18 +94,18 @@ def perplexity_from(runner: BlockRunner, reporter: Reporter) -> Estimate:
     return _summary(torch.cat(losses))
 
 
-def _batch_nll(model: PreTrainedModel, head: Head | None, tokens_BL: Tensor) -> Tensor:
+def _batch_nll(model: PreTrainedModel, head: Head, tokens_BL: Tensor) -> Tensor:
     """Mean negative log-likelihood [B], float32, of each window's tokens after the first.
 
     The hidden states go through the head a few rows at a time, and their logits are gone before the next ones come.
     """
-    if head is None:
+    if head.name == "full":
         return _window_nll(model(input_ids=tokens_BL, use_cache=False).logits, tokens_BL)
-    states_BLH = model.base_model(input_ids=tokens_BL, use_cache=False)[0]
+    states_BLH = first_output(head.body(input_ids=tokens_BL, use_cache=False))
     rows = states_BLH[:, :-1].flatten(0, 1).split(HEAD_ROWS)
     targets = tokens_BL[:, 1:].flatten().split(HEAD_ROWS)
     losses = [
-        functional.cross_entropy(head(rows_NH).float(), targets_N, reduction="none")
+        functional.cross_entropy(head.logits(rows_NH).float(), targets_N, reduction="none")
         for rows_NH, targets_N in zip(rows, targets, strict=True)
     ]
     return torch.cat(losses).view(len(tokens_BL), -1).mean(dim=1)
@@ -121,7 +121,7 @@ class _Tail:
             each[:1, :PROBE_TOKENS].to(runner.device) for each in (runner.batches[0], runner.hidden[0])
         )
         with self._runner.returning(hidden_BLH):
-            _, self._head = find_head(self._model, {"input_ids": tokens_BL, "use_cache": False})
+            self._head = find_head(self._model, {"input_ids": tokens_BL, "use_cache": False})
 
     def nll(self, tokens_BL: Tensor, hidden_BLH: Tensor) -> Tensor:
         """Mean negative log-likelihood [B], float32, of each window's tokens after the first."""

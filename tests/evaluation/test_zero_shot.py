@@ -7,6 +7,7 @@ import random
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import datasets
@@ -21,9 +22,10 @@ from harness.data.places import DataRef
 from harness.data.sources import resolve
 from harness.data.tasks.base import TASKS
 from harness.errors import UserError
-from harness.evaluation.base import Ready
+from harness.evaluation.base import EvaluationContext, Measured, Ready
 from harness.evaluation.kinds.zero_shot import ZeroShot, ZeroShotProtocol
-from harness.evaluation.zero_shot import evaluate_zero_shot
+from harness.models.cache import Cache
+from harness.progress import Silent
 
 WORDS = ["the", "a", "red", "blue", "cat", "dog", "sees", "eats", "big", "small", "never", "always", "water", "stone"]
 
@@ -94,6 +96,15 @@ def ready(ref: DataRef, limit: int | None = None) -> Ready[ZeroShotProtocol]:
 def job(task: str, path: Path, limit: int | None = None) -> Ready[ZeroShotProtocol]:
     """A task on the rows of a file."""
     return ready(resolve(task, "evaluation", path=path), limit)
+
+
+def evaluate_zero_shot(
+    model: Any, tokenizer: Any, asked: list[Ready[ZeroShotProtocol]], *, token_budget: int, reporter: Any = None
+) -> Measured:
+    """The tasks, measured on a model in memory."""
+    loaded: Any = SimpleNamespace(model=model, tokenizer=tokenizer, cache=Cache())
+    options: Any = SimpleNamespace(zero_shot_token_budget=token_budget)
+    return ZeroShot.measure(asked, EvaluationContext(loaded, torch.device("cpu"), reporter or Silent(), options))
 
 
 @torch.no_grad()
@@ -227,17 +238,44 @@ def test_nothing_is_left_behind(
     assert (out, err) == ("", "")
 
 
+class Heard(Silent):
+    """Remembers the steps and how much of them was done."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[str, int]] = []
+        self.done: list[int] = []
+
+    def start(self, step: str, total: int) -> None:
+        self.steps.append((step, total))
+
+    def advance(self, parts: int = 1) -> None:
+        self.done.append(parts)
+
+
 def test_progress_counts_every_request(
     model: Any, tokenizer: Any, piqa: list[dict[str, Any]], boolq: list[dict[str, Any]], tmp_path: Path
 ) -> None:
-    """The caller is told of the requests answered so far, of all tasks together, to the last one."""
-    told: list[tuple[int, int]] = []
+    """The reporter is told of the requests answered, of all tasks together, to the last one."""
     jobs = [job("piqa", write(tmp_path / "p.jsonl", piqa), 3), job("boolq", write(tmp_path / "b.jsonl", boolq), 2)]
-    evaluate_zero_shot(model, tokenizer, jobs, token_budget=64, on_progress=lambda *step: told.append(step))
-    assert len(told) > 1
-    assert told == sorted(told)
-    assert told[-1] == (10, 10)
-    assert {total for _, total in told} == {10}
+    heard = Heard()
+    evaluate_zero_shot(model, tokenizer, jobs, token_budget=64, reporter=heard)
+    assert heard.steps == [("evaluate: piqa, boolq, requests", 10)]
+    assert len(heard.done) > 1
+    assert sum(heard.done) == 10
+
+
+def test_a_task_under_two_protocols_is_measured_under_both(
+    model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    """In one queue, each with the numbers that it has alone."""
+    path = write(tmp_path / "piqa.jsonl", piqa)
+    jobs = [job("piqa", path, limit) for limit in (4, 9)]
+    both = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256)
+    alone = [evaluate_zero_shot(model, tokenizer, [each], token_budget=256) for each in jobs]
+    assert [(r.protocol, r.value, r.num_samples) for r in both.results] == [
+        (r.protocol, r.value, r.num_samples) for measured in alone for r in measured.results
+    ]
+    assert [len(each.questions) for each in both.answers] == [4, 9]
 
 
 def test_all_tasks_are_one_queue(
@@ -321,13 +359,9 @@ def test_cut_and_broken_requests_are_counted_task_by_task(
 
 
 def test_users_errors(model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tmp_path: Path) -> None:
-    """No tokenizer, no batch, rows that changed after planning, another version of the task."""
+    """Rows that changed after planning, another version of the task."""
     path = write(tmp_path / "piqa.jsonl", piqa)
     asked = job("piqa", path)
-    with pytest.raises(UserError, match=r"no tokenizer.*piqa"):
-        evaluate_zero_shot(model, None, [asked], token_budget=256)
-    with pytest.raises(UserError, match="token_budget must be at least 1"):
-        evaluate_zero_shot(model, tokenizer, [asked], token_budget=0)
     older = replace(asked, protocol=ZeroShotProtocol("piqa", "0.5", asked.protocol.data))
     with pytest.raises(UserError, match=re.escape("has version 1.0 of piqa; the protocol says 0.5")):
         evaluate_zero_shot(model, tokenizer, [older], token_budget=256)

@@ -1,18 +1,18 @@
 """What a causal model allows: its head on chosen rows, and our own mask and positions. Found out by trying.
 
 Nothing here is decided by the name of a family. A short forward pass of the model as it is gives reference
-log-probabilities; a shortcut is used only if it reproduces them, and what was found is said in `Abilities`.
+log-probabilities; a shortcut is used only if it reproduces them, and what was found is said.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from harness.evaluation.head import Head, find_head, first_output
+from harness.evaluation.head import find_head, first_output
 from harness.evaluation.scoring.packing import Layout, Request, fill_batches, grow_trees, lay_out
 
 ROUNDING = 1e-4  # a trial may be this far off (root mean square of log-likelihoods), or one ulp of them if that is more
@@ -21,50 +21,41 @@ PROBE_TOKENS = 48  # two rows
 HEAD_ROWS = 128  # states through the head at a time, measured: as fast as more, and the logits in memory stay small
 
 
-@dataclass(frozen=True, slots=True)
-class Abilities:
-    """Which shortcuts reproduce the model."""
-
-    head_path: str
-    """How logits come from hidden states: `linear`, `soft-capped`, `scaled`, or `full` (the model's own forward)."""
-    tree: bool
-    """Whether branches can share their beginning under a mask and positions of ours."""
-    tree_reason: str
-    """Why `tree` is what it is."""
-    depth_limit: int | None
-    """Longest sequence, and largest tree, in which attention sees everything before it; None if it always does."""
-
-
 class Scorer:
-    """Log-probabilities of chosen next tokens under `model`, by the shortest way that the model is seen to allow."""
+    """Log-probabilities of chosen next tokens under `model`, by the shortest way that the model is seen to allow.
+
+    Attributes:
+        head: how logits come from hidden states.
+        depth_limit: longest sequence, and largest tree, in which attention sees everything before it; None if it always
+            does.
+        tree, tree_reason: whether branches can share their beginning under a mask and positions of ours, and why.
+    """
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.model = model
-        self.device = _embedding(model).device
-        self.dtype: torch.dtype = model.dtype
-        self._head: Head | None = None
+        self._model = model
+        self._device = _embedding(model).device
         requests = _probe_requests(model)
-        reference = _reference(model, requests, self.device)
-        head_path = self._find_head(requests[0].inputs)
-        limit = _depth_limit(model)
-        if limit is not None and limit < PROBE_TOKENS:
-            tree, reason = False, f"its attention reaches back {limit} tokens, too few for a trial"
+        inputs = torch.tensor([requests[0].inputs], device=self._device)
+        with torch.inference_mode():
+            self.head = find_head(model, {"input_ids": inputs, "use_cache": False})
+        self.depth_limit = _depth_limit(model)
+        if self.depth_limit is not None and self.depth_limit < PROBE_TOKENS:
+            self.tree = False
+            self.tree_reason = f"its attention reaches back {self.depth_limit} tokens, too few for a trial"
         else:
-            tree, reason = self._try_tree(requests, reference)
-        self.abilities = Abilities(head_path, tree, reason, limit)
+            self.tree, self.tree_reason = self._try_tree(requests)
 
     @torch.inference_mode()
-    def score(self, layout: Layout, *, branched: bool) -> tuple[Tensor, Tensor]:
+    def score(self, layout: Layout) -> tuple[Tensor, Tensor]:
         """Log-probability (float32) of every prediction of the layout and whether it is the most probable token.
 
-        With `branched` the layout's mask and positions are used, else the model's own causal ones. Both results stay
-        on the device, and nothing here waits for it.
+        Both results stay on the device, and nothing here waits for it.
         """
-        inputs: dict[str, Any] = {"input_ids": self._send(layout.tokens)}
-        if branched:
+        inputs: dict[str, Any] = {"input_ids": self._send(layout.tokens), "use_cache": False}
+        if layout.branched:
             inputs["position_ids"] = self._send(layout.positions)
             inputs["attention_mask"] = self._mask(self._send(layout.ends))
-        states_NH = self._rows(inputs, layout)
+        states_NH = first_output(self.head.body(**inputs)).flatten(0, 1)[self._send(layout.states)]
         sources, targets = self._send(layout.sources), self._send(layout.targets)
         log_probs, greedy = [], []
         begin = 0
@@ -72,7 +63,7 @@ class Scorer:
             end = begin
             while end < len(layout.sources) and layout.sources[end] < first + HEAD_ROWS:
                 end += 1
-            logits_NV = self._logits(states_NH[first : first + HEAD_ROWS]).float()
+            logits_NV = self.head.logits(states_NH[first : first + HEAD_ROWS]).float()
             rows, wanted = sources[begin:end] - first, targets[begin:end]
             greedy.append(logits_NV.argmax(-1)[rows] == wanted)
             # `logsumexp` is nearer to float64 (CPU), but this is the sum that `HFLM` reports, to the last digits.
@@ -80,44 +71,27 @@ class Scorer:
             begin = end
         return torch.cat(log_probs), torch.cat(greedy)
 
-    def _rows(self, inputs: dict[str, Any], layout: Layout) -> Tensor:
-        """The rows that are asked for: hidden states, or finished logits where the head cannot be had apart."""
-        states = self._send(layout.states)
-        if self._head is None:
-            return first_output(self.model(**inputs, use_cache=False)).flatten(0, 1)[states]
-        return first_output(self.model.base_model(**inputs, use_cache=False)).flatten(0, 1)[states]
-
-    def _logits(self, rows: Tensor) -> Tensor:
-        if self._head is None:
-            return rows
-        return self._head(rows)
-
     def _mask(self, ends_BL: Tensor) -> Tensor:
         """Additive (B, 1, L, L) mask: query i sees key j exactly if j <= i < ends[j]."""
         index_L = torch.arange(ends_BL.shape[1], device=ends_BL.device)
         seen_BLL = (index_L[None, :, None] >= index_L[None, None, :]) & (index_L[None, :, None] < ends_BL[:, None, :])
-        mask_BLL = torch.zeros(seen_BLL.shape, dtype=self.dtype, device=ends_BL.device)
-        return mask_BLL.masked_fill_(~seen_BLL, torch.finfo(self.dtype).min)[:, None]
+        mask_BLL = torch.zeros(seen_BLL.shape, dtype=self._model.dtype, device=ends_BL.device)
+        return mask_BLL.masked_fill_(~seen_BLL, torch.finfo(mask_BLL.dtype).min)[:, None]
 
     def _send(self, numbers: list[int] | list[list[int]]) -> Tensor:
         tensor = torch.tensor(numbers, dtype=torch.long)
-        if self.device.type == "cuda":
-            return tensor.pin_memory().to(self.device, non_blocking=True)
-        return tensor.to(self.device)
+        if self._device.type == "cuda":
+            return tensor.pin_memory().to(self._device, non_blocking=True)
+        return tensor.to(self._device)
 
-    @torch.inference_mode()
-    def _find_head(self, tokens: Sequence[int]) -> str:
-        """Set `_head` to the way from hidden states to logits, where it can be had apart; its name."""
-        name, self._head = find_head(self.model, {"input_ids": self._send([list(tokens)]), "use_cache": False})
-        return name
-
-    def _try_tree(self, requests: list[Request], reference: Tensor) -> tuple[bool, str]:
+    def _try_tree(self, requests: list[Request]) -> tuple[bool, str]:
+        reference = _reference(self._model, requests, self._device)
         try:
             ours = self._error(requests, reference, lambda layout: layout)
             wrong = min(self._error(requests, reference, fault) for fault in (_see_everything, _stand_still))
         except Exception as error:  # whatever a family raises at a mask that it does not know: it does not take it
             return False, f"the model refuses a mask of ours: {type(error).__name__}: {error}".splitlines()[0][:200]
-        ulp = torch.finfo(self.dtype).eps * float(reference.square().mean().sqrt())
+        ulp = torch.finfo(self._model.dtype).eps * float(reference.square().mean().sqrt())
         if not ours <= max(ROUNDING, ulp):
             return False, f"log-probabilities under a tree mask are {ours:.2g} off"
         if not wrong >= WRONG_IS * ours:
@@ -131,9 +105,9 @@ class Scorer:
         """Root mean square of the differences from the reference; NaN if any is not finite."""
         found = torch.zeros_like(reference)
         trees = grow_trees(dict(enumerate(requests)), 0, PROBE_TOKENS)
-        for batch in fill_batches(trees, PROBE_TOKENS, pack=True):
-            layout = change(lay_out(batch))
-            log_probs, _ = self.score(layout, branched=True)
+        for rows in fill_batches(trees, PROBE_TOKENS, pack=True):
+            layout = change(replace(lay_out(rows), branched=True))
+            log_probs, _ = self.score(layout)
             found.index_add_(0, torch.tensor(layout.requests), log_probs.cpu().double())
         return float((found - reference).square().mean().sqrt())
 

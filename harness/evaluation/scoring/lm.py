@@ -1,44 +1,51 @@
 """The language model that lm-eval is given: same tokens and same numbers as its `HFLM`, fewer of them computed."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import MutableMapping, Sequence
 from itertools import groupby
+from typing import Any
 
 import torch
 from lm_eval.api.instance import Instance
-from lm_eval.api.model import LM
+from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import resolve_max_length
-from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.errors import UserError
-from harness.evaluation.scoring.encoding import EncodedPair, PairEncoder
 from harness.evaluation.scoring.families import HEAD_ROWS, Scorer
-from harness.evaluation.scoring.packing import Batch, Request, chains, fill_batches, grow_trees, lay_out
+from harness.evaluation.scoring.packing import Request, Rows, chains, fill_batches, grow_trees, lay_out
+from harness.progress import Reporter, Silent
 from harness.record import JsonValue
 
 TREE_NODES = 128  # questions that share little are merged up to here: measured, wider trees cost more than they save
 
-Progress = Callable[[int, int], None]
+Encoded = MutableMapping[tuple[str, bool], list[int]]
+"""Tokens of a text, with the tokenizer's own special tokens or without."""
+Encoding = tuple[tuple[str, str], list[int], list[int]]
+"""A request's texts, and the tokens of context and continuation that lm-eval made of them."""
 
 
-class PackedLM(LM):  # type: ignore[misc]  # lm-eval ships no types
-    """Log-likelihoods under an in-memory causal model, for lm-eval.
+class PackedLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
+    """Log-likelihoods under an in-memory causal model, for lm-eval, which splits requests into tokens itself.
 
     What requests share is computed once (see `packing`), the head reads only the states that predict something, and
     its log-softmax is float32 whatever the model's type. Which of it the model allows is tried at construction (see
     `families`) and said in `details`. The model is put into evaluation mode and otherwise left as it is.
 
     Args:
-        model: causal language model.
-        tokenizer: its tokenizer.
-        token_budget: padded tokens of a batch; a longer sequence is a batch of its own.
-        encoder: remembered encodings to share between models of the same tokenizer; made here if not given.
-        progress: called after every batch with the requests done and all requests of the call.
+        token_budget: padded tokens of a batch, >= 1; a longer sequence is a batch of its own.
+        encoded: texts whose tokens are known; share it between the models of a tokenizer.
+        reporter: told of every batch, under the name `step`.
+
+    Attributes:
+        eot_token_id: what stands before a text without context.
+        cut: texts of the last call that were longer than the model can hold.
 
     Raises:
-        UserError: `token_budget` is not positive, or the encoder is another tokenizer's.
+        UserError: the tokenizer has neither a BOS nor an EOS token.
     """
+
+    eot_token_id: int = -1
 
     def __init__(
         self,
@@ -46,22 +53,23 @@ class PackedLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         tokenizer: PreTrainedTokenizerBase,
         *,
         token_budget: int = 2048,
-        encoder: PairEncoder | None = None,
-        progress: Progress | None = None,
+        encoded: Encoded | None = None,
+        reporter: Reporter | None = None,
+        step: str = "",
     ) -> None:
         super().__init__()
-        if token_budget < 1:
-            raise UserError(f"token_budget must be at least 1, not {token_budget}")
-        if encoder is not None and encoder.tokenizer is not tokenizer:
-            raise UserError("the encoder given to the scorer belongs to another tokenizer")
+        prefix = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
+        if prefix is None:
+            raise UserError(f"the tokenizer {tokenizer.name_or_path!r} has no BOS and no EOS token; scoring needs one")
         model.train(False)
-        self.tokenizer = tokenizer
+        self.eot_token_id = int(prefix)
         self.max_length: int = resolve_max_length(model.config, tokenizer)
-        self._encoder = encoder or PairEncoder(tokenizer)
+        self._tokenizer, self._prefix_text = tokenizer, str(tokenizer.decode(prefix))
+        self._encoded: Encoded = {} if encoded is None else encoded
         self._scorer = Scorer(model)
-        self._device = self._scorer.device
         self._token_budget = token_budget
-        self.progress = progress
+        self._reporter, self._step = reporter or Silent(), step
+        self.cut: set[tuple[str, str]] = set()
         self.counts = dict.fromkeys(("requests", "cut", "requested", "computed", "padded", "head_rows"), 0)
 
     @property
@@ -71,59 +79,27 @@ class PackedLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         Of its `requests`, `cut` were longer than the model can hold. One forward pass a request would read `requested`
         tokens; `computed` were read, `padded` with padding, and `head_rows` states went through the head.
         """
-        abilities = self._scorer.abilities
         return {
             "scorer": "packed",
             "token_budget": self._token_budget,
-            "head_path": abilities.head_path,
-            "tree": abilities.tree,
-            "tree_reason": abilities.tree_reason,
-            "tree_depth_limit": abilities.depth_limit,
+            "head_path": self._scorer.head.name,
+            "tree": self._scorer.tree,
+            "tree_reason": self._scorer.tree_reason,
+            "tree_depth_limit": self._scorer.depth_limit,
             "head_rows_at_a_time": HEAD_ROWS,
             "counts": dict(self.counts),
         }
 
-    @property
-    def tokenizer_name(self) -> str:
-        """Name by which lm-eval keys caches of requests."""
-        return str(self.tokenizer.name_or_path).replace("/", "__")
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
+        """Tokens of a text, as `HFLM` has them: one that begins with the BOS token as text gets no second one."""
+        special = add_special_tokens is not False and not string.startswith(self._prefix_text)
+        if (string, special) not in self._encoded:
+            options = {} if special else {"add_special_tokens": False}
+            self._encoded[string, special] = self._tokenizer.encode(string, **options)
+        return self._encoded[string, special]
 
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Natural log-probability of each continuation after its context, and whether greedy decoding would write it.
-
-        Args:
-            requests: instances with arguments (context, continuation).
-            disable_tqdm: of lm-eval's interface; progress goes to the callback of the constructor instead.
-
-        Raises:
-            UserError: nothing to score in a request, or a continuation longer than the model can hold.
-        """
-        pairs = [(str(context), str(continuation)) for context, continuation in (item.args for item in requests)]
-        answers = self._score(self._encoder.encode(pairs))
-        for pair, answer in zip(pairs, answers, strict=True):
-            self.cache_hook.add_partial("loglikelihood", pair, answer)
-        return answers
-
-    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Natural log-probability of each whole text, in disjoint windows of the model's length as `HFLM` cuts them."""
-        texts = [str(item.args[0]) for item in requests]
-        tokens = self._encoder.texts(set(texts))
-        windows: list[EncodedPair] = []
-        owners: list[int] = []
-        for number, text in enumerate(texts):
-            for pair in get_rolling_token_windows(tokens[text], self._encoder.prefix_token, self.max_length, 1):
-                context, continuation = make_disjoint_window(pair)
-                windows.append((tuple(context), tuple(continuation)))
-                owners.append(number)
-        totals = [0.0] * len(texts)
-        for owner, (value, _) in zip(owners, self._score(windows), strict=True):
-            totals[owner] += value
-        for text, total in zip(texts, totals, strict=True):
-            self.cache_hook.add_partial("loglikelihood_rolling", (text,), total)
-        return totals
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """Refused: this scorer only scores.
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> Any:
+        """Refused, as are texts without context: this scorer only scores continuations.
 
         Raises:
             UserError: always.
@@ -131,55 +107,50 @@ class PackedLM(LM):  # type: ignore[misc]  # lm-eval ships no types
         tasks = ", ".join(sorted({str(getattr(item, "task_name", None) or "unnamed") for item in requests}))
         raise UserError(f"these tasks generate text: {tasks}; the zero-shot scorer takes log-likelihood tasks only")
 
-    def _score(self, encoded: Sequence[EncodedPair]) -> list[tuple[float, bool]]:
-        """Log-likelihood and greedy flag of each encoded pair, in order."""
-        longest = max((len(continuation) for _, continuation in encoded), default=0)
-        if longest > self.max_length:
-            raise UserError(f"a continuation has {longest} tokens; the model holds {self.max_length}")
-        requests = [Request.of(context, continuation, self.max_length) for context, continuation in encoded]
-        self.counts = dict.fromkeys(self.counts, 0) | {
-            "requests": len(requests),
-            "cut": sum(len(context) + len(continuation) > self.max_length + 1 for context, continuation in encoded),
-            "requested": sum(len(request.inputs) for request in requests),
-        }
-        left = [len(request.targets) for request in requests]
-        done = 0
+    loglikelihood_rolling = generate_until
+
+    def _loglikelihood_tokens(self, requests: Sequence[Encoding], **_: Any) -> list[tuple[float, bool]]:
+        """Natural log-probability of each continuation, and whether greedy decoding would write it.
+
+        Raises:
+            UserError: nothing to score in a request, or a continuation longer than the model can hold.
+        """
+        for texts, context, continuation in requests:
+            if not context or not continuation:
+                raise UserError("nothing to score: context {!r} or continuation {!r} has no tokens".format(*texts))
+            if len(continuation) > self.max_length:
+                raise UserError(f"a continuation has {len(continuation)} tokens; the model holds {self.max_length}")
+        cut = [texts for texts, *tokens in requests if sum(map(len, tokens)) > self.max_length + 1]
+        asked = [Request.of(context, continuation, self.max_length) for _, context, continuation in requests]
+        self.cut = set(cut)
+        self.counts = dict.fromkeys(self.counts, 0) | {"requests": len(asked), "cut": len(cut)}
+        self.counts["requested"] = sum(len(request.inputs) for request in asked)
+        self._reporter.start(self._step, len(asked))
         owners: list[int] = []
         results: list[tuple[Tensor, Tensor]] = []
-        for batch in self._plan(requests):
-            layout = lay_out(batch)
-            results.append(self._scorer.score(layout, branched=batch.branched))
+        for rows in self._plan(asked):
+            layout = lay_out(rows)
+            results.append(self._scorer.score(layout))
             owners += layout.requests
-            self._count(batch, len(layout.states))
-            for owner in layout.requests:
-                left[owner] -= 1
-                done += left[owner] == 0
-            if self.progress is not None:
-                self.progress(done, len(requests))
-        return _gather(results, owners, len(requests))
+            self.counts["computed"] += sum(len(tree) for row in rows for tree in row)
+            self.counts["padded"] += sum(map(len, layout.tokens))
+            self.counts["head_rows"] += len(layout.states)
+            self._reporter.advance(len(set(layout.requests)))
+        return _gather(results, owners, len(asked))
 
-    def _plan(self, requests: Sequence[Request]) -> list[Batch]:
+    def _plan(self, requests: Sequence[Request]) -> list[Rows]:
         """Batches of all requests: trees as far as the model takes them, plain rows beyond."""
-        abilities = self._scorer.abilities
-        limit = abilities.depth_limit or self.max_length
+        limit, tree = self._scorer.depth_limit or self.max_length, self._scorer.tree
         near = {number: request for number, request in enumerate(requests) if len(request.inputs) <= limit}
-        if abilities.tree:
-            # A window may count places in the row instead of positions, so a tree stays within it like a sequence.
-            largest = min(limit, self._token_budget)
-            trees = grow_trees(near, min(TREE_NODES, largest), largest)
-        else:
-            trees = chains(near)
-        batches = list(fill_batches(trees, self._token_budget, pack=abilities.tree))
+        # A window may count places in the row instead of positions, so a tree stays within it like a sequence.
+        largest = min(limit, self._token_budget)
+        trees = grow_trees(near, min(TREE_NODES, largest), largest) if tree else chains(near)
+        batches = list(fill_batches(trees, self._token_budget, pack=tree))
         # Rotary scaling may depend on the longest sequence of the batch, so what is beyond the limit is never padded.
         beyond = sorted(chains({n: request for n, request in enumerate(requests) if n not in near}), key=len)
         for _, equals in groupby(beyond, key=len):
             batches += fill_batches(equals, self._token_budget, pack=False)
         return batches
-
-    def _count(self, batch: Batch, head_rows: int) -> None:
-        self.counts["computed"] += sum(len(tree) for row in batch.rows for tree in row)
-        self.counts["padded"] += batch.width * len(batch.rows)
-        self.counts["head_rows"] += head_rows
 
 
 def _gather(results: Sequence[tuple[Tensor, Tensor]], owners: Sequence[int], count: int) -> list[tuple[float, bool]]:

@@ -9,6 +9,7 @@ descendant of ``j``. Positions are depths, so every branch sees the positions it
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import repeat, takewhile
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,23 +34,17 @@ class Request:
         return cls(whole[:-1], tuple(continuation))
 
 
-@dataclass(frozen=True, slots=True)
-class Pick:
-    """The tree nodes whose predictions make up the log-likelihood of request number `request`."""
-
-    request: int
-    nodes: tuple[int, ...]
-    targets: tuple[int, ...]
-
-
 @dataclass(slots=True)
 class Tree:
-    """A packed set of sequences in depth-first order; see the module for `ends`."""
+    """A packed set of sequences in depth-first order; see the module for `ends`.
+
+    `picks` says which nodes predict what: node, target token and number of the request.
+    """
 
     tokens: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
     ends: list[int] = field(default_factory=list)
-    picks: list[Pick] = field(default_factory=list)
+    picks: list[tuple[int, int, int]] = field(default_factory=list)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -60,13 +55,8 @@ class Tree:
         return self.depths[-1] == len(self.tokens) - 1
 
 
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Rows of trees, padded to `width` tokens; `branched` says that the mask of the module is needed."""
-
-    width: int
-    rows: tuple[tuple[Tree, ...], ...]
-    branched: bool
+Rows = list[list[Tree]]
+"""A batch: the trees that every row holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +64,8 @@ class Layout:
     """A batch spelled out: (B, L) inputs and, for the head, which of the B * L states predict what.
 
     `states` are the flat indices of the states that the head reads, each once, ascending. Prediction ``k`` is of
-    `targets[k]` from ``states[sources[k]]`` for request `requests[k]`; `sources` ascend.
+    `targets[k]` from ``states[sources[k]]`` for request `requests[k]`; `sources` ascend.  Where it is `branched`, the
+    mask and positions of the module are needed, else the model's own causal ones do.
     """
 
     tokens: list[list[int]]
@@ -84,46 +75,45 @@ class Layout:
     sources: list[int]
     targets: list[int]
     requests: list[int]
+    branched: bool
 
 
 def grow_trees(requests: Mapping[int, Request], small: int, largest: int) -> list[Tree]:
     """Merge the (numbered) requests into trees of shared beginnings.
 
-    A sequence joins the tree of its neighbour in lexicographic order if at least half of it is already there and the
-    tree stays within `largest` tokens, or if anything is and the tree stays within `small` (attention is quadratic in
-    the width of a tree). A sequence alone may be longer than either.
+    A sequence joins the tree of its neighbour in lexicographic order if all of it is already there, if at least half of
+    it is and the tree stays within `largest` tokens, or if anything is and the tree stays within `small` (attention is
+    quadratic in the width of a tree). A sequence alone may be longer than either; with 0 and 0 no tree has branches.
     """
-    order = sorted(requests, key=lambda number: requests[number].inputs)
     trees: list[Tree] = []
     path: list[int] = []  # nodes of the sequence before, from the root of the last tree
     before: tuple[int, ...] = ()
-    for number in order:
-        inputs = requests[number].inputs
-        shared = _common_prefix(before, inputs)
+    for number in sorted(requests, key=lambda number: requests[number].inputs):
+        inputs, targets = requests[number].inputs, requests[number].targets
+        shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, inputs, strict=False)))
         room = largest if 2 * shared >= len(inputs) else small
-        if not shared or len(trees[-1]) + len(inputs) - shared > room:
+        if not shared or (shared < len(inputs) and len(trees[-1]) + len(inputs) - shared > room):
             shared = 0
-            path = []
             trees.append(Tree())
-        _insert(trees[-1], path, shared, inputs)
-        _pick(trees[-1], path, number, requests[number])
+        tree = trees[-1]
+        first, end = len(tree), len(tree) + len(inputs) - shared
+        tree.tokens += inputs[shared:]
+        tree.depths += range(shared, len(inputs))
+        tree.ends += [end] * (end - first)
+        path = [*path[:shared], *range(first, end)]
+        for node in path[:shared]:  # the ancestors now reach further
+            tree.ends[node] = end
+        tree.picks += zip(path[-len(targets) :], targets, repeat(number))
         before = inputs
     return trees
 
 
 def chains(requests: Mapping[int, Request]) -> list[Tree]:
-    """One tree without branches per distinct sequence of inputs: for models that take no mask of ours."""
-    trees: dict[tuple[int, ...], Tree] = {}
-    for number, request in requests.items():
-        tree = trees.get(request.inputs)
-        if tree is None:
-            tree = trees[request.inputs] = Tree()
-            _insert(tree, [], 0, request.inputs)
-        _pick(tree, list(range(len(tree))), number, request)
-    return list(trees.values())
+    """A tree without branches for each distinct sequence, as they are asked: for models that take no mask of ours."""
+    return sorted(grow_trees(requests, 0, 0), key=lambda tree: tree.picks[0][2])
 
 
-def fill_batches(trees: Iterable[Tree], token_budget: int, *, pack: bool) -> Iterator[Batch]:
+def fill_batches(trees: Iterable[Tree], token_budget: int, *, pack: bool) -> Iterator[Rows]:
     """Batches of at most `token_budget` padded tokens (or one tree), widest first.
 
     With `pack` the space that is left in a row is filled with the largest trees that fit; without it a row is one tree.
@@ -140,16 +130,15 @@ def fill_batches(trees: Iterable[Tree], token_budget: int, *, pack: bool) -> Ite
             while fit := bisect_right(sizes, room):
                 room -= sizes.pop(fit - 1)
                 row.append(waiting.pop(fit - 1))
-        branched = any(len(row) > 1 or not row[0].is_chain for row in rows)
-        yield Batch(width, tuple(map(tuple, rows)), branched)
+        yield rows
 
 
-def lay_out(batch: Batch) -> Layout:
+def lay_out(rows: Rows) -> Layout:
     """Spell a batch out. A padding token is 0 and attends to itself alone, so that no row of attention is empty."""
-    width = batch.width
+    width = max(sum(map(len, row)) for row in rows)
     tokens, positions, ends = [], [], []
     picked: list[tuple[int, int, int]] = []  # state, target, request
-    for index, row in enumerate(batch.rows):
+    for index, row in enumerate(rows):
         row_tokens: list[int] = []
         row_positions: list[int] = []
         row_ends: list[int] = []
@@ -158,11 +147,7 @@ def lay_out(batch: Batch) -> Layout:
             row_tokens += tree.tokens
             row_positions += tree.depths
             row_ends += [end + start for end in tree.ends]
-            first = index * width + start
-            for pick in tree.picks:
-                picked += [
-                    (first + node, target, pick.request) for node, target in zip(pick.nodes, pick.targets, strict=True)
-                ]
+            picked += [(index * width + start + node, target, request) for node, target, request in tree.picks]
         padding = width - len(row_tokens)
         tokens.append(row_tokens + [0] * padding)
         positions.append(row_positions + [0] * padding)
@@ -178,29 +163,5 @@ def lay_out(batch: Batch) -> Layout:
         sources=[rank[state] for state, _, _ in picked],
         targets=[target for _, target, _ in picked],
         requests=[request for _, _, request in picked],
+        branched=any(len(row) > 1 or not row[0].is_chain for row in rows),
     )
-
-
-def _common_prefix(left: Sequence[int], right: Sequence[int]) -> int:
-    for index, (one, other) in enumerate(zip(left, right, strict=False)):
-        if one != other:
-            return index
-    return min(len(left), len(right))
-
-
-def _insert(tree: Tree, path: list[int], shared: int, inputs: Sequence[int]) -> None:
-    """Add the tokens of `inputs` behind its first `shared`, and make `path` its nodes."""
-    del path[shared:]
-    first = len(tree)
-    added = len(inputs) - shared
-    tree.tokens += inputs[shared:]
-    tree.depths += range(shared, len(inputs))
-    tree.ends += [first + added] * added
-    for node in path:  # the ancestors now reach further
-        tree.ends[node] = first + added
-    path += range(first, first + added)
-
-
-def _pick(tree: Tree, path: Sequence[int], number: int, request: Request) -> None:
-    start = len(request.inputs) - len(request.targets)
-    tree.picks.append(Pick(number, tuple(path[start:]), request.targets))

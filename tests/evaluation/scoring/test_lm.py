@@ -34,8 +34,8 @@ from transformers import (
 
 from harness.errors import UserError
 from harness.evaluation import head
-from harness.evaluation.scoring import PackedLM, lm
-from harness.evaluation.scoring.encoding import PairEncoder
+from harness.evaluation.scoring import lm
+from harness.evaluation.scoring.lm import PackedLM
 from harness.evaluation.scoring.packing import Layout, lay_out
 
 SIZES: dict[str, Any] = {"vocab_size": 350, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
@@ -127,9 +127,10 @@ def test_greedy_continuations_are_recognised(tokenizer: PreTrainedTokenizerFast)
         written = torch.cat([written, model(written).logits[:, -1:].argmax(-1)], dim=1)
     tokens = written[0, start.shape[1] :].tolist()
     scorer = PackedLM(model, tokenizer)
-    context = tuple(start[0].tolist())
-    other = (tokens[0] + 1, *tokens[1:])
-    answers = scorer._score([(context, tuple(tokens)), (context, other), (context, tuple(tokens[:1]))])
+    context = start[0].tolist()
+    other = [tokens[0] + 1, *tokens[1:]]
+    asked = [(("", ""), context, continuation) for continuation in (tokens, other, tokens[:1])]
+    answers = scorer._loglikelihood_tokens(asked)
     assert [greedy for _, greedy in answers] == [True, False, True]
 
 
@@ -144,18 +145,6 @@ def test_a_request_too_long_is_cut_as_stock_cuts_it(tokenizer: PreTrainedTokeniz
     assert scorer.details["counts"]["cut"] == 2  # type: ignore[call-overload, index]
     with pytest.raises(UserError, match=r"a continuation has \d+ tokens; the model holds 128"):
         scorer.loglikelihood([_instance("the", long)])
-
-
-def test_rolling_log_likelihood_is_that_of_stock(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Texts longer and shorter than the model's length, one empty of nothing but a word."""
-    model = build("opt")
-    texts = ["the unhappy dog never eats " * 40, "a cat", "a cat sees the remarkable stone"]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        items = [Instance("loglikelihood_rolling", {}, (text,), 0) for text in texts]
-    ours = PackedLM(model, tokenizer).loglikelihood_rolling(items)
-    theirs = stock(model, tokenizer).loglikelihood_rolling(items, disable_tqdm=True)
-    assert ours == pytest.approx(theirs, abs=1e-3, rel=0)  # sums over 240 tokens
 
 
 def _wide_mask(layout: Layout) -> Layout:
@@ -182,7 +171,7 @@ def test_a_planted_fault_fails_the_comparison(
     """A causal mask over the whole row, positions that run on, rows or targets off by one: all are far off 1e-4."""
     model = build("llama")
     scorer = PackedLM(model, tokenizer, token_budget=300)
-    monkeypatch.setattr(lm, "lay_out", lambda batch: fault(lay_out(batch)))
+    monkeypatch.setattr(lm, "lay_out", lambda rows: fault(lay_out(rows)))
     theirs = stock(model, tokenizer).loglikelihood(requests, disable_tqdm=True)
     assert difference(scorer.loglikelihood(requests), theirs) > 1e-2
 
@@ -213,7 +202,7 @@ def test_a_head_that_is_not_known_is_not_guessed(
 ) -> None:
     """A family with its own way of finishing logits gets the model's own forward, and the right numbers."""
     model = build("gemma2")
-    monkeypatch.setattr(head, "_finishes", lambda _: [("linear", lambda logits: logits)])
+    monkeypatch.setattr(head, "_ways", lambda _, linear: [("linear", linear)])
     scorer = PackedLM(model, tokenizer)
     assert scorer.details["head_path"] == "full"
     theirs = stock(model, tokenizer).loglikelihood(requests, disable_tqdm=True)
@@ -272,25 +261,14 @@ def test_scoring_never_waits_for_the_device(
         torch.ones(()).item()
 
 
-def test_progress_counts_requests_to_the_end(tokenizer: PreTrainedTokenizerFast, requests: list[Instance]) -> None:
-    """The callback hears after every batch how many requests are done."""
-    heard: list[tuple[int, int]] = []
-    scorer = PackedLM(build("llama"), tokenizer, token_budget=100, progress=lambda *counts: heard.append(counts))
-    scorer.loglikelihood(requests)
-    assert len(heard) > 3
-    assert heard == sorted(heard)
-    assert heard[-1] == (len(requests), len(requests))
-
-
 def test_what_it_cannot_do_is_refused_in_a_line(tokenizer: PreTrainedTokenizerFast) -> None:
-    """Generation, no budget, another tokenizer's encodings."""
+    """Generation, whole texts, and a tokenizer that has nothing to put before a text without context."""
     model = build("llama")
-    with pytest.raises(UserError, match="generate text: unnamed"):
-        PackedLM(model, tokenizer).generate_until([_instance("a", "b")])
-    with pytest.raises(UserError, match="token_budget must be at least 1, not 0"):
-        PackedLM(model, tokenizer, token_budget=0)
-    with pytest.raises(UserError, match="another tokenizer"):
-        PackedLM(model, tokenizer, encoder=PairEncoder(copy.deepcopy(tokenizer)))
+    for refused in (PackedLM.generate_until, PackedLM.loglikelihood_rolling):
+        with pytest.raises(UserError, match="generate text: unnamed"):
+            refused(PackedLM(model, tokenizer), [_instance("a", "b")])
+    with pytest.raises(UserError, match="no BOS and no EOS"):
+        PackedLM(model, PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer))
 
 
 def _args(item: Instance) -> tuple[str, str]:

@@ -5,15 +5,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.evaluation.scoring.packing import (
-    Layout,
-    Request,
-    Tree,
-    chains,
-    fill_batches,
-    grow_trees,
-    lay_out,
-)
+from harness.evaluation.scoring.packing import Layout, Request, Tree, chains, fill_batches, grow_trees, lay_out
 
 TOKENS = st.lists(st.integers(0, 2), min_size=1, max_size=9)  # few tokens: many shared beginnings
 REQUESTS = st.lists(st.builds(Request.of, TOKENS, TOKENS, st.integers(9, 12)), min_size=1, max_size=25)
@@ -34,14 +26,14 @@ def check(requests: list[Request], trees: list[Tree], budget: int, pack: bool) -
         for index, target in enumerate(request.targets)
     )
     found: Counter[tuple[int, tuple[int, ...], int]] = Counter()
-    for batch in fill_batches(trees, budget, pack=pack):
-        assert batch.width * len(batch.rows) <= budget or len(batch.rows) == 1
-        layout = lay_out(batch)
+    for rows in fill_batches(trees, budget, pack=pack):
+        layout = lay_out(rows)
+        assert len(layout.tokens[0]) * len(rows) <= budget or len(rows) == 1
         assert layout.states == sorted(set(layout.states))
         assert layout.sources == sorted(layout.sources)
-        if not batch.branched:
+        if not layout.branched:
             assert all(positions[0] == 0 for positions in layout.positions)
-            assert all(len(row) == 1 and row[0].is_chain for row in batch.rows)
+            assert all(len(row) == 1 and row[0].is_chain for row in rows)
         for source, target, request in zip(layout.sources, layout.targets, layout.requests, strict=True):
             tokens, positions = seen(layout, layout.states[source])
             assert positions == tuple(range(len(tokens)))
@@ -61,9 +53,10 @@ def test_trees_hold_every_request_as_if_it_were_alone(
 
 @given(REQUESTS, st.integers(1, 60))
 def test_plain_rows_hold_every_request(requests: list[Request], budget: int) -> None:
-    """Without trees a row is one sequence, and no mask is needed."""
+    """Without trees a row is one sequence, each stands once, and no mask is needed."""
     trees = chains(dict(enumerate(requests)))
-    assert not any(batch.branched for batch in fill_batches(trees, budget, pack=False))
+    assert len(trees) == len({request.inputs for request in requests})
+    assert not any(lay_out(rows).branched for rows in fill_batches(trees, budget, pack=False))
     check(requests, trees, budget, pack=False)
 
 
@@ -80,10 +73,10 @@ def test_a_shared_context_is_computed_once() -> None:
 def test_one_token_choices_are_read_off_one_row() -> None:
     """Yes and no after a passage cost the passage, one head row, and no mask."""
     requests = {number: Request.of([1, 2, 3], [answer], 100) for number, answer in enumerate((4, 5))}
-    (batch,) = fill_batches(grow_trees(requests, 0, 2048), 2048, pack=True)
-    layout = lay_out(batch)
+    (rows,) = fill_batches(grow_trees(requests, 0, 2048), 2048, pack=True)
+    layout = lay_out(rows)
     assert (layout.tokens, layout.states, layout.sources, layout.targets) == ([[1, 2, 3]], [2], [0, 0], [4, 5])
-    assert not batch.branched
+    assert not layout.branched
 
 
 def test_questions_that_share_little_stay_apart_beyond_the_limit() -> None:
@@ -108,7 +101,7 @@ def test_rows_are_filled_with_smaller_trees() -> None:
         for number, length in enumerate(lengths)
     }
     batches = list(fill_batches(grow_trees(requests, 0, 2048), 27, pack=True))
-    assert [[[len(tree) for tree in row] for row in batch.rows] for batch in batches] == [[[9], [8, 1], [5, 4]]]
+    assert [[[len(tree) for tree in row] for row in rows] for rows in batches] == [[[9], [8, 1], [5, 4]]]
 
 
 def test_a_request_too_long_loses_its_beginning() -> None:

@@ -12,8 +12,9 @@ from lm_eval.models.huggingface import HFLM
 
 from harness.data.sources import resolve
 from harness.data.tasks.base import TASKS as ENTRIES
-from harness.evaluation.scoring import PackedLM, lm
-from harness.evaluation.scoring.packing import Batch, Layout, lay_out
+from harness.evaluation.scoring import lm
+from harness.evaluation.scoring.lm import PackedLM
+from harness.evaluation.scoring.packing import Layout, Rows, lay_out
 from harness.evaluation.upstream import load_task, quiet
 from harness.models.checkpoint import Checkpoint
 from harness.models.loading import LoadedModel, load_model
@@ -80,10 +81,10 @@ def test_a_planted_fault_fails_the_comparison(
     assert smollm2.tokenizer is not None
     scorer = PackedLM(smollm2.model, smollm2.tokenizer)
 
-    def faulty(batch: Batch) -> Layout:
-        layout = lay_out(batch)
+    def faulty(rows: Rows) -> Layout:
+        layout = lay_out(rows)
         if fault == "mask":
-            return replace(layout, ends=[[batch.width] * batch.width for _ in layout.ends])
+            return replace(layout, ends=[[len(row)] * len(row) for row in layout.ends])
         return replace(layout, states=[max(0, state - 1) for state in layout.states])
 
     monkeypatch.setattr(lm, "lay_out", faulty)
