@@ -4,9 +4,9 @@ Nothing here imports torch: planning asks kinds for their protocols and for the 
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, get_type_hints
 
 from harness.answers import TaskAnswers
 from harness.data.corpora.base import CORPORA
@@ -26,13 +26,6 @@ HEAD_ROWS = 256
 """Hidden states that go through the head at a time where text is scored: bounds the logits in memory."""
 
 ProtocolT = TypeVar("ProtocolT", bound=EvaluationProtocol)
-
-
-class FindData(Protocol):
-    """Finds the evaluation data of a name where the configuration says, or in the usual places."""
-
-    def __call__(self, name: str) -> DataRef:
-        """The data of a corpus, task or image set."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +142,11 @@ class Evaluation(ABC, Generic[ProtocolT]):
         """The corpora, tasks or sets asked for, by the field that asks."""
 
     @abstractmethod
-    def ask(self, find: FindData) -> list[tuple[ProtocolT, DataRef | None]]:
+    def ask(self, find: Callable[[str], DataRef]) -> list[tuple[ProtocolT, DataRef | None]]:
         """The protocols asked for, each with its data (None where it needs none).
+
+        Args:
+            find: finds the evaluation data of a name where the configuration says, or in the usual places.
 
         Raises:
             UserError: a field is out of range, or data cannot be found.

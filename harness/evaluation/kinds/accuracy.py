@@ -1,13 +1,13 @@
 """Accuracy of image classifiers on labelled images."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from harness.data.corpora.base import CORPORA, ArrayCorpus
 from harness.data.places import DataRef
-from harness.evaluation.base import EVALUATIONS, Evaluation, EvaluationContext, FindData, Measured, Ready, corpora_for
+from harness.evaluation.base import EVALUATIONS, Evaluation, EvaluationContext, Measured, Ready, corpora_for
 from harness.job import EvaluationProtocol, Identity, protocol_key
 from harness.record import EvalResult
 
@@ -57,7 +57,7 @@ class ImageAccuracy(Evaluation[AccuracyProtocol]):
     def names(self) -> dict[str, tuple[str, ...]]:
         return {"evaluation.images": self.images}
 
-    def ask(self, find: FindData) -> list[tuple[AccuracyProtocol, DataRef | None]]:
+    def ask(self, find: Callable[[str], DataRef]) -> list[tuple[AccuracyProtocol, DataRef | None]]:
         return [(AccuracyProtocol(name), find(name)) for name in self.images]
 
     @classmethod

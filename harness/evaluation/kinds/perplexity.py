@@ -1,7 +1,7 @@
 """Token-window perplexity of a language model on a corpus."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -15,7 +15,6 @@ from harness.evaluation.base import (
     EVALUATIONS,
     Evaluation,
     EvaluationContext,
-    FindData,
     Measured,
     MemoryNeed,
     Ready,
@@ -112,7 +111,7 @@ class WindowPerplexity(Evaluation[PerplexityProtocol]):
     def names(self) -> dict[str, tuple[str, ...]]:
         return {"evaluation.corpora": self.corpora}
 
-    def ask(self, find: FindData) -> list[tuple[PerplexityProtocol, DataRef | None]]:
+    def ask(self, find: Callable[[str], DataRef]) -> list[tuple[PerplexityProtocol, DataRef | None]]:
         options = (self.seq_len, self.max_windows, self.bos_every_window)
         found = map(find, self.corpora)
         return [(PerplexityProtocol(ref.name, ref.unpublished, *options), ref) for ref in found]

@@ -1,7 +1,7 @@
 """Zero-shot tasks: questions with lm-eval's prompts, scored on the model in memory by our own `LM`."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import isclose, isnan
@@ -18,7 +18,6 @@ from harness.evaluation.base import (
     Estimate,
     Evaluation,
     EvaluationContext,
-    FindData,
     Measured,
     MemoryNeed,
     Ready,
@@ -87,7 +86,7 @@ class ZeroShot(Evaluation[ZeroShotProtocol]):
     def names(self) -> dict[str, tuple[str, ...]]:
         return {"evaluation.tasks": self.tasks}
 
-    def ask(self, find: FindData) -> list[tuple[ZeroShotProtocol, DataRef | None]]:
+    def ask(self, find: Callable[[str], DataRef]) -> list[tuple[ZeroShotProtocol, DataRef | None]]:
         found = map(find, self.tasks)
         return [
             (ZeroShotProtocol(ref.name, TASKS.get(ref.name).version, ref.unpublished, self.limit), ref) for ref in found
