@@ -9,7 +9,7 @@ from harness.data.sources import resolve
 from harness.data.tasks.base import TASKS
 from harness.errors import UserError
 from harness.record import EvalResult
-from harness.reporting.questions import Question
+from harness.reporting.compare import Question
 
 
 def load_questions(result: EvalResult) -> list[Question]:

@@ -13,8 +13,7 @@ from harness.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from harness.record import RunRecord
-    from harness.reporting.compare import Answered
-    from harness.reporting.questions import Question
+    from harness.reporting.compare import Answered, Question
 
 
 def add_commands(command: AddCommand) -> None:

@@ -2,15 +2,30 @@
 
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import cast
+from typing import NamedTuple, cast
 
 from harness.answers import Answer, TaskAnswers
 from harness.errors import UserError, unknown
 from harness.record import EvalResult, JsonValue, RunRecord
 from harness.reporting.statistics import Distribution, mcnemar, paired_interval
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question as people read it; whoever makes a report hands it in, since records hold no text.
+
+    Args:
+        content: names it, as `answers.content_id` does.
+        asked: what is asked, a line a field of its data set.
+        options: in the order of the scores.
+    """
+
+    content: str
+    asked: str
+    options: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,19 +180,36 @@ def _problem(task: str, a: EvalResult, b: EvalResult) -> str | None:
     return None
 
 
+class Judged(NamedTuple):
+    """An answer by one metric: the option that counts, whether it is right, and the margin; see `Answer`."""
+
+    predicted: int | None
+    right: bool | None
+    margin: float | None
+
+
+def judged(answer: Answer, metric: str) -> Judged:
+    """An answer by `acc` or `acc_norm`."""
+    if metric == "acc":
+        return Judged(answer.predicted, answer.correct, answer.margin)
+    return Judged(answer.predicted_norm, answer.correct_norm, answer.margin_norm)
+
+
 def _compare_metric(
     metric: str, first: TaskAnswers, second: TaskAnswers, pairs: Sequence[tuple[Answer, Answer]]
 ) -> TaskComparison:
-    right, margin = _ACCESS[metric]
-    known = [(a, b) for a, b in pairs if right(a) is not None and right(b) is not None]
+    sides = [(Flip(a, b, bool(judged(a, metric).right)), judged(a, metric), judged(b, metric)) for a, b in pairs]
+    known = [(flip, a, b) for flip, a, b in sides if a.right is not None and b.right is not None]
     if not known:
         raise UserError(f"{first.task} has no question that both jobs answered with a number")
-    count = len(known)
-    only_a = [(a, b) for a, b in known if right(a) and not right(b)]
-    only_b = [(a, b) for a, b in known if right(b) and not right(a)]
-    both = sum(bool(right(a) and right(b)) for a, b in known)
-    low, high = paired_interval(len(only_a), len(only_b), count)
-    flips = [Flip(a, b, a_right=bool(right(a))) for a, b in (*only_a, *only_b)]
+    count, sizes = len(known), (len(first.questions), len(second.questions))
+    both, only_a, only_b = (
+        sum((bool(a.right), bool(b.right)) == right for _, a, b in known)
+        for right in ((True, True), (True, False), (False, True))
+    )
+    low, high = paired_interval(only_a, only_b, count)
+    flips = [(_moved(flip, a, b), flip) for flip, a, b in known if a.right != b.right]
+    flips.sort(key=lambda one: (-one[0], one[1].a.index))
     return TaskComparison(
         task=first.task,
         metric=metric,
@@ -185,43 +217,30 @@ def _compare_metric(
         protocol_b=second.protocol,
         questions=count,
         both_right=both,
-        only_a=len(only_a),
-        only_b=len(only_b),
-        both_wrong=count - both - len(only_a) - len(only_b),
-        accuracy_a=(both + len(only_a)) / count,
-        accuracy_b=(both + len(only_b)) / count,
-        difference=(len(only_b) - len(only_a)) / count,
+        only_a=only_a,
+        only_b=only_b,
+        both_wrong=count - both - only_a - only_b,
+        accuracy_a=(both + only_a) / count,
+        accuracy_b=(both + only_b) / count,
+        difference=(only_b - only_a) / count,
         low=low,
         high=high,
-        p_value=mcnemar(len(only_a), len(only_b)),
-        margin_a=Distribution.of(margin(a) for a, _ in known),
-        margin_b=Distribution.of(margin(b) for _, b in known),
-        margin_change=Distribution.of(_change(margin(a), margin(b)) for a, b in known),
-        flips=tuple(sorted(flips, key=lambda flip: (-_size(flip, margin), flip.a.index))),
-        note=_note(first, second, count),
+        p_value=mcnemar(only_a, only_b),
+        margin_a=Distribution.of(a.margin for _, a, _ in known),
+        margin_b=Distribution.of(b.margin for _, _, b in known),
+        margin_change=Distribution.of(_change(a.margin, b.margin) for _, a, b in known),
+        flips=tuple(flip for _, flip in flips),
+        note="" if sizes == (count, count) else f"{count} questions in common, of {sizes[0]} (A) and {sizes[1]} (B)",
     )
-
-
-Right = Callable[[Answer], bool | None]
-Margin = Callable[[Answer], float | None]
-_ACCESS: Mapping[str, tuple[Right, Margin]] = {
-    "acc": (lambda answer: answer.correct, lambda answer: answer.margin),
-    "acc_norm": (lambda answer: answer.correct_norm, lambda answer: answer.margin_norm),
-}
-
-
-def _note(first: TaskAnswers, second: TaskAnswers, count: int) -> str:
-    sizes = len(first.questions), len(second.questions)
-    return "" if sizes == (count, count) else f"{count} questions in common, of {sizes[0]} (A) and {sizes[1]} (B)"
 
 
 def _change(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else b - a
 
 
-def _size(flip: Flip, margin: Margin) -> float:
+def _moved(flip: Flip, a: Judged, b: Judged) -> float:
     """How far a question moved: by its margin, or by its log-likelihood where it has one option."""
-    moved = _change(margin(flip.a), margin(flip.b))
+    moved = _change(a.margin, b.margin)
     if moved is None:
         moved = flip.b.log_likelihoods[0] - flip.a.log_likelihoods[0]
     return abs(moved) if not math.isnan(moved) else math.inf

@@ -4,13 +4,12 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from textwrap import indent, wrap
-from typing import Any, cast
+from typing import Any
 
 from harness.record import JsonValue
-from harness.reporting.compare import Comparison, Flip, TaskComparison
+from harness.reporting.compare import Comparison, Flip, Question, TaskComparison, judged
 from harness.reporting.formats.base import write
 from harness.reporting.layout import DASH, Cell, Column, Table, clean, number, signed
-from harness.reporting.questions import Question
 from harness.reporting.statistics import CONFIDENCE, QUANTILES, Distribution
 
 FORMATS = ("terminal", "md", "json")
@@ -33,9 +32,8 @@ def write_comparison(
     Raises:
         UserError: questions are asked for and are not at hand.
     """
-    assert not questions or rows is not None, "no way to load the questions"
     shown = [
-        (task, [(flip, _row(rows, task, flip)) for flip in task.flips[:questions]])
+        (task, [(flip, rows(task)[flip.a.index]) for flip in task.flips[:questions]])
         for task in comparison.tasks
         if questions and rows
     ]
@@ -43,14 +41,10 @@ def write_comparison(
         return json.dumps(_plain(comparison, shown), indent=2, ensure_ascii=False) + "\n"
     tables = [_jobs(comparison), accuracies(comparison), margins(comparison)]
     parts = [write(table, format, width).rstrip("\n") for table in tables if table.rows]
-    block = _quoted if format == "md" else "\n".join
-    parts += [block(_question(task, flip, row, width)) for task, flips in shown for flip, row in flips]
+    quote = "    " if format == "md" else ""  # an indented block, which Markdown shows as it is
+    blocks = ["\n".join(_question(task, flip, row, width)) for task, flips in shown for flip, row in flips]
+    parts += [indent(block, quote, lambda _: True) for block in blocks]
     return "\n\n".join(parts) + "\n"
-
-
-def _row(rows: Questions | None, task: TaskComparison, flip: Flip) -> Question:
-    assert rows is not None
-    return rows(task)[flip.a.index]
 
 
 def _jobs(comparison: Comparison) -> Table:
@@ -106,22 +100,13 @@ def _question(task: TaskComparison, flip: Flip, question: Question, width: int) 
         lines += [indent(line, "  ") for line in wrap(clean(text), max(width - 2, 20))]
     for option, text in enumerate(question.options):
         scores = [number(answer.log_likelihoods[option]) for answer in (flip.a, flip.b)]
-        chosen = [name for name, answer in (("A", flip.a), ("B", flip.b)) if choice(task, answer) == option]
+        sides = (("A", flip.a), ("B", flip.b))
+        chosen = [name for name, answer in sides if judged(answer, task.metric).predicted == option]
         marks = (["right"] if option == flip.a.gold else []) + ([f"chosen by {' and '.join(chosen)}"] if chosen else [])
         said = f" ({', '.join(marks)})" if marks else ""
         lines.append(f"  [{option}]{said} A {scores[0]}, B {scores[1]} nats")
         lines += [indent(line, "      ") for line in wrap(clean(text), max(width - 6, 20))]
     return lines
-
-
-def choice(task: TaskComparison, answer: Any) -> int | None:
-    """Index of the option that counts for the metric."""
-    return cast("int | None", answer.predicted if task.metric == "acc" else answer.predicted_norm)
-
-
-def _quoted(lines: Sequence[str]) -> str:
-    """An indented block, which Markdown shows as it is."""
-    return "\n".join(f"    {line}" for line in lines)
 
 
 def _plain(

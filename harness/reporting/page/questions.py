@@ -8,12 +8,11 @@ from itertools import combinations
 from harness.answers import TaskAnswers
 from harness.errors import UserError
 from harness.record import EvalResult, RunRecord
-from harness.reporting.compare import Answered, Comparison, Flip, TaskComparison, compare
-from harness.reporting.compare_text import accuracies, choice, margins
+from harness.reporting.compare import Answered, Comparison, Question, TaskComparison, compare, judged
+from harness.reporting.compare_text import accuracies, margins
 from harness.reporting.frame import describe
 from harness.reporting.layout import DASH, Cell, Column, Table, signed
 from harness.reporting.page.details import packed
-from harness.reporting.questions import Question
 from harness.tracking.answers import read
 from harness.tracking.store import RecordStore
 
@@ -62,13 +61,22 @@ def load_answers(
             by_job[record.job_id] = read(record, store.path_of(record))
         except UserError as error:
             problems.append(str(error))
-    found: dict[tuple[str, int, str], str] = {}
-    for result in _asked_results(records, by_job):
+    asked = {
+        (result.task, result.data_fingerprint): result
+        for record in records
+        if record.job_id in by_job
+        for result in record.results
+        if result.kind == "zero_shot"
+    }
+    texts: dict[tuple[str, int, str], str] = {}
+    for result in asked.values():
         try:
-            found |= _texts_of(result.task, questions_of(result)) if questions_of else {}
+            for index, each in enumerate(questions_of(result) if questions_of else ()):
+                options = [f"[{place}] {text}" for place, text in enumerate(each.options)]
+                texts[result.task, index, each.content] = "\n".join([each.asked, *options])
         except UserError as error:
             problems.append(str(error))
-    return Answers(by_job, tuple(problems), found)
+    return Answers(by_job, tuple(problems), texts)
 
 
 def packed_comparisons(records: Sequence[RunRecord], answers: Answers) -> dict[str, str]:
@@ -108,28 +116,18 @@ def _flips(task: TaskComparison, texts: Texts) -> Table:
     """The questions that moved most."""
     shown = task.flips[:FLIPS_SHOWN]
     asked = [texts.get((task.task, *flip.a.question), "") for flip in shown]
-    rows = [
-        (
-            *(str(flip.a.index), "only A right" if flip.a_right else "only B right", str(flip.a.gold)),
-            *(f"{_said(choice(task, flip.a))} → {_said(choice(task, flip.b))}", _margins(task, flip)),
-            *([text or DASH] if any(asked) else []),
-        )
-        for flip, text in zip(shown, asked, strict=True)
-    ]
+    rows = []
+    for flip, text in zip(shown, asked, strict=True):
+        sides = [judged(answer, task.metric) for answer in (flip.a, flip.b)]
+        who = "only A right" if flip.a_right else "only B right"
+        chosen = " → ".join(DASH if side.predicted is None else str(side.predicted) for side in sides)
+        margin = " → ".join(DASH if side.margin is None else signed(side.margin) for side in sides)
+        said = (str(flip.a.index), who, str(flip.a.gold), chosen, margin, *([text or DASH] if any(asked) else []))
+        rows.append(tuple(map(Cell, said)))
     headers = ("question", "flip", "right option", "chosen", "margin", *(["text"] if any(asked) else []))
     cut = f", the {FLIPS_SHOWN} whose margin changed most" if len(shown) < len(task.flips) else ""
     title = f"{task.task} {task.metric}: {len(task.flips)} flipped questions{cut}"
-    return Table(title, tuple(map(Column, headers)), tuple(tuple(map(Cell, row)) for row in rows))
-
-
-def _margins(task: TaskComparison, flip: Flip) -> str:
-    sides = [flip.a.margin if task.metric == "acc" else flip.a.margin_norm]
-    sides += [flip.b.margin if task.metric == "acc" else flip.b.margin_norm]
-    return " → ".join(DASH if side is None else signed(side) for side in sides)
-
-
-def _said(option: int | None) -> str:
-    return DASH if option is None else str(option)
+    return Table(title, tuple(map(Column, headers)), tuple(rows))
 
 
 def _plain(table: Table) -> dict[str, object]:
@@ -138,26 +136,4 @@ def _plain(table: Table) -> dict[str, object]:
         "headers": [column.title for column in table.columns],
         "rows": [[cell.written(table.order) for cell in row] for row in table.rows],
         "notes": table.footnotes,
-    }
-
-
-def _asked_results(records: Sequence[RunRecord], by_job: Mapping[str, object]) -> list[EvalResult]:
-    """One result a content of questions: what its rows are found by."""
-    results = {
-        (result.task, result.data_fingerprint): result
-        for record in records
-        if record.job_id in by_job
-        for result in record.results
-        if result.kind == "zero_shot"
-    }
-    return list(results.values())
-
-
-def _texts_of(task: str, questions: Sequence[Question]) -> dict[tuple[str, int, str], str]:
-    """The question, then its options, one a line, numbered as the answers are."""
-    return {
-        (task, index, each.content): "\n".join(
-            [each.asked, *(f"[{place}] {text}" for place, text in enumerate(each.options))]
-        )
-        for index, each in enumerate(questions)
     }
