@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from benchmarks.synthetic import records
-from harness.reporting.figures.files import Drawn, draw_all
+from harness.reporting.figures.base import Picture, draw_all
 from harness.reporting.formats.base import write
 from harness.reporting.papers import paper_table
 from harness.reporting.published import load
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> None:
         tables = _timed(f"{len(ids)} tables of papers", lambda: [paper_table(each, found, published) for each in ids])
         _timed(f"each in {len(FORMATS)} formats", lambda: [write(each, name) for each in tables for name in FORMATS])
         drawn = _timed("figures", lambda: list(draw_all(found, published, Path(folder) / "figures")))
-        print(f"{sum(isinstance(each, Drawn) for each in drawn)} figures, each as PNG and PDF")
+        print(f"{sum(isinstance(each, Picture) for each in drawn)} figures, each as PNG and PDF")
         print(f"all: {time.perf_counter() - start[0]:.1f} s, processor {time.process_time() - start[1]:.1f} s")
 
 

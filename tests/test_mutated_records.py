@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.record import QuestionFile, RunRecord, from_json, to_json
-from harness.reporting.figures.files import pictures
+from harness.reporting.figures.base import pictures
 from harness.reporting.formats.base import FORMATS, write
 from harness.reporting.frame import to_frame
 from harness.reporting.knee import knees

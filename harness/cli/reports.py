@@ -181,11 +181,11 @@ def serve_page(options: argparse.Namespace, _: object) -> int:
 
 
 def _plots(records: "Sequence[RunRecord]", folder: Path) -> None:
-    from harness.reporting.figures.files import Drawn, draw_all
+    from harness.reporting.figures.base import Picture, draw_all
     from harness.reporting.published import load
 
-    for outcome in draw_all(records, load(), folder):
-        if isinstance(outcome, Drawn):
-            print(f"{outcome.png} and .pdf")
+    for found in draw_all(records, load(), folder):
+        if isinstance(found, Picture):
+            print(f"{folder / found.name}.png and .pdf")
         else:
-            print(f"not drawn: {outcome.name}: {outcome.why}")
+            print(f"not drawn: {found.name}: {found.why}")

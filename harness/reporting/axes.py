@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from harness.patterns import parse_n_of_m
-from harness.reporting.frame import DENSE, NO_RECOVERY, PARAMS_SEPARATOR, UNIFORM, JobRow
+from harness.reporting.frame import NO_RECOVERY, PARAMS_SEPARATOR, JobRow
 from harness.reporting.layout import percent
-from harness.reporting.published import natural_key
+from harness.reporting.published import DENSE, UNIFORM, natural_key
 
 CHECKOUT = {False: "clean", True: "uncommitted changes"}
 LONGEST_SETTING = 40

@@ -3,17 +3,16 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING
 
-from harness.record import CalibrationFields, ChoiceFields, Defaults, EvalResult, JobFields, JsonValue, RunRecord
-from harness.reporting.published import UNIFORM as UNIFORM  # re-exported: what most jobs have
-from harness.reporting.published import PaperName, Setting, paper_name
+from harness.record import ChoiceFields, EvalResult, JsonValue, RunRecord
+from harness.reporting.published import DENSE, UNIFORM, Setting, experiments_folder, read_facts
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NO_RECOVERY = "none"
-DENSE = "dense"
 COUNTED_TOLERANCE = 5e-4
 """Counted zeros this close to the request are the request: exact counts round to whole weights."""
 PARAMS_SEPARATOR = ", "
@@ -106,12 +105,7 @@ class Measured:
 
 def measured(records: Sequence[RunRecord]) -> list[Measured]:
     """One entry a record, in the given order."""
-    return [
-        Measured(
-            describe(record), record.results, record.timings_s, record.error if record.status == "failed" else None
-        )
-        for record in records
-    ]
+    return [Measured(describe(record), record.results, record.timings_s, record.error) for record in records]
 
 
 def describe(record: RunRecord) -> JobRow:
@@ -119,7 +113,7 @@ def describe(record: RunRecord) -> JobRow:
     job = record.job
     model, method, calibration = job["model"], job["method"], job["calibration"]
     changed = _params(_changed(method, record.defaults.method))
-    named = _paper_name(job, record.defaults, changed)
+    paper_method, differs = _paper_name(record, changed)
     return JobRow(
         job_id=record.job_id,
         model=model["name"],
@@ -131,7 +125,7 @@ def describe(record: RunRecord) -> JobRow:
         achieved_sparsity=record.achieved_sparsity,
         allocation=_choice(job["allocation"]),
         recovery=_choice(job["recovery"]),
-        calibration=_calibration(calibration) if calibration else "",
+        calibration="{corpus} {num_sequences}×{seq_len}".format_map(calibration) if calibration else "",
         calibration_data=calibration["data"] if calibration else "",
         sampling=calibration["sampling"] if calibration else "",
         propagation=calibration["propagation"] if calibration else "",
@@ -142,27 +136,66 @@ def describe(record: RunRecord) -> JobRow:
         dirty=record.provenance.dirty,
         changed=changed,
         paper_name=record.defaults.paper_name or "",
-        paper_method=named.paper_method if named else "",
-        differs=named.differs if named else "",
+        paper_method=paper_method,
+        differs=differs,
     )
 
 
-def _paper_name(job: JobFields, defaults: Defaults, changed: str) -> PaperName | None:
-    """How papers name the method in its setting; a hyperparameter that has no default any more tells nothing."""
-    allocation, calibration = job["allocation"], job["calibration"]
+@dataclass(frozen=True, slots=True)
+class PaperName:
+    """How papers name what our jobs of one setting compute, where it is not by our own names.
+
+    Args:
+        changed: the method's hyperparameters that are not its defaults, as `JobRow.changed` spells them.
+        allocation: its name; its hyperparameters are the defaults.
+        paper_method, differs: see `JobRow`.
+    """
+
+    method: str
+    changed: str
+    allocation: str
+    paper_method: str
+    differs: str
+
+
+def _paper_name(record: RunRecord, changed: str) -> tuple[str, str]:
+    """How papers name the method in its setting, and what we compute otherwise; empty where none prints that setting.
+
+    The rule is that hyperparameters are the defaults and an allocation is written before the method, ``owl w. wanda``;
+    the exceptions are facts that come with the package.  A hyperparameter that has no default any more tells nothing.
+    """
+    job, defaults = record.job, record.defaults
+    method, allocation, calibration = job["method"]["name"], job["allocation"], job["calibration"]
     propagation = calibration["propagation"] if calibration else None
-    printed = (
-        defaults.has_published_numbers
-        and job["recovery"]["name"] == NO_RECOVERY
-        and (None in (propagation, defaults.propagation) or propagation == defaults.propagation)
-        and not _changed(allocation, defaults.allocation)
-    )
-    return paper_name(job["method"]["name"], changed, allocation["name"]) if printed else None
+    if (
+        not defaults.has_published_numbers
+        or job["recovery"]["name"] != NO_RECOVERY
+        or (None not in (propagation, defaults.propagation) and propagation != defaults.propagation)
+        or _changed(allocation, defaults.allocation)
+    ):
+        return "", ""
+    if exception := _exceptions().get((method, changed, allocation["name"])):
+        return exception.paper_method, exception.differs
+    named = method if allocation["name"] in ("", UNIFORM) else f"{allocation['name']} w. {method}"
+    return "" if changed else named, ""
+
+
+@cache
+def _exceptions() -> Mapping[tuple[str, str, str], PaperName]:
+    found = read_facts(experiments_folder() / "paper_names.csv", PaperName)
+    return {(one.method, one.changed, one.allocation): one for one in found}
 
 
 def _changed(choice: ChoiceFields, defaults: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
     """The hyperparameters of a choice that are not its defaults."""
     return {name: value for name, value in choice["params"].items() if defaults.get(name, value) != value}
+
+
+RESULT_COLUMNS = (
+    *("protocol", "task", "metric", "value", "stderr", "num_samples", "subset", "higher_is_better"),
+    *("data_source", "data_fingerprint"),
+)
+SECONDS_COLUMNS = ("seconds", "seconds_load", "seconds_calibrate", "seconds_prune", "seconds_evaluate")
 
 
 def to_frame(records: Sequence[RunRecord]) -> "pd.DataFrame":
@@ -186,13 +219,6 @@ def to_frame(records: Sequence[RunRecord]) -> "pd.DataFrame":
     return pd.DataFrame(rows, columns=fixed + sorted({name for row in rows for name in row} - set(fixed)))
 
 
-RESULT_COLUMNS = (
-    *("protocol", "task", "metric", "value", "stderr", "num_samples", "subset", "higher_is_better"),
-    *("data_source", "data_fingerprint"),
-)
-SECONDS_COLUMNS = ("seconds", "seconds_load", "seconds_calibrate", "seconds_prune", "seconds_evaluate")
-
-
 def _params(params: Mapping[str, JsonValue]) -> str:
     return PARAMS_SEPARATOR.join(f"{name}={params[name]}" for name in sorted(params))
 
@@ -200,7 +226,3 @@ def _params(params: Mapping[str, JsonValue]) -> str:
 def _choice(choice: ChoiceFields) -> str:
     params = _params(choice["params"])
     return f"{choice['name']} ({params})" if params else choice["name"]
-
-
-def _calibration(fields: CalibrationFields) -> str:
-    return f"{fields['corpus']} {fields['num_sequences']}×{fields['seq_len']}"

@@ -2,7 +2,7 @@
 
 import math
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -128,6 +128,11 @@ class Table:
         for row in self.rows:
             assert len(row) == len(self.columns), f"a row of {len(row)} cells under {len(self.columns)} columns"
 
+    def marked(self, escape: Callable[[str], str], ranks: Mapping[int, str]) -> Iterator[list[str]]:
+        """The cells of every row as escaped text, each part within the template of its rank."""
+        for row in self.rows:
+            yield ["".join(ranks[rank].format(escape(text)) for text, rank in cell.parts(self.order)) for cell in row]
+
 
 def number(value: float) -> str:
     """A number as the papers print it: two decimals, from 1e4 on scientific as in `1.23e4`."""
@@ -158,11 +163,6 @@ def metric_header(task: str, metric: str, unit: str, seq_len: int | None) -> str
     return " ".join(parts)
 
 
-def unique(items: Sequence[str]) -> list[str]:
-    """Each item once, in the order of first appearance."""
-    return list(dict.fromkeys(items))
-
-
 def clean(text: str) -> str:
     """One line without control, format (bidirectional), surrogate or unassigned characters; each becomes a blank."""
     if text.isascii() and text.isprintable():  # nearly always: a table of thousands of jobs is cleaned cell by cell
@@ -175,3 +175,8 @@ def json_number(value: float | None) -> float | str | None:
     if value is None or math.isfinite(value):
         return value
     return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
+def rounded(value: float | None, digits: int) -> float | str | None:
+    """As `json_number`, to so many significant digits."""
+    return json_number(value if value is None else float(f"{value:.{digits}g}"))

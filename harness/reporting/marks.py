@@ -1,13 +1,12 @@
 """What is marked in a table: what lies inside a tolerance, the best numbers, and footnotes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 
-from harness.reporting.facts import experiments_folder, read_facts
 from harness.reporting.frame import JobRow, Measured
 from harness.reporting.layout import Cell, Column, Table
-from harness.reporting.published import DENSE_PATTERN, PLAIN_VARIANTS, PublishedRow
+from harness.reporting.published import DENSE, PLAIN_VARIANTS, PublishedRow, experiments_folder, read_facts
 
 DIRTY_NOTE = "† recorded with uncommitted changes to code or configuration"
 UNVERIFIED_NOTE = "? published value not checked against its paper"
@@ -46,25 +45,23 @@ class Tolerance:
             f"{self.protocol}, {self.seen} ({self.source})"
         )
 
+    def holds(self, measured: float, row: PublishedRow) -> bool:
+        """Whether `measured`, in the row's unit, lies inside.
+
+        A number is as good as its printed digits: 5.56 may have been anything from 5.555 to 5.565.
+        """
+        return abs(measured - row.value) <= self.relative * row.value + _rounding(row.text)
+
 
 def tolerance_for(row: PublishedRow) -> Tolerance | None:
     """The tolerance that applies to a published number; None when nobody has seen one.
 
     A dense model has none: nothing in it depends on a seed.
     """
-    if row.pattern == DENSE_PATTERN:
-        return None
-    for known in load_tolerances():
+    for known in load_tolerances() if row.pattern != DENSE else ():
         if (row.protocol, row.metric) == (known.protocol, known.metric) and row.sparsity <= known.max_sparsity:
             return known
     return None
-
-
-def inside(measured: float, row: PublishedRow) -> bool | None:
-    """Whether `measured`, in the row's unit, lies inside the tolerance; None when none is known."""
-    known = tolerance_for(row)
-    # A number is as good as its printed digits: 5.56 may have been anything from 5.555 to 5.565.
-    return None if known is None else abs(measured - row.value) <= known.relative * row.value + _rounding(row.text)
 
 
 @cache
@@ -101,8 +98,7 @@ class Footnotes:
         """Marks of a job: † for a dirty checkout, ‡ for a failure, whose last line becomes a footnote."""
         marks = self.dirty(entry)
         if entry.job.status == "failed":
-            lines = (entry.error or "").strip().splitlines() or ["no traceback recorded"]
-            self.add(f"‡ {entry.job.job_id} failed: {lines[-1]}")
+            self.add(f"‡ {entry.job.job_id} failed: {last_line(entry.error)}")
             marks += "‡"
         return marks
 
@@ -126,17 +122,23 @@ class Footnotes:
         return marks
 
     def verdict(self, value: float, row: PublishedRow) -> bool | None:
-        """`inside`, with a footnote that says which tolerance it rests on."""
-        if known := tolerance_for(row):
-            self.add(known.note)
-        return inside(value, row)
+        """Whether the number lies inside the tolerance, which a footnote names; None when none is known."""
+        known = tolerance_for(row)
+        if known is None:
+            return None
+        self.add(known.note)
+        return known.holds(value, row)
 
     def published(self, row: PublishedRow) -> None:
         """Name the table that a published value comes from, and say it when nobody has checked the value."""
-        arxiv = f", arXiv {row.arxiv}" if row.arxiv else ""
-        self.add(f"published, {row.table_id}: {row.paper}{arxiv}")
+        self.add(f"published, {row.paper_table}")
         if row.status == "unverified":
             self.add(UNVERIFIED_NOTE)
+
+
+def last_line(error: str | None) -> str:
+    """Of a traceback: what went wrong."""
+    return ((error or "").strip().splitlines() or ["no traceback recorded"])[-1]
 
 
 def ranked(table: Table) -> Table:
@@ -154,11 +156,12 @@ def ranked(table: Table) -> Table:
             continue
         for members in groups.values():
             cells = [rows[index][position] for index in members]
-            measured = _ranks(cells, lambda cell: cell.measured, higher_is_better=column.higher_is_better)
-            published = _ranks(cells, _published, higher_is_better=column.higher_is_better)
-            for index, cell, rank, printed in zip(members, cells, measured, published, strict=True):
-                if rank or printed:
-                    rows[index][position] = replace(cell, rank=rank, published_rank=printed)
+            printed = [cell.published.value if cell.published else None for cell in cells]
+            measured_ranks = _ranks([cell.measured for cell in cells], higher_is_better=column.higher_is_better)
+            printed_ranks = _ranks(printed, higher_is_better=column.higher_is_better)
+            for index, cell, *ranks in zip(members, cells, measured_ranks, printed_ranks, strict=True):
+                if any(ranks):
+                    rows[index][position] = replace(cell, rank=ranks[0], published_rank=ranks[1])
     return replace(table, rows=tuple(map(tuple, rows)))
 
 
@@ -167,25 +170,15 @@ def _group(columns: Sequence[Column], row: Sequence[Cell]) -> tuple[str, ...] | 
     labels = {column.header: cell.text for column, cell in zip(columns, row, strict=True) if column.is_label}
     if not labels.get("pattern"):
         return None
-    labels["variant"] = _setting(labels.get("variant", ""))
+    variant = labels.get("variant", "")
+    if variant in PLAIN_VARIANTS | FORMS:
+        labels["variant"] = ""
+    elif variant == "trained" or variant.startswith("w/ "):
+        labels["variant"] = "tuned"
     return tuple(labels.get(header, "").split(" (")[0] for header in GROUPED_BY)
 
 
-def _setting(variant: str) -> str:
-    """What of a variant keeps rows apart: tuned ones compete with tuned ones."""
-    if variant in PLAIN_VARIANTS | FORMS:
-        return ""
-    return "tuned" if variant == "trained" or variant.startswith("w/ ") else variant
-
-
-def _published(cell: Cell) -> float | None:
-    return cell.published.value if cell.published else None
-
-
-def _ranks(cells: Sequence[Cell], value: Callable[[Cell], float | None], *, higher_is_better: bool) -> list[int]:
-    values = [value(cell) for cell in cells]
+def _ranks(values: Sequence[float | None], *, higher_is_better: bool) -> list[int]:
     known = {number for number in values if number is not None and number == number}
     best = sorted(known, reverse=higher_is_better)[:2]
-    if len(best) < 2:
-        return [0] * len(cells)
-    return [best.index(number) + 1 if number in best else 0 for number in values]
+    return [best.index(number) + 1 if number in best and len(best) == 2 else 0 for number in values]

@@ -1,14 +1,14 @@
 """A paper's own table by its id: published, measured, difference in each cell."""
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence, Set
+from dataclasses import asdict, replace
 
 from harness.record import EvalResult, RunRecord
-from harness.reporting.frame import DENSE, JobRow, Measured, measured
-from harness.reporting.layout import LOWER_IS_BETTER, Cell, Column, Table, metric_header, percent, unique
+from harness.reporting.frame import JobRow, Measured, measured
+from harness.reporting.layout import LOWER_IS_BETTER, Cell, Column, Table, metric_header, percent
 from harness.reporting.marks import Footnotes, ranked
-from harness.reporting.published import PLAIN_VARIANTS, Published, PublishedRow, Setting, normal_name
+from harness.reporting.published import DENSE, PLAIN_VARIANTS, Published, PublishedRow, Setting, normal_name
 from harness.reporting.statistics import MEAN_NOTE, mean_over_seeds
 from harness.reporting.tables import compared
 
@@ -19,11 +19,7 @@ PUBLISHED_CALIBRATION = "c4 128×2048"
 
 
 def paper_table(
-    table_id: str,
-    records: Sequence[RunRecord],
-    published: Published,
-    *,
-    mean_over_seed: bool = False,
+    table_id: str, records: Sequence[RunRecord], published: Published, *, mean_over_seed: bool = False
 ) -> Table:
     """The table `table_id` in the layout of its paper, with what was measured beside it.
 
@@ -41,28 +37,34 @@ def paper_table(
         UserError: no table has this id.
     """
     rows = published.table(table_id)
-    layout = _Layout.of(rows)
-    notes = Footnotes()
-    notes.add(LEGEND)
-    wanted = _of_models(records, rows)
+    models = {normal_name(row.model) for row in rows if row.protocol}  # other records need not be looked at
+    wanted = [record for record in records if normal_name(record.defaults.paper_name or "") in models]
     entries = mean_over_seeds(wanted) if mean_over_seed else measured(wanted)
-    found = _index(entries)
+    one_metric = len({(row.task, row.metric, row.unit) for row in rows}) == 1
+    by_model = one_metric and len({row.model for row in rows}) > 1
+    headers = _label_headers(rows, by_model)
+    notes, found = Footnotes(), _index(entries)
+    notes.add(LEGEND)
     shown: list[JobRow] = []
+    columns: dict[str, Column] = {}
     lines: dict[tuple[str, ...], dict[str, Cell]] = {}
     for row in rows:
         matches = found.get(row.setting, []) if row.protocol and row.variant in PLAIN_VARIANTS else []
-        lines.setdefault(layout.labels(row), {})[layout.key(row)] = _cell(row, matches, notes)
+        column = _column(row, by_model, {other.seq_len for other in rows})
+        columns.setdefault(column.key, column)
+        pattern = "" if row.pattern == DENSE else row.pattern
+        texts = {**asdict(row), "pattern": pattern, "sparsity": percent(row.sparsity)}
+        lines.setdefault(tuple(texts[header] for header in headers), {})[column.key] = _cell(row, matches, notes)
         shown += [matches[0][0].job] if matches else []
     means = [MEAN_NOTE] if any(entry.spreads for entry in entries) else []
     for line in (*means, *_conditions(shown), *_common_notes(rows)):
         notes.add(line)
     return ranked(
         Table(
-            title=layout.title,
-            columns=(*map(Column, layout.label_headers), *layout.columns.values()),
+            title=_title(rows, by_model),
+            columns=(*map(Column, headers), *columns.values()),
             rows=tuple(
-                (*map(Cell, labels), *(cells.get(key, Cell()) for key in layout.columns))
-                for labels, cells in lines.items()
+                (*map(Cell, labels), *(cells.get(key, Cell()) for key in columns)) for labels, cells in lines.items()
             ),
             footnotes=tuple(notes.lines()),
             order="published first",
@@ -70,54 +72,29 @@ def paper_table(
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """Which fields make the rows and which the columns."""
-
-    title: str
-    label_headers: tuple[str, ...]
-    columns: Mapping[str, Column]
-    by_model: bool
-
-    @classmethod
-    def of(cls, rows: Sequence[PublishedRow]) -> "_Layout":
-        models = unique([row.model for row in rows])
-        by_model = len(models) > 1 and len({(row.task, row.metric, row.unit) for row in rows}) == 1
-        headers = ["model"] if len(models) > 1 and not by_model else []
-        headers += ["method"] + (["variant"] if any(row.variant for row in rows) else [])
-        captions = "; ".join(unique([row.table_caption for row in rows]))
-        subject = "" if len(models) > 1 else f" [{models[0]}]"
-        if by_model:
-            lengths = {row.seq_len for row in rows}
-            subject = f" [{_quantity(rows[0], rows[0].seq_len if len(lengths) == 1 else None)}]"
-        columns = {_column_key(row, by_model): _column(row, by_model, rows) for row in rows}
-        return cls(f"{rows[0].table_id}: {captions}{subject}", (*headers, "pattern", "sparsity"), columns, by_model)
-
-    def labels(self, row: PublishedRow) -> tuple[str, ...]:
-        fields = {
-            "model": row.model,
-            "method": row.method,
-            "variant": row.variant,
-            "pattern": "" if row.pattern == DENSE else row.pattern,
-            "sparsity": percent(row.sparsity),
-        }
-        return tuple(fields[header] for header in self.label_headers)
-
-    def key(self, row: PublishedRow) -> str:
-        return _column_key(row, self.by_model)
+def _label_headers(rows: Sequence[PublishedRow], by_model: bool) -> list[str]:
+    """Fields of the rows that label the table's."""
+    headers = ["model"] if len({row.model for row in rows}) > 1 and not by_model else []
+    return [*headers, "method", *(["variant"] if any(row.variant for row in rows) else []), "pattern", "sparsity"]
 
 
-def _column_key(row: PublishedRow, by_model: bool) -> str:
-    """Window length and unit are part of it: two protocols never share a column."""
-    return "/".join([*([row.model] if by_model else []), row.task, row.metric, row.unit, str(row.seq_len or "")])
+def _title(rows: Sequence[PublishedRow], by_model: bool) -> str:
+    """Id and captions, and what all columns or all rows share."""
+    captions = "; ".join(dict.fromkeys(row.table_caption for row in rows))
+    lengths, models = {row.seq_len for row in rows}, {row.model for row in rows}
+    subject = f" [{rows[0].model}]" if len(models) == 1 else ""
+    if by_model:
+        subject = f" [{_quantity(rows[0], rows[0].seq_len if len(lengths) == 1 else None)}]"
+    return f"{rows[0].table_id}: {captions}{subject}"
 
 
-def _column(row: PublishedRow, by_model: bool, rows: Sequence[PublishedRow]) -> Column:
+def _column(row: PublishedRow, by_model: bool, lengths: Set[int | None]) -> Column:
+    """Window length and unit are part of the key: two protocols never share a column."""
+    key = "/".join([*([row.model] if by_model else []), row.task, row.metric, row.unit, str(row.seq_len or "")])
     header = _quantity(row, row.seq_len)
     if by_model:
-        varies = len({other.seq_len for other in rows}) > 1
-        header = row.model + (f" @{row.seq_len}" if varies and row.seq_len else "")
-    return Column(header, _column_key(row, by_model), row.unit, row.metric not in LOWER_IS_BETTER)
+        header = row.model + (f" @{row.seq_len}" if len(lengths) > 1 and row.seq_len else "")
+    return Column(header, key, row.unit, row.metric not in LOWER_IS_BETTER)
 
 
 def _quantity(row: PublishedRow, seq_len: int | None) -> str:
@@ -126,19 +103,12 @@ def _quantity(row: PublishedRow, seq_len: int | None) -> str:
     return metric_header(corpus, row.metric, row.unit, seq_len)
 
 
-def _of_models(records: Sequence[RunRecord], rows: Sequence[PublishedRow]) -> list[RunRecord]:
-    """The records of models that the table prints a comparable number for; the others need not be looked at."""
-    wanted = {normal_name(row.model) for row in rows if row.protocol}
-    return [record for record in records if normal_name(record.defaults.paper_name or "") in wanted]
-
-
 def _index(entries: Sequence[Measured]) -> dict[Setting, list[Found]]:
     """Results by the key of the setting they were measured in, the one to show first."""
     found: dict[Setting, list[Found]] = {}
     for entry in sorted(entries, key=lambda entry: _preference(entry.job)):
         for result in entry.results:
-            setting = entry.setting(result)
-            if setting is not None:
+            if setting := entry.setting(result):
                 found.setdefault(setting, []).append((entry, result))
     return {key: sorted(some, key=lambda one: one[1].value is None) for key, some in found.items()}
 

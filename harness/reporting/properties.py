@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from harness.reporting.facts import experiments_folder, read_facts
 from harness.reporting.layout import Cell, Column, Table
 from harness.reporting.marks import Footnotes
+from harness.reporting.published import experiments_folder, read_facts
 
 TABLE_ID = "METHODS"
 SURVEY = Path("sconce") / "properties.csv"

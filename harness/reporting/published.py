@@ -1,16 +1,18 @@
-"""Published numbers, read from `experiments/*/published.csv`, with the status and the source of each."""
+"""Published numbers with status and source, and the other facts of the package: CSV files below `experiments/`."""
 
+import csv
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cache, cached_property, lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from harness.errors import UserError, unknown
-from harness.reporting.facts import experiments_folder, read_facts
+
+Fact = TypeVar("Fact")
 
 PLAIN_VARIANTS = frozenset({"", "w/o tune", "re-evaluated (*)", "all layers 2:4", "layer-wise"})
 """Variants that name the method with its defaults and without recovery: what a plain job may be compared with."""
@@ -18,8 +20,8 @@ PLAIN_VARIANTS = frozenset({"", "w/o tune", "re-evaluated (*)", "all layers 2:4"
 UNSURE = {"verified": 0, "corrected": 0, "single_source": 1, "unverified": 2}
 """How far a value is not to be trusted, by its status (experiments/README.md)."""
 
-DENSE_PATTERN = "dense"
-"""The pattern of a model that nothing has pruned."""
+DENSE = "dense"
+"""Method and pattern of a model that nothing has pruned."""
 
 UNIFORM = "uniform"
 """The allocation that papers do not mention: every layer gets the same sparsity."""
@@ -60,6 +62,11 @@ class PublishedRow:
     status: Literal["verified", "corrected", "single_source", "unverified"]
     source: str
     note: str
+
+    @property
+    def paper_table(self) -> str:
+        """The table and its paper, for people."""
+        return f"{self.table_id}: {self.paper}" + (f", arXiv {self.arxiv}" if self.arxiv else "")
 
     @property
     def setting(self) -> "Setting":
@@ -103,15 +110,8 @@ class Published:
                 found.setdefault(row.setting, []).append(row)
         return {key: tuple(sorted(rows, key=_trust)) for key, rows in found.items()}
 
-    @cached_property
-    def _by_table(self) -> Mapping[str, tuple[PublishedRow, ...]]:
-        found: dict[str, list[PublishedRow]] = {}
-        for row in self.rows:
-            found.setdefault(row.table_id, []).append(row)
-        return {table_id: tuple(rows) for table_id, rows in found.items()}
-
     def table_ids(self) -> list[str]:
-        return sorted(self._by_table, key=natural_key)
+        return sorted({row.table_id for row in self.rows}, key=natural_key)
 
     def table(self, table_id: str) -> tuple[PublishedRow, ...]:
         """The rows of one table, in the order of the paper.
@@ -119,16 +119,17 @@ class Published:
         Raises:
             UserError: no table has this id.
         """
-        if table_id not in self._by_table:
+        found = tuple(row for row in self.rows if row.table_id == table_id)
+        if not found:
             raise unknown("table", table_id, self.table_ids())
-        return self._by_table[table_id]
+        return found
 
-    def lookup(self, setting: Setting) -> tuple[PublishedRow, ...]:
-        """Numbers for exactly this setting, the most trusted first: the method's own paper, then by status.
+    def lookup(self, setting: Setting | None) -> tuple[PublishedRow, ...]:
+        """Numbers for exactly this setting, if any, the most trusted first: the method's own paper, then by status.
 
         Only rows of the method with its defaults and without recovery count, and no user's reproduction.
         """
-        return self._by_setting.get(setting, ())
+        return self._by_setting.get(setting, ()) if setting else ()
 
 
 def load(folder: Path | None = None) -> Published:
@@ -144,40 +145,31 @@ def load(folder: Path | None = None) -> Published:
     return Published(tuple(row for file in files for row in read_facts(file, PublishedRow)))
 
 
-@dataclass(frozen=True, slots=True)
-class PaperName:
-    """How papers name what our jobs of one setting compute.
+def experiments_folder() -> Path:
+    """`experiments/` of the checkout, else the copy inside the installed package."""
+    package = Path(__file__).resolve().parent.parent
+    checkout = package.parent / "experiments"
+    return checkout if any(checkout.glob("*/published.csv")) else package / "_experiments"
 
-    Args:
-        changed: the method's hyperparameters that are not its defaults, as `JobRow.changed` spells them.
-        allocation: its name; its hyperparameters are the defaults.
-        paper_method: the papers' name of all that.
-        differs: what we compute otherwise than they did; empty where nothing is known.
+
+def read_facts(file: Path, kind: type[Fact]) -> list[Fact]:
+    """Every line of a file as a dataclass, whose fields are its columns.
+
+    Raises:
+        UserError: the file is not there, or a line is no such fact; the message names file, line and column.
     """
-
-    method: str
-    changed: str
-    allocation: str
-    paper_method: str
-    differs: str
-
-
-def paper_name(method: str, changed: str, allocation: str) -> PaperName | None:
-    """How papers name a method in a setting; None where none of them prints that setting.
-
-    The rule is that hyperparameters are the defaults and an allocation is written before the method, ``owl w. wanda``;
-    the exceptions are facts that come with the package.
-    """
-    if exception := _exceptions().get((method, changed, allocation)):
-        return exception
-    named = method if allocation in ("", UNIFORM) else f"{allocation} w. {method}"
-    return None if changed else PaperName(method, changed, allocation, named, "")
-
-
-@cache
-def _exceptions() -> Mapping[tuple[str, str, str], PaperName]:
-    found = read_facts(experiments_folder() / "paper_names.csv", PaperName)
-    return {(one.method, one.changed, one.allocation): one for one in found}
+    row, found = TypeAdapter(kind), []
+    try:
+        with file.open(newline="", encoding="utf-8") as stream:
+            for line, fields in enumerate(csv.DictReader(stream), start=2):
+                try:
+                    found.append(row.validate_python(fields))
+                except ValidationError as error:
+                    column, problem = str(error.errors()[0]["loc"][0]), error.errors()[0]["msg"]
+                    raise UserError(f"{file}, line {line}: {column}={fields.get(column)!r}: {problem}") from error
+    except OSError as error:
+        raise UserError(f"cannot read {file}: {error.strerror or error}") from error
+    return found
 
 
 @lru_cache(maxsize=4096)

@@ -5,18 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from harness.record import EvalResult, RunRecord
 from harness.reporting.axes import SETTINGS, Axis, distinguishing_axes, job_order
-from harness.reporting.frame import DENSE, NO_RECOVERY, UNIFORM, JobRow, Measured, Spread, measured
-from harness.reporting.layout import (
-    UNITS,
-    Cell,
-    Column,
-    Table,
-    metric_header,
-    percent,
-    unique,
-)
+from harness.reporting.frame import NO_RECOVERY, JobRow, Measured, Spread, measured
+from harness.reporting.layout import UNITS, Cell, Column, Table, metric_header, percent
 from harness.reporting.marks import Footnotes, ranked
-from harness.reporting.published import Published, PublishedRow, natural_key
+from harness.reporting.published import DENSE, UNIFORM, Published, PublishedRow, natural_key
 from harness.reporting.statistics import MEAN_NOTE, mean_over_seeds
 
 COUNTED_NOTE = "sparsity in brackets: zeros counted, where they differ from the fraction asked for"
@@ -32,13 +24,10 @@ SAID_ONCE = ("dtype", "allocation", "recovery", "calibration", "propagation", "s
 UNSAID = {"", UNIFORM, NO_RECOVERY}
 """What every reader takes for granted."""
 
+Key = tuple[str, str]
 
-def comparison(
-    records: Sequence[RunRecord],
-    published: Published,
-    *,
-    mean_over_seed: bool = False,
-) -> Table:
+
+def comparison(records: Sequence[RunRecord], published: Published, *, mean_over_seed: bool = False) -> Table:
     """Every job against every metric, one column a protocol; published value and difference where they compare.
 
     Rows: by model, dense first, then method, pattern (unstructured by sparsity, then N:M from the widest group).
@@ -61,9 +50,7 @@ def comparison(
         labels = [Cell(entry.job.model), Cell(entry.job.method, marks=notes.job(entry))]
         labels += [Cell("" if entry.job.is_dense else entry.job.pattern), Cell(_sparsity(entry.job, notes))]
         labels += [Cell(axis.value(entry.job)) for axis in axes]
-        found = {column_key(result): result for result in entry.results}
-        values = [_compare(entry, found.get(key), published, notes) for key in results]
-        rows.append((*labels, *values))
+        rows.append((*labels, *cells_of(entry, results, published, notes)))
     headers = ["model", "method", "pattern", "sparsity", *(axis.header for axis in axes)]
     table = Table(
         title="Measured results",
@@ -74,28 +61,46 @@ def comparison(
     return ranked(table)
 
 
-def compared(entry: Measured, result: EvalResult, row: PublishedRow | None, notes: Footnotes) -> Cell:
-    """The cell of a measured number, beside the published one that it may stand beside, if there is one.
+def cells_of(entry: Measured, keys: Mapping[Key, EvalResult], published: Published, notes: Footnotes) -> list[Cell]:
+    """The numbers of a job, a cell a column of `columns_of`."""
+    found = {column_key(result): result for result in entry.results}
+    return [beside_published(entry, found[key], published, notes) if key in found else Cell() for key in keys]
 
-    No verdict where the two are not of one computation.
-    """
-    unit = unit_of(result.metric)
-    value = in_unit(result.value, unit)
+
+def beside_published(entry: Measured, result: EvalResult, published: Published, notes: Footnotes) -> Cell:
+    """The cell of a measured number, beside the most trusted published one of its setting, if there is one."""
+    rows = published.lookup(entry.setting(result))
+    if len({row.value for row in rows}) > 1:
+        how = "" if rows[0].pattern == DENSE else f" {rows[0].pattern} {percent(rows[0].sparsity)}"
+        where = f"{rows[0].model} {rows[0].method}{how}, {result.task}"
+        values = dict.fromkeys(f"{row.text} ({row.table_id})" for row in rows)
+        notes.add(f"published values differ for {where}: {', '.join(values)}; the first is shown")
+    return compared(entry, result, rows[0] if rows else None, notes)
+
+
+def compared(entry: Measured, result: EvalResult, row: PublishedRow | None, notes: Footnotes) -> Cell:
+    """The cell of a measured number beside this published one; no verdict where the two are not of one computation."""
+    value = in_unit(result.value, result.metric)
     spread = entry.spreads.get(column_key(result), Spread(0, None))
     return Cell(
         measured=value,
-        stderr=in_unit(result.stderr, unit),
+        stderr=in_unit(result.stderr, result.metric),
         published=row,
         marks=notes.number(entry.job, value, row),
-        interval=in_unit(spread.interval, unit),
+        interval=in_unit(spread.interval, result.metric),
         samples=spread.samples or None,
         inside=notes.verdict(value, row) if row and value is not None and not entry.job.differs else None,
     )
 
 
-def in_unit(value: float | None, unit: str) -> float | None:
+def in_unit(value: float | None, metric: str) -> float | None:
     """Accuracies are stored as fractions and printed in percent."""
-    return value if value is None or unit != "%" else 100 * value
+    return value if value is None or unit_of(metric) != "%" else 100 * value
+
+
+def unit_of(metric: str) -> str:
+    """Unit that a measured metric is printed in."""
+    return UNITS.get(metric, metric)
 
 
 def _sparsity(job: JobRow, notes: Footnotes) -> str:
@@ -105,16 +110,16 @@ def _sparsity(job: JobRow, notes: Footnotes) -> str:
     return f"{percent(job.sparsity)} ({percent(job.counted)})"
 
 
-def column_key(result: EvalResult) -> tuple[str, str]:
+def column_key(result: EvalResult) -> Key:
     """What a column is of: protocol and metric."""
     return (result.protocol, result.metric)
 
 
-def columns_of(entries: Sequence[Measured]) -> dict[tuple[str, str], EvalResult]:
+def columns_of(entries: Sequence[Measured]) -> dict[Key, EvalResult]:
     """One example result a (protocol, metric): perplexities first, then tasks, as the papers order them."""
     examples = {column_key(result): result for entry in reversed(entries) for result in entry.results}
 
-    def order(item: tuple[tuple[str, str], EvalResult]) -> tuple[object, ...]:
+    def order(item: tuple[Key, EvalResult]) -> tuple[object, ...]:
         task = item[1].task
         place = TASK_ORDER.index(task) if task in TASK_ORDER else len(TASK_ORDER)
         return (item[1].kind != "perplexity", place, natural_key(task), natural_key(item[0][0]), item[0][1])
@@ -122,9 +127,12 @@ def columns_of(entries: Sequence[Measured]) -> dict[tuple[str, str], EvalResult]
     return dict(sorted(examples.items(), key=order))
 
 
-def value_columns(results: Mapping[tuple[str, str], EvalResult]) -> list[Column]:
-    """Headers of `columns_of`, each as short as tells it apart from the others."""
-    headers = [_result_header(result) for result in results.values()]
+def value_columns(results: Mapping[Key, EvalResult]) -> list[Column]:
+    """Headers of `columns_of`: task, metric and options of the protocol; the whole key where that does not tell."""
+    headers = []
+    for result in results.values():
+        seq_len, rest = protocol_parts(result.protocol)
+        headers.append(" ".join([metric_header(result.task, result.metric, unit_of(result.metric), seq_len), *rest]))
     return [
         Column(
             header=header if headers.count(header) == 1 else f"{header} ({result.protocol})",
@@ -136,41 +144,12 @@ def value_columns(results: Mapping[tuple[str, str], EvalResult]) -> list[Column]
     ]
 
 
-def _result_header(result: EvalResult) -> str:
-    """Task, metric and every part of the protocol key except its version: `wikitext2 ppl @2048 first 64`."""
-    seq_len, rest = protocol_parts(result.protocol)
-    return " ".join([metric_header(result.task, result.metric, unit_of(result.metric), seq_len), *rest])
-
-
 def protocol_parts(protocol: str) -> tuple[int | None, list[str]]:
     """Window length and the options that the protocol key names beside kind, task and version."""
     parts = protocol.split(":")[2:]
     seq_len = next((int(part[3:]) for part in parts if part.startswith("seq") and part[3:].isdigit()), None)
     options = [part for part in parts if part != f"seq{seq_len}" and not part.startswith("v")]
     return seq_len, [re.sub(r"^first(?=\d)", "first ", option).replace("data-", "data ") for option in options]
-
-
-def unit_of(metric: str) -> str:
-    """Unit that a measured metric is printed in."""
-    return UNITS.get(metric, metric)
-
-
-def _compare(
-    entry: Measured,
-    result: EvalResult | None,
-    published: Published,
-    notes: Footnotes,
-) -> Cell:
-    if result is None:
-        return Cell()
-    setting = entry.setting(result)
-    rows = published.lookup(setting) if setting else ()
-    if len({row.value for row in rows}) > 1:
-        how = "" if rows[0].pattern == DENSE else f" {rows[0].pattern} {percent(rows[0].sparsity)}"
-        where = f"{rows[0].model} {rows[0].method}{how}, {result.task}"
-        values = unique([f"{row.text} ({row.table_id})" for row in rows])
-        notes.add(f"published values differ for {where}: {', '.join(values)}; the first is shown")
-    return compared(entry, result, rows[0] if rows else None, notes)
 
 
 def _said_once(axes: Sequence[Axis], entries: Sequence[Measured]) -> list[str]:
@@ -181,16 +160,17 @@ def _said_once(axes: Sequence[Axis], entries: Sequence[Measured]) -> list[str]:
     return [f"all rows: {', '.join(said)}"] if said else []
 
 
-def protocol_notes(entries: Sequence[Measured], results: Mapping[tuple[str, str], EvalResult]) -> list[str]:
+def protocol_notes(entries: Sequence[Measured], results: Mapping[Key, EvalResult]) -> list[str]:
     """Subsets, data that are not the published ones, and data that differ under one name: always said."""
     notes: dict[str, None] = {}
     for key, example in results.items():
         found = [result for entry in entries for result in entry.results if column_key(result) == key]
         seq_len, options = protocol_parts(example.protocol)
         name = " ".join([example.task, *([f"@{seq_len}"] if seq_len else []), *options])
-        said = unique([result.subset for result in found if result.subset])
+        said = [*dict.fromkeys(result.subset for result in found if result.subset)]
         if ":data-" in example.protocol:
-            said.append(f"not a published evaluation set, from {', '.join(unique([r.data_source for r in found]))}")
+            sources = dict.fromkeys(result.data_source for result in found)
+            said.append(f"not a published evaluation set, from {', '.join(sources)}")
         if len({result.data_fingerprint for result in found}) > 1:
             said.append("the rows were measured on different data; do not compare them")
         if said:

@@ -10,10 +10,9 @@ from functools import cache
 
 import pytest
 
-from harness.reporting.facts import experiments_folder
 from harness.reporting.formats.base import write
 from harness.reporting.papers import paper_table
-from harness.reporting.published import load
+from harness.reporting.published import experiments_folder, load
 
 TABLE_IDS = load().table_ids()
 

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from harness.reporting.facts import experiments_folder
 from harness.reporting.formats.base import write
-from harness.reporting.published import load
+from harness.reporting.published import experiments_folder, load
 from harness.reporting.tables import comparison
 from harness.tracking.store import RecordStore
 

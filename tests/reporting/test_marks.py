@@ -6,11 +6,10 @@ import pytest
 
 from harness.errors import UserError
 from harness.patterns import Unstructured
-from harness.reporting.facts import read_facts
 from harness.reporting.formats.base import write
-from harness.reporting.marks import Tolerance, inside, load_tolerances, tolerance_for
+from harness.reporting.marks import Footnotes, Tolerance, load_tolerances, tolerance_for
 from harness.reporting.papers import paper_table
-from harness.reporting.published import Published
+from harness.reporting.published import Published, read_facts
 from harness.reporting.tables import comparison
 
 
@@ -18,6 +17,11 @@ def _row(published: Published, method: str, pattern: str = "unstructured", table
     return next(
         row for row in published.table(table) if (row.method, row.pattern, row.model) == (method, pattern, "OPT-125M")
     )
+
+
+def inside(measured: float, row) -> bool | None:
+    """The verdict."""
+    return Footnotes().verdict(measured, row)
 
 
 def test_every_tolerance_says_where_it_was_seen() -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.reporting.facts import experiments_folder
+from harness.reporting.published import experiments_folder
 from harness.tracking.store import RecordStore
 
 NOTEBOOK = experiments_folder().parent / "notebooks" / "explore.ipynb"

@@ -15,8 +15,8 @@ from harness.answers import TaskAnswers, chosen
 from harness.errors import UserError
 from harness.patterns import SemiStructured
 from harness.record import LayerReport, QuestionFile
-from harness.reporting.figures.base import Picture
-from harness.reporting.figures.files import pictures
+from harness.reporting.compare import Question
+from harness.reporting.figures.base import Picture, pictures
 from harness.reporting.figures.look import COLORS, DENSE_COLOR
 from harness.reporting.frame import measured
 from harness.reporting.page.build import MODULES, asset, embedded, page, payload
@@ -24,7 +24,6 @@ from harness.reporting.page.details import JOBS_PER_BLOCK, details
 from harness.reporting.page.figures import ON_DARK
 from harness.reporting.page.questions import Answers, load_answers, packed_comparisons
 from harness.reporting.page.table import in_order
-from harness.reporting.questions import Question
 from harness.reporting.statistics import mcnemar, paired_interval
 from harness.tracking.answers import encode
 from harness.tracking.store import RecordStore
@@ -98,7 +97,7 @@ def test_a_mean_accuracy_is_of_jobs_that_have_all_tasks(record, accuracy, publis
 def test_details_say_what_show_says_with_the_layers(record, perplexity, published) -> None:
     """A block holds whole jobs: fields as texts, numbers beside published ones, layers as columns with six digits."""
     jobs = [record(seed=seed, layers=(LAYER,), results=(perplexity(37.0),)) for seed in range(JOBS_PER_BLOCK + 1)]
-    blocks = [unpacked(block) for block in details(jobs, measured(jobs), published).blocks]
+    blocks = [unpacked(block) for block in details(jobs, measured(jobs), published)[0]]
     assert [len(block) for block in blocks] == [JOBS_PER_BLOCK, 1]
     last = blocks[1][0]
     assert last["id"] == jobs[-1].job_id
@@ -117,9 +116,9 @@ def test_layers_beyond_the_budget_are_those_of_the_oldest_jobs_and_are_named(rec
         for job, day in zip(jobs, (2, 1, 3), strict=True)
     ]
     jobs.append(record("dense"))
-    packed = details(jobs, measured(jobs), published, layer_budget=6)
-    assert packed.without_layers == (1,)
-    assert [found["layers"] is None for found in unpacked(packed.blocks[0])] == [False, True, False, False]
+    blocks, without_layers = details(jobs, measured(jobs), published, layer_budget=6)
+    assert without_layers == [1]
+    assert [found["layers"] is None for found in unpacked(blocks[0])] == [False, True, False, False]
 
 
 def test_figures_are_the_charts_of_the_command_line(record, perplexity, published) -> None:

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.reporting.facts import experiments_folder
-from harness.reporting.published import Published, Setting, load, natural_key, normal_name
+from harness.reporting.published import Published, Setting, experiments_folder, load, natural_key, normal_name
 
 WIKITEXT = "perplexity:wikitext2:seq2048"
 

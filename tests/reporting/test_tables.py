@@ -9,11 +9,10 @@ import pytest
 from harness.errors import UserError
 from harness.job import CalibrationSpec
 from harness.patterns import SemiStructured, Unstructured
-from harness.reporting.facts import experiments_folder
 from harness.reporting.formats.base import write
 from harness.reporting.layout import Table
 from harness.reporting.papers import paper_table
-from harness.reporting.published import load
+from harness.reporting.published import experiments_folder, load
 from harness.reporting.tables import comparison
 
 TABLE_IDS = load().table_ids()

@@ -1,7 +1,6 @@
 """Published numbers against measured ones, where model, method, pattern, protocol and metric agree."""
 
 import math
-from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +10,10 @@ from harness.reporting.figures.data import Data
 from harness.reporting.figures.look import Spec, composed, file_name, titled, told_apart, tooltip, value_scale
 from harness.reporting.figures.points import quantity
 from harness.reporting.figures.sheet import Row
-from harness.reporting.tables import in_unit, unit_of
+from harness.reporting.marks import Footnotes
+from harness.reporting.tables import Key, beside_published, column_key
 
 SIDE = 300
-Key = tuple[str, str]
 
 
 @FIGURES.register("published")
@@ -30,23 +29,20 @@ def agreement(data: Data) -> Iterator[Picture | NotDrawn]:
 
 def pairs(data: Data) -> tuple[dict[Key, list[Row]], dict[Key, EvalResult]]:
     """Rows of a published number and ours of one setting by (protocol, metric), and an example result of each."""
-    found: dict[Key, list[Row]] = defaultdict(list)
+    found: dict[Key, list[Row]] = {}
     examples: dict[Key, EvalResult] = {}
     for entry in data.entries:
         for result in entry.results:
-            setting = entry.setting(result)
-            rows = data.published.lookup(setting) if setting else ()
-            value = in_unit(result.value, unit_of(result.metric))
-            if rows and value is not None and math.isfinite(value) and not entry.job.differs:
-                error = in_unit(result.stderr, unit_of(result.metric)) or 0.0
-                found[result.protocol, result.metric].append(
-                    {
-                        **{"label": entry.job.method, "published": rows[0].value, "measured": value},
-                        **{"low": value - error, "high": value + error, "job": entry.job.job_id},
-                        "verified": rows[0].status != "unverified",
-                    }
-                )
-                examples.setdefault((result.protocol, result.metric), result)
+            cell = beside_published(entry, result, data.published, Footnotes())
+            value, error = cell.measured, cell.stderr or 0.0
+            if cell.published and value is not None and math.isfinite(value) and not entry.job.differs:
+                row = {
+                    **{"label": entry.job.method, "published": cell.published.value, "measured": value},
+                    **{"low": value - error, "high": value + error, "job": entry.job.job_id},
+                    "verified": cell.published.status != "unverified",
+                }
+                found.setdefault(column_key(result), []).append(row)
+                examples.setdefault(column_key(result), result)
     return dict(sorted(found.items())), examples
 
 

@@ -1,4 +1,4 @@
-"""What a figure is: a function from the records' data to charts, known under a name.
+"""Figures: functions from the records' data to charts, known under names; and all of them, written to a folder.
 
 A figure of one's own is one file, in this folder or in one that ``report --plugins DIR`` names::
 
@@ -7,21 +7,28 @@ A figure of one's own is one file, in this folder or in one that ``report --plug
         yield Picture("seconds", altair.Chart(data.frame).mark_bar().encode(x="seconds", y="method"))
 """
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
+from harness.errors import UserError
+from harness.record import RunRecord
 from harness.registry import Registry
 from harness.reporting.figures.data import Data
 from harness.reporting.figures.look import Spec, with_datasets
+from harness.reporting.published import Published
 
 if TYPE_CHECKING:
     import altair
 
+PIXELS_A_POINT = 2.5
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """One drawn figure.
+    """One figure.
 
     Args:
         name: of its files, without ending.
@@ -35,6 +42,14 @@ class Picture:
         """The chart as Vega-Lite; what no Vega-Lite can say is found when it is drawn."""
         return with_datasets(self.chart if isinstance(self.chart, dict) else self.chart.to_dict(validate=False))
 
+    def write(self, folder: Path) -> None:
+        """Draw NAME.png and NAME.pdf."""
+        import vl_convert
+
+        spec = self.spec()
+        (folder / f"{self.name}.png").write_bytes(vl_convert.vegalite_to_png(spec, scale=PIXELS_A_POINT))
+        (folder / f"{self.name}.pdf").write_bytes(_ordered(vl_convert.vegalite_to_pdf(spec)))
+
 
 @dataclass(frozen=True, slots=True)
 class NotDrawn:
@@ -47,3 +62,41 @@ class NotDrawn:
 Figure: TypeAlias = Callable[[Data], Iterator[Picture | NotDrawn]]
 
 FIGURES: Registry[Figure] = Registry("figure", "harness.reporting.figures")
+
+
+def pictures(records: Sequence[RunRecord], published: Published) -> Iterator[Picture | NotDrawn]:
+    """Every figure that these records allow, and every kind that they do not; no two of one name."""
+    data = Data.of(records, published)
+    taken: set[str] = set()
+    for figure in FIGURES.all().values():
+        for found in figure(data):
+            name = found.name
+            while isinstance(found, Picture) and name.casefold() in taken:  # two keys may make one file name
+                name += "-2"
+            taken.add(name.casefold())
+            yield Picture(name, found.chart) if isinstance(found, Picture) else found
+
+
+def draw_all(records: Sequence[RunRecord], published: Published, folder: Path) -> Iterator[Picture | NotDrawn]:
+    """Draw every figure into `folder`; equal records give equal files.
+
+    Raises:
+        UserError: the folder cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for found in pictures(records, published):
+            if isinstance(found, Picture):
+                found.write(folder)
+            yield found
+    except OSError as error:
+        raise UserError(f"cannot write figures into the folder {folder}: {error.strerror or error}") from error
+
+
+def _ordered(pdf: bytes) -> bytes:
+    """The PDF with the resources of each page by name: vl-convert writes them in an order that changes by run.
+
+    So it does with fonts, of which a figure therefore has one.
+    """
+    entries = re.compile(rb"(?:^ +/\w+ \d+ 0 R\n){2,}", re.MULTILINE)
+    return entries.sub(lambda found: b"".join(sorted(found[0].splitlines(keepends=True))), pdf)

@@ -2,16 +2,14 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
 from harness.reporting.figures.data import Data
 from harness.reporting.figures.look import COLORS, OTHER_COLOR, Spec, composed, titled, tooltip
-from harness.reporting.figures.sheet import paged
-from harness.reporting.frame import DENSE
+from harness.reporting.figures.sheet import Row, paged
 from harness.reporting.layout import clean
-from harness.reporting.published import natural_key
+from harness.reporting.published import DENSE, natural_key
 
 TOTAL, OTHER = "total", "other"
 PHASES = ("load", "calibrate", "allocate", "prune", "recover", "evaluate", "save")
@@ -23,15 +21,6 @@ NAMED = 0.12
 """A phase with at least this share has its name in the bar: colours alone tell nothing in grey."""
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
-    """Mean seconds by phase of the jobs of one method on one model and device."""
-
-    label: str
-    seconds: Mapping[str, float]
-    jobs: tuple[str, ...]
-
-
 @FIGURES.register("time")
 def cost_figures(data: Data) -> Iterator[Picture | NotDrawn]:
     """Pages of bars, methods below each other by model and device."""
@@ -39,11 +28,11 @@ def cost_figures(data: Data) -> Iterator[Picture | NotDrawn]:
     if not bars:
         yield NotDrawn("time", "no record has timings")
     for suffix, page in paged(bars, BARS_A_SHEET):
-        yield Picture(f"time{suffix}", _chart(page))
+        yield Picture(f"time{suffix}", _chart([row for bar in page for row in bar]))
 
 
-def time_bars(data: Data) -> list[Bar]:
-    """One bar a (model, device, method), in order."""
+def time_bars(data: Data) -> list[list[Row]]:
+    """The rows of every bar: the jobs of one method on one model and device."""
     groups: dict[tuple[str, str, str], dict[str, Mapping[str, float]]] = defaultdict(dict)
     for record in data.records:
         if record.timings_s:
@@ -54,42 +43,45 @@ def time_bars(data: Data) -> list[Bar]:
     for model, device, method in sorted(groups, key=lambda key: (*map(natural_key, key[:2]), key[2] != DENSE, key[2])):
         times = groups[model, device, method]
         where = f"{model} on {device}" if several else model
-        bars.append(Bar(clean(f"{where}: {method} (n = {len(times)})"), _means(list(times.values())), tuple(times)))
+        bars.append(_bar(clean(f"{where}: {method} (n = {len(times)})"), times))
     return bars
 
 
-def _means(times: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    sums: dict[str, float] = defaultdict(float)
-    for timings in times:
-        phases = {phase: seconds for phase, seconds in timings.items() if phase != TOTAL}
+def _bar(label: str, times: Mapping[str, Mapping[str, float]]) -> list[Row]:
+    """A row a phase, with its mean seconds over the jobs, from their times by job id."""
+    seconds: dict[str, float] = defaultdict(float)
+    for timings in times.values():
+        phases = {phase: spent for phase, spent in timings.items() if phase != TOTAL}
         phases[OTHER] = max(timings.get(TOTAL, 0.0) - math.fsum(phases.values()), 0.0)
-        for phase, seconds in phases.items():
-            sums[phase] += seconds / len(times)
-    return dict(sums)
+        for phase, spent in phases.items():
+            seconds[phase] += spent / len(times)
+    total, before, rows = math.fsum(seconds.values()), 0.0, []
+    for phase in sorted(seconds, key=_phase_order):
+        share = seconds[phase] / total if total else 0.0
+        rows.append(
+            {
+                **{"bar": label, "phase": phase, "seconds": seconds[phase], "total": ""},
+                **{"from": 100 * before, "to": 100 * (before + share), "jobs": list(times)},
+                **{"middle": 100 * (before + share / 2), "name": phase if share >= NAMED else ""},
+            }
+        )
+        before += share
+    rows[-1]["total"] = f"{total:,.0f} s" if total >= 100 else f"{total:.3g} s"
+    return rows
 
 
-def _chart(bars: Sequence[Bar]) -> Spec:
+def _phase_order(phase: str) -> tuple[bool, int, str]:
+    return (phase == OTHER, PHASES.index(phase) if phase in PHASES else len(PHASES), phase)
+
+
+def _chart(rows: list[Row]) -> Spec:
     import altair
 
-    found = {phase for bar in bars for phase in bar.seconds}
-    order = [phase for phase in PHASES if phase in found] + sorted(found - {*PHASES, OTHER}) + [OTHER]
-    rows = []
-    for bar in bars:
-        total, before = math.fsum(bar.seconds.values()), 0.0
-        for phase in [phase for phase in order if phase in bar.seconds]:
-            share = bar.seconds[phase] / total if total else 0.0
-            rows.append(
-                {
-                    **{"bar": bar.label, "phase": phase, "seconds": bar.seconds[phase], "total": ""},
-                    **{"from": 100 * before, "to": 100 * (before + share), "jobs": list(bar.jobs)},
-                    **{"middle": 100 * (before + share / 2), "name": phase if share >= NAMED else ""},
-                }
-            )
-            before += share
-        rows[-1]["total"] = f"{total:,.0f} s" if total >= 100 else f"{total:.3g} s"
+    order = sorted({row["phase"] for row in rows}, key=_phase_order)
     colors = [OTHER_COLOR if phase == OTHER else COLORS[place % len(COLORS)] for place, phase in enumerate(order)]
+    bars = [*dict.fromkeys(row["bar"] for row in rows)]
     base = altair.Chart(altair.InlineData(values=rows)).encode(
-        y=altair.Y("bar:N", title=None, sort=[bar.label for bar in bars], axis=altair.Axis(ticks=False)),
+        y=altair.Y("bar:N", title=None, sort=bars, axis=altair.Axis(ticks=False)),
     )
     whole = altair.Scale(domain=[0, 100], nice=False)
     parts = base.mark_bar(stroke="white", strokeWidth=1).encode(

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
-from harness.reporting.figures.data import Data, Measurement
+from harness.reporting.figures.data import Data
 from harness.reporting.figures.look import (
     DENSE_COLOR,
     PANEL_HEIGHT,
@@ -21,8 +21,8 @@ from harness.reporting.figures.look import (
 )
 from harness.reporting.figures.points import Panel, Point
 from harness.reporting.figures.sheet import Looks, Row, Sheet, rows_of
-from harness.reporting.frame import DENSE
 from harness.reporting.layout import clean
+from harness.reporting.published import DENSE
 
 if TYPE_CHECKING:
     import altair
@@ -62,10 +62,8 @@ def accuracy(data: Data) -> Iterator[Picture | NotDrawn]:
 
 
 def _curves(data: Data, name: str, kinds: tuple[str, ...], across: Across) -> Iterator[Picture | NotDrawn]:
-    def notes(each: Measurement) -> list[str]:
-        return [note for note in (across.note, errors(each.points)) if note]
-
-    sheet = Sheet(name, f"What does pruning cost in {name}?", partial(curve_panel, across=across), notes)
+    draw = partial(curve_panel, across=across)
+    sheet = Sheet(name, f"What does pruning cost in {name}?", draw, lambda each: [across.note, errors(each.points)])
     return sheet.drawn(
         data, lambda each: each.kind in kinds and bool(each.points), f"no pruned model has a finite {name}"
     )

@@ -11,9 +11,8 @@ from harness.record import EvalResult, RunRecord
 from harness.reporting.axes import setting_labels
 from harness.reporting.figures.look import DENSE_STYLE, Style, styles
 from harness.reporting.figures.points import Found, Panel, Point, panel_of
-from harness.reporting.frame import DENSE, JobRow, Measured, measured, to_frame
-from harness.reporting.layout import unique
-from harness.reporting.published import Published, natural_key
+from harness.reporting.frame import JobRow, Measured, measured, to_frame
+from harness.reporting.published import DENSE, Published, natural_key
 from harness.reporting.tables import protocol_parts
 
 if TYPE_CHECKING:
@@ -53,16 +52,29 @@ class Data:
     """Everything that figures are made from.
 
     Args:
-        records: jobs that are done.
+        records: jobs that are done; entries: each with its results.
         published: see `harness.reporting.tables.comparison`.
+        labels: of every job by its id: the method and what of its setting tells it apart from others on its model.
+        notes: what methods differ in without their labels saying so.
     """
 
-    records: tuple[RunRecord, ...]
+    records: Sequence[RunRecord]
     published: Published
+    entries: Sequence[Measured]
+    labels: Mapping[str, str]
+    notes: Sequence[str]
 
     @classmethod
     def of(cls, records: Sequence[RunRecord], published: Published) -> "Data":
-        return cls(tuple(record for record in records if record.status == "done"), published)
+        done = [record for record in records if record.status == "done"]
+        entries = measured(done)
+        labels, notes = {entry.job.job_id: DENSE for entry in entries}, []
+        for model in dict.fromkeys(entry.job.model for entry in entries):
+            jobs = [entry.job for entry in entries if entry.job.model == model and not entry.job.is_dense]
+            found, said = setting_labels(jobs)
+            labels |= zip((job.job_id for job in jobs), found, strict=True)
+            notes += [f"{model}: {note}" for note in said]
+        return cls(done, published, entries, labels, notes)
 
     @cached_property
     def frame(self) -> "pd.DataFrame":
@@ -70,35 +82,9 @@ class Data:
         return to_frame(self.records)
 
     @cached_property
-    def entries(self) -> Sequence[Measured]:
-        """Every job with its results."""
-        return measured(self.records)
-
-    @cached_property
     def jobs(self) -> Mapping[str, JobRow]:
         """Every job by its id."""
         return {entry.job.job_id: entry.job for entry in self.entries}
-
-    @cached_property
-    def _labelled(self) -> tuple[Mapping[str, str], Sequence[str]]:
-        labels = dict.fromkeys(self.jobs, DENSE)
-        said: list[str] = []
-        for model in unique([job.model for job in self.jobs.values()]):
-            jobs = [job for job in self.jobs.values() if job.model == model and not job.is_dense]
-            found, notes = setting_labels(jobs)
-            labels |= zip((job.job_id for job in jobs), found, strict=True)
-            said += [f"{model}: {note}" for note in notes]
-        return labels, said
-
-    @property
-    def labels(self) -> Mapping[str, str]:
-        """Of every job by its id: the method and what of its setting tells it apart from others on its model."""
-        return self._labelled[0]
-
-    @property
-    def notes(self) -> Sequence[str]:
-        """What methods differ in without their labels saying so."""
-        return self._labelled[1]
 
     @cached_property
     def measurements(self) -> tuple[Measurement, ...]:
@@ -142,4 +128,4 @@ def _title(protocol: str, results: Sequence[EvalResult]) -> str:
     said = [what.get(kind, f"{task}, zero-shot accuracy")]
     said += [f"{length}-token windows"] if length else []
     said += ["BOS in every window"] if "bos" in options else []
-    return ", ".join([*said, *(unique([result.subset for result in results if result.subset]) or [whole])])
+    return ", ".join([*said, *(dict.fromkeys(result.subset for result in results if result.subset) or [whole])])

@@ -66,21 +66,18 @@ def layer_figures(data: Data) -> Iterator[Picture | NotDrawn]:
 
 def select(data: Data) -> list[Selection]:
     """The models with most methods and, of each, one pattern and its methods."""
-    groups: dict[str, dict[tuple[str, float], list[RunRecord]]] = defaultdict(lambda: defaultdict(list))
+    groups: dict[tuple[str, str, float], list[RunRecord]] = defaultdict(list)
     for record in data.records:
         job = data.jobs[record.job_id]
         if any(layer.place for layer in record.layers) and not job.is_dense:
-            groups[job.model][job.pattern, job.sparsity].append(record)
+            groups[job.model, job.pattern, job.sparsity].append(record)
+    methods = {where: len({data.jobs[one.job_id].method for one in some}) for where, some in groups.items()}
+    order = sorted(groups, key=lambda at: (methods[at], len(groups[at]), -abs(at[2] - USUAL_SPARSITY), at[1:]))
     selected = []
-    for model, patterns in groups.items():
-        counts = {where: len({data.jobs[one.job_id].method for one in some}) for where, some in patterns.items()}
-        pattern, sparsity = max(
-            patterns,
-            key=lambda where: (counts[where], len(patterns[where]), -abs(where[1] - USUAL_SPARSITY), where),
-        )
-        name = pattern_name(pattern, sparsity)
-        shown = name if name.startswith(pattern) else f"{name} {pattern}"
-        selected.append(_selection(model, shown, patterns[pattern, sparsity], data))
+    for at in {at[0]: at for at in order}.values():  # of a model the last remains
+        name = pattern_name(*at[1:])
+        shown = name if name.startswith(at[1]) else f"{name} {at[1]}"
+        selected.append(_selection(at[0], shown, groups[at], data))
     most = sorted(selected, key=lambda each: (-len(each.labels), natural_key(each.model)))[:MODELS]
     return sorted(most, key=lambda each: natural_key(each.model))
 

@@ -1,12 +1,10 @@
 """Quality against what it costs: which jobs no other job beats in both."""
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
-from harness.record import EvalResult
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
 from harness.reporting.figures.data import Data, Measurement
 from harness.reporting.figures.look import (
@@ -48,7 +46,7 @@ class Cost:
 
     name: str
     label: str
-    values: Mapping[str, float]
+    values: dict[str, float]
     less_is_better: bool = True
 
     def of(self, point: Point) -> float | None:
@@ -56,25 +54,31 @@ class Cost:
         known = [self.values[job_id] for job_id in point.jobs if job_id in self.values]
         return fmean(known) if known else None
 
+    def fits(self, measured: Measurement) -> bool:
+        """Whether it is the quality of some point with this cost."""
+        return measured.kind in QUALITY and any(self.of(point) is not None for point in measured.points)
+
 
 @FIGURES.register("pareto-size")
 def size_front(data: Data) -> Iterator[Picture | NotDrawn]:
     """Quality against the weights that are left, a figure for every protocol."""
     size = sizes(data)
-    if size.values:
-        yield from _of(size, data, "Which jobs have the best quality for their size?")
-    else:
-        yield NotDrawn("pareto-size", "no record lists the shapes of its layers")
+    return _fronts(data, "size", [size] if size.values else [], "no record lists the shapes of its layers")
 
 
 @FIGURES.register("pareto-speed")
 def speed_fronts(data: Data) -> Iterator[Picture | NotDrawn]:
     """Quality against every speed that was measured, a figure for every protocol."""
-    found = list(speeds(data))
-    for speed in found:
-        yield from _of(speed, data, "Which jobs have the best quality for their speed?")
-    if not found:
-        yield NotDrawn("pareto-speed", "not measured: no record has a measured speed")
+    return _fronts(data, "speed", speeds(data), "not measured: no record has a measured speed")
+
+
+def _fronts(data: Data, name: str, costs: Sequence[Cost], why_not: str) -> Iterator[Picture | NotDrawn]:
+    if not costs:
+        yield NotDrawn(f"pareto-{name}", why_not)
+    for cost in costs:
+        title, draw = f"Which jobs have the best quality for their {name}?", partial(front_panel, cost=cost)
+        sheet = Sheet(f"pareto-{cost.name}", title, draw, lambda _: NOTES)
+        yield from sheet.drawn(data, cost.fits, "no pruned model has both a finite quality and this cost")
 
 
 def sizes(data: Data) -> Cost:
@@ -85,24 +89,24 @@ def sizes(data: Data) -> Cost:
         for record in reversed(data.records)
         if record.layers
     }
-    values = {}
-    for job_id, job in data.jobs.items():
-        if job.checkpoint in prunable and job.counted is not None:
-            values[job_id] = prunable[job.checkpoint] * (1 - job.counted) / MILLION
+    values = {
+        job_id: prunable[job.checkpoint] * (1 - job.counted) / MILLION
+        for job_id, job in data.jobs.items()
+        if job.checkpoint in prunable and job.counted is not None
+    }
     return Cost("size", "non-zero prunable weights [millions]", values)
 
 
-def speeds(data: Data) -> Iterator[Cost]:
-    """Every speed that was measured."""
-    found: dict[tuple[str, str], dict[str, EvalResult]] = defaultdict(dict)
+def speeds(data: Data) -> list[Cost]:
+    """Every speed that was measured, by metric and protocol."""
+    found: dict[tuple[str, str], Cost] = {}
     for entry in data.entries:
         for result in entry.results:
             if result.metric in SPEED_METRICS and result.value is not None:
-                found[result.metric, result.protocol][entry.job.job_id] = result
-    for (metric, protocol), results in sorted(found.items()):
-        values = {job_id: result.value for job_id, result in results.items() if result.value is not None}
-        less = not next(iter(results.values())).higher_is_better
-        yield Cost(f"{metric}-{protocol}", f"{metric} ({protocol})", values, less)
+                metric, protocol = result.metric, result.protocol
+                cost = Cost(f"{metric}-{protocol}", f"{metric} ({protocol})", {}, not result.higher_is_better)
+                found.setdefault((metric, protocol), cost).values[entry.job.job_id] = result.value
+    return [found[key] for key in sorted(found)]
 
 
 def front(costs: Sequence[float], values: Sequence[float], *, less: bool, higher: bool) -> list[int]:
@@ -111,22 +115,12 @@ def front(costs: Sequence[float], values: Sequence[float], *, less: bool, higher
     Args:
         costs, values: coordinates; less: a smaller cost is better; higher: a larger value is better.
     """
-    order = sorted(
-        range(len(costs)), key=lambda n: (costs[n] if less else -costs[n], -values[n] if higher else values[n])
-    )
+    points = [(cost if less else -cost, value if higher else -value) for cost, value in zip(costs, values, strict=True)]
     kept: list[int] = []
-    for number in order:
-        if not kept or (values[number] > values[kept[-1]] if higher else values[number] < values[kept[-1]]):
+    for number in sorted(range(len(points)), key=lambda number: (points[number][0], -points[number][1])):
+        if not kept or points[number][1] > points[kept[-1]][1]:
             kept.append(number)
     return kept
-
-
-def _of(cost: Cost, data: Data, title: str) -> Iterator[Picture | NotDrawn]:
-    def wanted(each: Measurement) -> bool:
-        return each.kind in QUALITY and any(cost.of(point) is not None for point in each.points)
-
-    sheet = Sheet(f"pareto-{cost.name}", title, partial(front_panel, cost=cost), lambda _: NOTES)
-    return sheet.drawn(data, wanted, "no pruned model has both a finite quality and this cost")
 
 
 def front_panel(panel: Panel, looks: Looks, cost: Cost) -> Spec:

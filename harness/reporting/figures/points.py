@@ -9,7 +9,7 @@ from statistics import fmean, stdev
 from harness.record import EvalResult
 from harness.reporting.axes import pattern_order
 from harness.reporting.frame import JobRow
-from harness.reporting.layout import clean, unique
+from harness.reporting.layout import clean
 from harness.reporting.published import natural_key
 from harness.reporting.tables import in_unit, unit_of
 
@@ -86,7 +86,7 @@ class Panel:
     def places(self) -> list[str]:
         """Patterns of the points in the order of papers."""
         ordered = sorted(self.points, key=lambda point: pattern_order(point.pattern, point.sparsity))
-        return unique([point.place for point in ordered])
+        return [*dict.fromkeys(point.place for point in ordered)]
 
     def ranks(self) -> Iterator[tuple[str, float]]:
         """Label and rank of every point among those of its place: 0 is the best, 1 the worst, 0.5 has no rival."""
@@ -141,9 +141,8 @@ def _points(found: Iterable[Found], labels: Mapping[str, str]) -> list[Point]:
 
 def _point(label: str, found: Sequence[Found]) -> Point:
     job, result = found[0]
-    unit = unit_of(result.metric)
-    values = [value for _, one in found if (value := in_unit(one.value, unit)) is not None]
-    error = stdev(values) if len(values) > 1 else in_unit(result.stderr, unit)
+    values = [value for _, one in found if (value := in_unit(one.value, one.metric)) is not None]
+    error = stdev(values) if len(values) > 1 else in_unit(result.stderr, result.metric)
     error = error if error is not None and math.isfinite(error) else None
     value, spread = fmean(values), error or 0.0
     achieved = [one.achieved_sparsity for one, _ in found if one.achieved_sparsity is not None]

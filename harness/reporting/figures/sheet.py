@@ -8,7 +8,6 @@ from harness.reporting.figures.base import NotDrawn, Picture
 from harness.reporting.figures.data import Data, Measurement
 from harness.reporting.figures.look import PANEL_WIDTH, Spec, Style, composed, file_name, titled
 from harness.reporting.figures.points import Panel, Point
-from harness.reporting.layout import unique
 
 MODELS_A_SHEET = 4
 
@@ -58,7 +57,8 @@ class Sheet:
         chart = composed("vconcat", drawn, resolve=resolve)
         left_out = [note for each in panels.values() for note in each.notes]
         notes = [note for note in data.notes if note.startswith(tuple(f"{model}: " for model in models))]
-        said = [f"{measured.title} [{measured.key}]", "; ".join(unique([*self.notes(measured), *notes, *left_out]))]
+        below = dict.fromkeys(filter(None, [*self.notes(measured), *notes, *left_out]))
+        said = [f"{measured.title} [{measured.key}]", "; ".join(below)]
         said = [text.replace(f"{models[0]}: ", "") for text in said] if len(models) == 1 else said
         return titled(chart, self.title, said, 1.6 * PANEL_WIDTH * len(models))
 

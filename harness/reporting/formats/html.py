@@ -3,7 +3,7 @@
 from html import escape
 
 from harness.reporting.formats.base import FORMATS
-from harness.reporting.layout import Cell, Table, clean
+from harness.reporting.layout import Table, clean
 
 RANKS = {0: "{}", 1: "<b>{}</b>", 2: "<u>{}</u>"}
 
@@ -15,18 +15,14 @@ def html(table: Table, _: int = 0) -> str:
     columns = zip(table.columns, sides, strict=True)
     head = "".join(f'<th scope="col"{side}>{_text(column.title)}</th>' for column, side in columns)
     rows = [
-        "".join(f"<td{side}>{_cell(cell, table)}</td>" for cell, side in zip(row, sides, strict=True))
-        for row in table.rows
+        "".join(f"<td{side}>{cell}</td>" for cell, side in zip(row, sides, strict=True))
+        for row in table.marked(_text, RANKS)
     ]
     notes = "".join(f"<li>{_text(note)}</li>" for note in table.footnotes)
     lines = ["<figure>", "<table>", f"<caption>{_text(table.title)}</caption>", f"<thead><tr>{head}</tr></thead>"]
     lines += ["<tbody>", *(f"<tr>{row}</tr>" for row in rows), "</tbody>", "</table>"]
     lines += [f"<figcaption><ul>{notes}</ul></figcaption>"] if notes else []
     return "\n".join([*lines, "</figure>"]) + "\n"
-
-
-def _cell(cell: Cell, table: Table) -> str:
-    return "".join(RANKS[rank].format(_text(text)) for text, rank in cell.parts(table.order))
 
 
 def _text(text: str) -> str:

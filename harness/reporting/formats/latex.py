@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 
 from harness.reporting.formats.base import FORMATS, in_parts
-from harness.reporting.layout import DASH, Cell, Table, clean
+from harness.reporting.layout import DASH, Table, clean
 
 PACKAGES = ("array", "booktabs", "longtable", "pdflscape")
 """What the written tables use; besides, UTF-8 input and T1 fonts (``\\usepackage[T1]{fontenc}``)."""
@@ -155,15 +155,9 @@ def _long(table: Table, part: Sequence[int], size: str, which: str) -> list[str]
 
 
 def _alignment(table: Table, part: Sequence[int], size: str) -> str:
-    return "".join(_column_type(table, index, dict(SIZES)[size]) for index in part)
-
-
-def _column_type(table: Table, index: int, character: float) -> str:
-    if not table.columns[index].is_label:
-        return "r"
-    if _longest_cell(table, index) > LONGEST_LABEL:
-        return rf">{{\raggedright\arraybackslash}}p{{{LONGEST_LABEL * character:.0f}pt}}"
-    return "l"
+    folded = rf">{{\raggedright\arraybackslash}}p{{{LONGEST_LABEL * dict(SIZES)[size]:.0f}pt}}"
+    long = {index: _longest_cell(table, index) > LONGEST_LABEL for index in part}
+    return "".join(("r" if not table.columns[index].is_label else folded if long[index] else "l") for index in part)
 
 
 def _heads(table: Table, part: Sequence[int]) -> Iterator[str]:
@@ -176,12 +170,8 @@ def _heads(table: Table, part: Sequence[int]) -> Iterator[str]:
 
 
 def _rows(table: Table, part: Sequence[int]) -> Iterator[str]:
-    for row in table.rows:
-        yield _line([_cell(row[index], table) for index in part])
-
-
-def _cell(cell: Cell, table: Table) -> str:
-    return "".join(RANK_COMMANDS[rank].format(tex(text)) for text, rank in cell.parts(table.order))
+    for row in table.marked(tex, RANK_COMMANDS):
+        yield _line([row[index] for index in part])
 
 
 def _notes(table: Table, indent: str) -> list[str]:

@@ -3,7 +3,7 @@
 import re
 
 from harness.reporting.formats.base import FORMATS
-from harness.reporting.layout import Cell, Table, clean
+from harness.reporting.layout import Table, clean
 
 RANKS = {0: "{}", 1: "**{}**", 2: "<ins>{}</ins>"}
 """Best and second; Markdown has no underlining."""
@@ -18,13 +18,9 @@ def markdown(table: Table, _: int = 0) -> str:
 
     header = line([_md(column.title) for column in table.columns])
     rule = line(["---" if column.is_label else "---:" for column in table.columns])
-    rows = [line([_md_cell(cell, table) for cell in row]) for row in table.rows]
+    rows = map(line, table.marked(_md, RANKS))
     notes = [f"- {_md(note)}" for note in table.footnotes]
     return "\n".join([f"**{_md(table.title)}**", "", header, rule, *rows, *([""] if notes else []), *notes]) + "\n"
-
-
-def _md_cell(cell: Cell, table: Table) -> str:
-    return "".join(RANKS[rank].format(_md(text)) for text, rank in cell.parts(table.order))
 
 
 def _md(text: str) -> str:

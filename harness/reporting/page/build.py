@@ -69,17 +69,17 @@ def payload(
     ordered = in_order(records)
     entries = measured(ordered)
     answers = answers or Answers({})
-    jobs = details(ordered, entries, published)
+    jobs, without_layers = details(ordered, entries, published)
     compared = packed_comparisons(ordered, answers)
     figures, charts = packed_figures(ordered, published)
     content: dict[str, object] = {
         "table": table(ordered, entries, published),
         "jobs_per_block": JOBS_PER_BLOCK,
-        "without_layers": list(jobs.without_layers),
+        "without_layers": without_layers,
         "problems": list(answers.problems),
         **figures,
     }
-    return content, {f"details-{index}": block for index, block in enumerate(jobs.blocks)} | compared | charts
+    return content, {f"details-{index}": block for index, block in enumerate(jobs)} | compared | charts
 
 
 def policy(*scripts: str, live: bool) -> str:

@@ -7,33 +7,28 @@ import base64
 import gzip
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
-from harness.record import JsonValue, LayerReport, RunRecord
+from harness.record import LayerReport, RunRecord
 from harness.reporting.frame import Measured
-from harness.reporting.layout import DASH, json_number, number, percent
+from harness.reporting.layout import DASH, number, percent, rounded
 from harness.reporting.marks import Footnotes
 from harness.reporting.published import Published
 from harness.reporting.show import cost_pairs, inline, job_pairs, provenance_pairs
-from harness.reporting.tables import compared, unit_of
+from harness.reporting.tables import beside_published, unit_of
 
 JOBS_PER_BLOCK = 50
 LAYER_BUDGET = 200_000
 """Most reports of layers in one page, about 3 MB; jobs that ended last have theirs first."""
 
 
-@dataclass(frozen=True, slots=True)
-class Details:
-    """Blocks of jobs, and which rows have no layers in the page although their records have."""
-
-    blocks: tuple[str, ...]
-    without_layers: tuple[int, ...]
-
-
 def details(
     records: Sequence[RunRecord], entries: Sequence[Measured], published: Published, layer_budget: int = LAYER_BUDGET
-) -> Details:
-    """The jobs in blocks of `JOBS_PER_BLOCK`, in the given order, with the layers of the latest ones."""
+) -> tuple[list[str], list[int]]:
+    """The jobs in blocks of `JOBS_PER_BLOCK`, in the given order, with the layers of the latest ones.
+
+    Returns:
+        The blocks, and which rows have no layers in the page although their records have.
+    """
     with_layers = _within(records, layer_budget)
     documents = [
         _document(record, entry, published, layers=row in with_layers)
@@ -44,7 +39,7 @@ def details(
         for start in range(0, len(documents), JOBS_PER_BLOCK)
     ]
     left_out = [row for row, record in enumerate(records) if record.layers and row not in with_layers]
-    return Details(tuple(blocks), tuple(left_out))
+    return blocks, left_out
 
 
 def packed(data: bytes) -> str:
@@ -82,30 +77,25 @@ def _document(record: RunRecord, entry: Measured, published: Published, *, layer
 def _results(entry: Measured, published: Published) -> Iterator[tuple[str, ...]]:
     """Task, metric, value beside the most trusted published one, standard error, count, protocol, subset, sources."""
     for result in entry.results:
-        setting = entry.setting(result)
-        row = next(iter(published.lookup(setting) if setting else ()), None)
-        cell = compared(entry, result, row, Footnotes())
+        cell = beside_published(entry, result, published, Footnotes())
         unit = " %" if unit_of(result.metric) == "%" else ""
         spread = DASH if cell.stderr is None else f"± {number(cell.stderr)}"
-        where = (result.protocol, result.subset or "all", result.data_source, row.table_id if row else DASH)
+        table = cell.published.table_id if cell.published else DASH
+        where = (result.protocol, result.subset or "all", result.data_source, table)
         yield (
             *(result.task, result.metric + unit, cell.written("measured first"), spread, str(result.num_samples)),
             *where,
         )
 
 
-def _columns(layers: Sequence[LayerReport]) -> dict[str, JsonValue]:
+def _columns(layers: Sequence[LayerReport]) -> dict[str, object]:
     """Names and numbers of the layers, each as one list; numbers to six significant digits."""
     return {
         "layer": [layer.name for layer in layers],
         "kind": [layer.name.rpartition(".")[2] for layer in layers],
         "shape": ["×".join(map(str, layer.shape)) for layer in layers],
         "asked": [percent(layer.requested_sparsity) for layer in layers],
-        "zeros": [_six(100 * layer.achieved_sparsity) for layer in layers],
-        "error": [_six(layer.relative_output_error) for layer in layers],
+        "zeros": [rounded(100 * layer.achieved_sparsity, 6) for layer in layers],
+        "error": [rounded(layer.relative_output_error, 6) for layer in layers],
         "details": [inline(dict(layer.details)) or DASH for layer in layers],
     }
-
-
-def _six(value: float | None) -> JsonValue:
-    return value if value is None else json_number(float(f"{value:.6g}"))

@@ -4,8 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from harness.record import RunRecord
-from harness.reporting.figures.base import FIGURES, NotDrawn
-from harness.reporting.figures.files import pictures
+from harness.reporting.figures.base import FIGURES, NotDrawn, pictures
 from harness.reporting.figures.look import COLORS, CONFIG, DENSE_COLOR, PANEL_HEIGHT, QUIET, Spec
 from harness.reporting.page.details import packed
 from harness.reporting.published import Published

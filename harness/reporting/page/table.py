@@ -8,14 +8,14 @@ from statistics import fmean
 from harness.record import EvalResult, RunRecord
 from harness.reporting.axes import AXES, Axis, job_order
 from harness.reporting.frame import JobRow, Measured, describe
-from harness.reporting.layout import Column, json_number
-from harness.reporting.marks import Footnotes
+from harness.reporting.layout import Cell, Column, json_number, rounded
+from harness.reporting.marks import Footnotes, last_line
 from harness.reporting.published import Published
 from harness.reporting.tables import (
+    Key,
+    beside_published,
     column_key,
     columns_of,
-    compared,
-    in_unit,
     protocol_notes,
     unit_of,
     value_columns,
@@ -23,9 +23,6 @@ from harness.reporting.tables import (
 
 SHORT = {"arc_easy": "ARC-e", "arc_challenge": "ARC-c", "hellaswag": "HellaSwag"}
 SHORT |= {"winogrande": "WinoGrande", "openbookqa": "OBQA", "acc_norm": "acc norm"}
-
-Key = tuple[str, str]
-"""Protocol and metric."""
 
 FAILED_NOTE = "‡ the job failed; its row says why"
 
@@ -60,21 +57,20 @@ def table(records: Sequence[RunRecord], entries: Sequence[Measured], published: 
         notes.add(FAILED_NOTE)
     columns = value_columns(results)
     short = _short([column.header for column in columns])
-    metrics = [
-        _metric(column, label, example, [row.get(key) for row in found])
-        | {"published": dict(_published(entries, key, found, published, notes))}
-        for (key, example), column, label in zip(results.items(), columns, short, strict=True)
-    ]
+    metrics = []
+    for (key, example), column, label in zip(results.items(), columns, short, strict=True):
+        values = [_cell(entry, row.get(key), published, notes) for entry, row in zip(entries, found, strict=True)]
+        metrics.append(_metric(column, label, example, values))
     first = next((place for place, metric in enumerate(metrics) if metric["unit"] == "%"), len(metrics))
     return {
         "id": [job.job_id for job in jobs],
         "dense": [int(job.is_dense) for job in jobs],
         "dirty": [int(job.dirty) for job in jobs],
-        "error": [_last_line(entry.error) for entry in entries],
+        "error": [last_line(entry.error) if entry.job.status == "failed" else None for entry in entries],
         "ended": [record.provenance.created for record in records],
         "sparsity": [job.sparsity for job in jobs],
         "achieved": [job.achieved_sparsity for job in jobs],
-        "seconds": [_rounded(entry.timings_s.get("total"), 4) for entry in entries],
+        "seconds": [rounded(entry.timings_s.get("total"), 4) for entry in entries],
         "axes": [_axis(axis, jobs) for axis in AXES],
         "metrics": [*metrics[:first], *_means(results, found), *metrics[first:]],
         "notes": notes.lines(),
@@ -95,7 +91,16 @@ def _axis(axis: Axis, jobs: Sequence[JobRow]) -> dict[str, object]:
     }
 
 
-def _metric(column: Column, short: str, example: EvalResult, rows: Sequence[EvalResult | None]) -> dict[str, object]:
+def _cell(entry: Measured, result: EvalResult | None, published: Published, notes: Footnotes) -> Cell:
+    """A number, with footnotes where it stands beside a published one."""
+    own = Footnotes()
+    cell = beside_published(entry, result, published, own) if result else Cell()
+    for line in own.lines() if cell.published else ():
+        notes.add(line)
+    return cell
+
+
+def _metric(column: Column, short: str, example: EvalResult, cells: Sequence[Cell]) -> dict[str, object]:
     direction = "higher is better" if example.higher_is_better else "lower is better"
     return {
         "key": column.key,
@@ -104,7 +109,12 @@ def _metric(column: Column, short: str, example: EvalResult, rows: Sequence[Eval
         "says": f"{column.header}: {example.protocol}, {example.metric}, {direction}",
         "unit": column.unit,
         "higher": example.higher_is_better,
-        "values": [json_number(in_unit(row.value, column.unit)) if row else None for row in rows],
+        "values": [json_number(cell.measured) for cell in cells],
+        "published": {
+            index: {"text": cell.written("measured first"), "source": cell.published.paper_table}
+            for index, cell in enumerate(cells)
+            if cell.published
+        },
     }
 
 
@@ -133,29 +143,3 @@ def _means(results: Mapping[Key, EvalResult], found: Sequence[Mapping[Key, EvalR
             values = [100 * fmean(row) if len(row) == len(keys) else None for row in rows]
             column = {"key": f"mean:{name}", "label": label, "short": f"mean {name.split(' ')[0]}", "unit": "%"}
             yield column | {"says": f"{label}: {tasks}", "higher": True, "values": values, "published": {}}
-
-
-def _published(
-    entries: Sequence[Measured],
-    key: Key,
-    found: Sequence[Mapping[Key, EvalResult]],
-    published: Published,
-    notes: Footnotes,
-) -> Iterator[tuple[int, dict[str, str]]]:
-    """Of each row that has one: its number beside the most trusted published one."""
-    for index, (entry, results) in enumerate(zip(entries, found, strict=True)):
-        setting = entry.setting(results[key]) if key in results else None
-        first = next(iter(published.lookup(setting) if setting else ()), None)
-        if first:
-            text = compared(entry, results[key], first, notes).written("measured first")
-            source = f"{first.table_id}: {first.paper}" + (f", arXiv {first.arxiv}" if first.arxiv else "")
-            yield index, {"text": text, "source": source}
-
-
-def _rounded(value: float | None, digits: int) -> float | str | None:
-    """`value` to so many significant digits."""
-    return json_number(value if value is None else float(f"{value:.{digits}g}"))
-
-
-def _last_line(error: str | None) -> str | None:
-    return None if error is None else ((error.strip().splitlines() or ["no traceback recorded"])[-1])

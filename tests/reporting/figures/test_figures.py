@@ -17,11 +17,10 @@ from harness.errors import UserError
 from harness.patterns import Channels, Pattern, SemiStructured, Structured, Unstructured
 from harness.record import EvalResult, LayerReport, RunRecord
 from harness.reporting.figures.agreement import pairs
-from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
+from harness.reporting.figures.base import FIGURES, NotDrawn, Picture, draw_all, pictures
 from harness.reporting.figures.costs import time_bars
 from harness.reporting.figures.curves import COMPRESSION, SPARSITY, Across, curve_panel
 from harness.reporting.figures.data import Data, Measurement
-from harness.reporting.figures.files import Drawn, draw_all, pictures
 from harness.reporting.figures.heatmap import heat_panel
 from harness.reporting.figures.layers import select
 from harness.reporting.figures.look import LETTER_WIDTH, PANEL_WIDTH, file_name, styles
@@ -227,13 +226,13 @@ def test_time_bars_add_up(sweep: list[RunRecord], published: Published) -> None:
     """Phases and what no phase claims are the total, averaged over a method's jobs."""
     data = Data.of(sweep, published)
     bars = time_bars(data)
-    assert [bar.label for bar in bars] == [
+    assert [bar[0]["bar"] for bar in bars] == [
         "opt-125m: dense (n = 1)",
         "opt-125m: magnitude (n = 4)",
         "opt-125m: wanda (n = 4)",
     ]
     for bar in bars:
-        assert bar.seconds == pytest.approx({"load": 1.0, "prune": 2.0, "other": 0.0})
+        assert {row["phase"]: row["seconds"] for row in bar} == pytest.approx({"load": 1.0, "prune": 2.0, "other": 0.0})
     (picture,) = FIGURES.get("time")(data)
     assert isinstance(picture, Picture)
     (rows,) = picture.spec()["datasets"].values()
@@ -251,7 +250,7 @@ def test_time_bars_add_up(sweep: list[RunRecord], published: Published) -> None:
 def test_equal_records_give_equal_files(sweep: list[RunRecord], published: Published, tmp_path: Path) -> None:
     """A figure has no date and no version in it: drawn again it is the same to the last byte."""
     for folder in ("b", "c"):
-        assert sum(isinstance(each, Drawn) for each in draw_all(sweep, published, tmp_path / folder)) > 5
+        assert sum(isinstance(each, Picture) for each in draw_all(sweep, published, tmp_path / folder)) > 5
     for path in (tmp_path / "b").iterdir():
         assert path.read_bytes() == (tmp_path / "c" / path.name).read_bytes()
 
@@ -260,10 +259,10 @@ def test_all_figures_are_written(sweep: list[RunRecord], published: Published, t
     """PNG and PDF of each, and a line for every kind that is not drawn."""
     outcomes = list(draw_all(sweep, published, tmp_path / "a"))
     files = {path.name for path in (tmp_path / "a").iterdir()}
-    figures = [each for each in outcomes if isinstance(each, Drawn)]
-    assert files == {path.name for each in figures for path in (each.png, each.pdf)}
-    assert all(each.png.read_bytes().startswith(b"\x89PNG") for each in figures)
-    assert all(each.pdf.read_bytes().startswith(b"%PDF") for each in figures)
+    figures = [each for each in outcomes if isinstance(each, Picture)]
+    assert files == {f"{each.name}.{ending}" for each in figures for ending in ("png", "pdf")}
+    for path in (tmp_path / "a").iterdir():
+        assert path.read_bytes().startswith({".png": b"\x89PNG", ".pdf": b"%PDF"}[path.suffix])
     kinds = {each.name.split("-")[0] for each in figures}
     assert kinds == {"perplexity", "accuracy", "pareto", "heatmap", "layers", "published", "time"}
     assert [each.name for each in outcomes if isinstance(each, NotDrawn)] == ["pareto-speed"]
@@ -364,7 +363,7 @@ def test_file_names_are_plain(text: str) -> None:
 def test_hostile_names_are_drawn_as_text(published: Published, tmp_path: Path) -> None:
     """Mathematics and control characters in a model's name neither fail nor do anything."""
     records = [make_record("wanda", p, (make_perplexity(9.0),), model="a$\\frac{b$\u202e") for p in PATTERNS]
-    assert any(isinstance(each, Drawn) for each in draw_all(records, published, tmp_path))
+    assert any(isinstance(each, Picture) for each in draw_all(records, published, tmp_path))
 
 
 def test_a_label_has_one_style_in_all_figures(sweep: list[RunRecord], published: Published) -> None:
