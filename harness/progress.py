@@ -10,9 +10,6 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Protocol, Self
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
 LINE_INTERVAL_S = 15.0
 
 
@@ -43,15 +40,18 @@ class JobReporter:
     """Shows one job's steps on stderr, under the job's id."""
 
     def __init__(self, job_id: str) -> None:
+        from rich import progress  # here: what only plans shows no bar
+        from rich.console import Console
+
         self._job_id = job_id
         self._console = Console(file=sys.stderr, highlight=False)
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+        self._bar = progress.Progress(
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(bar_width=20),
+            progress.MofNCompleteColumn(),
+            progress.TimeElapsedColumn(),
+            progress.TextColumn("left"),
+            progress.TimeRemainingColumn(),
             console=self._console,
             transient=True,
             disable=not self._console.is_terminal,

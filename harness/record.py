@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, with_config
@@ -187,12 +188,14 @@ def _whole(record: RunRecord) -> RunRecord:
     return record
 
 
-_ADAPTER = TypeAdapter(Annotated[RunRecord, AfterValidator(_whole)])
+@cache
+def _adapter() -> TypeAdapter[RunRecord]:
+    return TypeAdapter(Annotated[RunRecord, AfterValidator(_whole)])  # made when the first record is read or written
 
 
 def to_json(record: RunRecord) -> bytes:
     """The record as indented UTF-8 JSON; non-finite numbers are the strings "Infinity", "-Infinity", "NaN"."""
-    return _ADAPTER.dump_json(record, indent=2) + b"\n"
+    return _adapter().dump_json(record, indent=2) + b"\n"
 
 
 def from_json(data: bytes, origin: str) -> RunRecord:
@@ -204,7 +207,7 @@ def from_json(data: bytes, origin: str) -> RunRecord:
     try:
         document = parse_json(data)
         _check_version(document, origin)
-        return _ADAPTER.validate_python(record_v1.upgraded(document) if isinstance(document, dict) else document)
+        return _adapter().validate_python(record_v1.upgraded(document) if isinstance(document, dict) else document)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"]) or "document"

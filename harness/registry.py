@@ -102,17 +102,24 @@ class Registry(Generic[EntryT]):
             UserError: unknown name or hyperparameter, or a value of the wrong type or out of range.
         """
         entry: Any = self.get(choice.name)
-        allowed, hints = [field.name for field in fields(entry)], get_type_hints(entry, include_extras=True)
+        allowed = _parameters(entry)
         params = {}
         for name, value in choice.params.items():
             if name not in allowed:
                 raise unknown(f"parameter of {self.axis} {choice.name}", name, allowed or ["(it has none)"])
             try:
-                params[name] = _values_of(hints[name]).validate_python(value)  # 5 and 5.0 are one setting
+                params[name] = _values_of(allowed[name]).validate_python(value)  # 5 and 5.0 are one setting
             except ValidationError as error:
                 raise refused(f"{self.axis}.{name}", error.errors()[0]) from error
         built: OneT = entry(**params)
         return built
+
+
+@cache
+def _parameters(entry: type[Any]) -> dict[str, Any]:
+    """The types of a dataclass's fields, with what is said of their ranges."""
+    hints = get_type_hints(entry, include_extras=True)
+    return {field.name: hints[field.name] for field in fields(entry)}
 
 
 def load_folder(folder: Path) -> None:

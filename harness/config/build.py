@@ -47,8 +47,8 @@ def build(config: Configuration, overrides: tuple[str, ...], *, in_sweep: bool) 
     Raises:
         UserError: a value is unknown or out of range, or data cannot be found.
     """
-    method, pruner = _chosen(METHODS, config.method)
-    allocation, allocator = _chosen(ALLOCATIONS, config.allocation)
+    method, pruner = _chosen(METHODS, config.method, config.seed)
+    allocation, allocator = _chosen(ALLOCATIONS, config.allocation, config.seed)
     pattern = _pattern(config.pattern, config.sparsity) if pruner.patterns else None
     if pattern is not None:
         refusal = _refusal((method.name, pruner), (allocation.name, allocator), pattern)
@@ -67,7 +67,7 @@ def build(config: Configuration, overrides: tuple[str, ...], *, in_sweep: bool) 
     pruning, calibration_data = None, None
     whole = [f"method={method.name}"] if pruner.needs_whole_model else []
     if pattern is not None:  # the dense model is one job, whatever is said of pruning
-        recovery, recoverer = _chosen(RECOVERIES, config.recovery)
+        recovery, recoverer = _chosen(RECOVERIES, config.recovery, config.seed)
         whole += [f"recovery={recovery.name}"] if recoverer.changes_model else []
         calibration, calibration_data = _calibration(config, pruner, allocator)
         pruning = PruningSpec(method, pattern, allocation, calibration, recovery, config.seed)
@@ -84,9 +84,15 @@ def build(config: Configuration, overrides: tuple[str, ...], *, in_sweep: bool) 
     )
 
 
-def _chosen(table: Registry[type[OneT]], asked: Mapping[str, Any]) -> tuple[Choice, OneT]:
-    """What is chosen of an axis, with its parameters as they were taken: 5 for 5.0 is no other job."""
+def _chosen(table: Registry[type[OneT]], asked: Mapping[str, Any], seed: int) -> tuple[Choice, OneT]:
+    """What is chosen of an axis, with its parameters as they were taken: 5 for 5.0 is no other job.
+
+    Args:
+        seed: of the job, which the entry draws by unless it is given one of its own.
+    """
     name, params = asked["name"], {key: value for key, value in asked.items() if key != "name"}
+    if "seed" in (each.name for each in fields(cast("Any", table.get(name)))):
+        params.setdefault("seed", seed)
     built = table.build(Choice(name, params))
     return Choice(name, {key: getattr(built, key) for key in params}), built
 

@@ -86,8 +86,8 @@ def offer_choices(overrides: Sequence[Override]) -> None:
         for name, entry in table.all().items():
             defaults = {field.name: field.default for field in fields(entry)}
             assert MISSING not in defaults.values(), f"every hyperparameter of {name} needs a default"
-            drawn = {"seed": "${seed}"} if "seed" in defaults else {}  # what a method draws is drawn by the job's seed
-            store.store(group=table.axis, name=name, node={"name": name, **defaults, **drawn})
+            defaults.pop("seed", None)  # what an entry draws is drawn by the job's seed, unless one is given
+            store.store(group=table.axis, name=name, node={"name": name, **defaults})
     for name, corpus in CORPORA.all().items():
         if (node := corpus.calibration_fields(name)) is not None:
             store.store(group="calibration", name=name, node=node)
@@ -105,14 +105,16 @@ def _check_choices(overrides: Iterable[Override]) -> None:
     Raises:
         UserError: a group is null or deleted, or the name in it is changed, which leaves it with another's fields.
     """
-    known, named = groups(), {f"{table.axis}.name" for table in REGISTERED}
+    known, named = groups() - {"experiment"}, {f"{table.axis}.name" for table in REGISTERED}
     for override in overrides:
-        group = override.key_or_group
+        group, text = override.key_or_group, override.input_line
         axis = group.partition(".")[0]
         if override.is_delete():
             if "." not in group or group.endswith(".name"):
-                raise UserError(f"{override.input_line} is not allowed; allowed: {axis}=NAME")
+                raise UserError(f"{text} is not allowed; allowed: {axis}=NAME")
+        elif group in known and (override.is_add() or override.is_force_add() or override.package):
+            raise UserError(f"{text} is not allowed; allowed: {axis}=NAME")
         elif group in known and override.value() is None:
             raise UserError(f"{group}=null is not allowed; allowed: a name that `prunebench list` shows")
         elif group in named:
-            raise UserError(f"{override.input_line} is not allowed; allowed: {axis}=NAME, which brings its fields")
+            raise UserError(f"{text} is not allowed; allowed: {axis}=NAME, which brings its fields")

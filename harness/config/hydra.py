@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import cache
-from itertools import zip_longest
 from typing import Any, cast
 
 import hydra
@@ -148,11 +147,11 @@ def expand(arguments: Sequence[str], sweep: Sweep, *, multirun: bool) -> list[tu
 
 
 class Composer:
-    """Composes the jobs of one sweep, which differ in few overrides, with few of Hydra's slow compositions.
+    """Composes the jobs of one sweep, which differ in few overrides, with two of Hydra's slow compositions.
 
     A choice of a group decides that group's node and nothing else (no file of a group has a package of its own), so
-    one composition gives the nodes of a choice of every group at once; they are put in place, and plain values are set
-    on top, as Hydra does.
+    one composition gives the nodes of all choices beside one another, and what the experiment sets in each group; they
+    are put in place, and plain values are set on top, as Hydra does.
 
     Args:
         arguments: overrides of the command line; those of the whole sweep (the experiment, and what is a matter of
@@ -173,14 +172,16 @@ class Composer:
 
     def choose(self, jobs: Iterable[Sequence[str]]) -> None:
         """Compose all choices of the jobs that `document` will be asked for."""
-        wanted: dict[str, dict[str, None]] = {}
-        for text in dict.fromkeys(text for overrides in jobs for text in overrides):
-            if (group := parsed(text).key_or_group) in self._groups and text not in self._shared:
-                wanted.setdefault(group, {})[text] = None
-        for texts in zip_longest(*wanted.values()):
-            chosen = {group: text for group, text in zip(wanted, texts, strict=True) if text is not None}
-            composed = hydra.compose(CONFIG_NAME, overrides=[*self._shared, *chosen.values()])
-            self._nodes |= {text: OmegaConf.to_container(composed[group]) for group, text in chosen.items()}
+        texts = dict.fromkeys(text for overrides in jobs for text in overrides if text not in self._shared)
+        chosen = [(text, group) for text in texts if (group := parsed(text).key_or_group) in self._groups]
+        if not chosen:
+            return
+        without = dict.fromkeys(f"~{group}" for _, group in chosen)  # what is left is set by the experiment
+        beside = [f"+{group}@beside.{place}={text.partition('=')[2]}" for place, (text, group) in enumerate(chosen)]
+        composed = hydra.compose(CONFIG_NAME, overrides=[*self._shared, *without, *beside])
+        for place, (text, group) in enumerate(chosen):
+            node = OmegaConf.merge(composed.beside.get(str(place)) or {}, composed.get(group) or {})
+            self._nodes[text] = OmegaConf.to_container(node)
 
     def document(self, overrides: Sequence[str]) -> str:
         """What `hydra.compose` gives for these overrides, as JSON.

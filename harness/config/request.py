@@ -6,6 +6,7 @@ A request is plain data: `to_json` and `from_json` carry it to the worker of a l
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -61,14 +62,16 @@ class Refusal:
     reason: str
 
 
-_REQUEST = TypeAdapter(JobRequest)
+@cache
+def _adapter() -> TypeAdapter[JobRequest]:
+    return TypeAdapter(JobRequest)  # made when it is first needed: planning hands nothing on
 
 
 def to_json(request: JobRequest) -> str:
     """The request without loss; its protocols apart, for their classes may be a plug-in's."""
     protocols = [[each.kind, asdict(each)] for each in request.spec.evaluation]  # type: ignore[call-overload]  # kinds are
     plain = replace(request, spec=replace(request.spec, evaluation=()))
-    return json.dumps({"protocols": protocols, "request": _REQUEST.dump_python(plain, mode="json")})
+    return json.dumps({"protocols": protocols, "request": _adapter().dump_python(plain, mode="json")})
 
 
 def from_json(text: str) -> JobRequest:
@@ -80,7 +83,7 @@ def from_json(text: str) -> JobRequest:
     data = json.loads(text)
     for folder in data["request"]["options"]["plugins"]:
         load_folder(Path(folder))
-    request = _REQUEST.validate_python(data["request"])
+    request = _adapter().validate_python(data["request"])
     protocols = (TypeAdapter(_protocol(kind)).validate_python(fields) for kind, fields in data["protocols"])
     return replace(request, spec=replace(request.spec, evaluation=tuple(protocols)))
 

@@ -49,7 +49,7 @@ Folders = Annotated[tuple[Path, ...], BeforeValidator(_folders), Field(strict=Fa
 class Fields(BaseModel):
     """A group of fields; `+` and the files of experiments can add any field, and one that nobody reads is refused."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 class ModelFields(Fields):

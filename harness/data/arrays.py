@@ -2,13 +2,15 @@
 
 from hashlib import sha256
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, TypeAlias
 
 from harness.errors import UserError
 
-Ids = NDArray[np.int64]
+if TYPE_CHECKING:  # planning imports this and reads no array
+    import numpy as np
+    from numpy.typing import NDArray
+
+Ids: TypeAlias = "NDArray[np.int64]"
 
 
 def read_array(path: Path) -> Ids:
@@ -17,6 +19,8 @@ def read_array(path: Path) -> Ids:
     Raises:
         UserError: no such file, or not an array of integers with one or two dimensions.
     """
+    import numpy as np
+
     if not path.is_file():
         raise UserError(f"token array {path} does not exist")
     try:
@@ -33,5 +37,7 @@ def read_array(path: Path) -> Ids:
 
 def fingerprint_array(array: Ids) -> str:
     """`sha256:` and the digest of shape and ids, whatever integer type and byte order they are stored in."""
+    import numpy as np
+
     content = np.ascontiguousarray(array, dtype="<i8")
     return f"sha256:{sha256(repr(content.shape).encode() + content.tobytes()).hexdigest()}"

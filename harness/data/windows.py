@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from harness.data.arrays import Ids
 from harness.errors import UserError
 
@@ -46,6 +44,8 @@ def windows(ids: Ids, seq_len: int, max_windows: int | None = None) -> Ids:
 
 def tokenise(text: str, tokenizer: Tokenizer | None, purpose: str, split_special_tokens: bool = False) -> Ids:
     """Token ids of one text; `verbose=False` keeps back the warning that it is longer than the model's window."""
+    import numpy as np  # here: planning imports this room and tokenises nothing
+
     if tokenizer is None:
         raise UserError(f"the model has no tokenizer, which {purpose} needs; give token arrays (corpus tokens) instead")
     options = {"split_special_tokens": True} if split_special_tokens else {}

@@ -5,6 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from harness.data.assets import cache_dir
@@ -65,8 +66,13 @@ def dimensions_of(checkpoint: Checkpoint) -> Dimensions | None:
     """The sizes of the model, None while no file of it is on this machine or it is no stack of blocks."""
     folder = _folder(checkpoint)
     files = sorted(folder.glob("*.safetensors")) if folder else []
-    if not files:
-        return None
+    return _of_files(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)) if files else None
+
+
+@cache
+def _of_files(states: tuple[tuple[Path, int, int], ...]) -> Dimensions | None:
+    """The sizes that the headers of these files give, read once for every state (size, last change) of the files."""
+    files = [file for file, *_ in states]
     tensors = {name: tensor for file in files for name, tensor in safetensors_header(file)}
     return _dimensions(tensors, stored_bytes=sum(tensor_bytes(file) for file in files))
 
