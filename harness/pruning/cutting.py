@@ -14,7 +14,7 @@ from harness.errors import UserError
 from harness.patterns import Unit
 from harness.pruning.context import PruningOutcome
 from harness.pruning.layer_reports import NewLayer, layer_report
-from harness.pruning.sequential import ObservedBlock
+from harness.pruning.sequential import ObservedBlock, sample_of
 from harness.surgery.channels import add_bias, consumer_columns, cut, cuts_cleanly, producer_rows
 from harness.surgery.dependencies import DependencyGroup
 
@@ -98,7 +98,7 @@ def cut_block(method: StructuredMethod, observed: ObservedBlock, cuts: Sequence[
             f"{path}.{name}",
             dense[name],
             NewLayer(weight_view(linear), columns.get(name), added.get(name)),
-            None if name in shrunk else inputs[name].sample_TI.float(),
+            None if name in shrunk else sample_of(inputs[name]),
             requested.get(name, 0.0),
             {"shape_left": list(weight_view(linear).shape)},
         )

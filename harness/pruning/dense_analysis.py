@@ -70,7 +70,7 @@ class DenseAnalysis:
         runner = BlockRunner(context.model, batches, context.offloading, context.device)
         context.reporter.start("allocate: blocks", len(runner.blocks))
         for step in runner.rest():
-            yield observed_block(step, step.observe(needs, hand_on=not step.is_last))
+            yield observed_block(step, step.observe(needs, hand_on=not step.is_last), needs)
             context.reporter.advance()
 
     def cached(self, key: Hashable, find: Callable[[], FoundT]) -> FoundT:

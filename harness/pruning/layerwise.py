@@ -17,7 +17,7 @@ from harness.pruning.dense_analysis import DenseAnalysis
 from harness.pruning.layer_reports import NewLayer, layer_report
 from harness.pruning.numerics.permutation import absorb
 from harness.pruning.numerics.ranking import PrunableWeights
-from harness.pruning.sequential import ObservedBlock, prune_sequentially
+from harness.pruning.sequential import ObservedBlock, prune_sequentially, sample_of
 from harness.record import LayerReport
 
 if TYPE_CHECKING:  # methods reach this module through their kind
@@ -58,7 +58,7 @@ def prune_block(method: LayerwiseMethod, block: ObservedBlock, patterns: Mapping
         weights = [block.weights[f"{path}.{name}"] for name in group.names]
         wanted = [patterns[f"{path}.{name}"] for name in group.names]
         pruned = method.prune_group(weights, group.statistics, wanted)
-        sample_TI = group.sample_TI.float()
+        sample_TI = sample_of(group)
         for name, weight_OI, new, pattern in zip(group.names, weights, pruned, wanted, strict=True):
             new_OI = new.weight_OI.to(weight_OI.dtype)
             left = NewLayer(new_OI)

@@ -54,13 +54,22 @@ class ObservedBlock:
         return {f"{self.step.path}.{name}": group.statistics for group in self.groups for name in group.names}
 
 
-def observed_block(step: BlockStep, groups: Sequence[InputGroup], probe: Probe | None = None) -> ObservedBlock:
-    """The block with what was observed of its inputs.
+def sample_of(group: InputGroup) -> Tensor | None:
+    """The kept inputs [T, I] in float32; None of an expert that no token reached."""
+    return group.sample_TI.float() if group.sample else None
+
+
+def observed_block(
+    step: BlockStep, groups: Sequence[InputGroup], needs: Sequence[type[Statistic]], probe: Probe | None = None
+) -> ObservedBlock:
+    """The block with what was observed of its inputs; without `needs` also linears that no token reaches are in groups.
 
     Raises:
         UserError: a linear that no calibration token reaches, or whose inputs overflowed.
     """
-    block = ObservedBlock(step, groups, probe)
+    reached = {name for group in groups for name in group.names}
+    idle = [] if needs else [name for name in prunable_linears(step.block) if name not in reached]
+    block = ObservedBlock(step, [*groups, *(InputGroup([name], Statistics(())) for name in idle)], probe)
     weights = block.weights
     check_reached(weights, block.statistics)
     for group in groups:
@@ -94,7 +103,7 @@ def prune_sequentially(
         with_probes: give `prune_block` probes of the blocks.
 
     Raises:
-        UserError: a layer that no calibration token reaches, or whose inputs overflow the model's type.
+        UserError: a layer that no calibration token reaches, though data are needed, or whose inputs overflow its type.
     """
     refining, clock, outcome = context.refining_allocation, context.clock, PruningOutcome()
     needs = tuple(dict.fromkeys((*needs, *(refining.needs if refining is not None else ()))))
@@ -110,7 +119,7 @@ def prune_sequentially(
         with runner.next_block(writes=True) as step:
             with clock("calibrate"):
                 probe = probes.of_block(index, step.hidden[0], context.device) if probes is not None else None
-                block = observed_block(step, _observed(context, step, needs), probe)
+                block = observed_block(step, _observed(context, step, needs), needs, probe)
             sizes = {name: weight_OI.numel() for name, weight_OI in block.weights.items()}
             wanted = {name: patterns[name] for name in sizes}
             given = _refined(context, block, wanted, deficit)

@@ -147,6 +147,19 @@ def test_a_layer_that_no_token_reaches_is_refused(random_tokens: Callable[..., T
         prune(LazyModel(), random_tokens(2))
 
 
+@pytest.mark.parametrize("method", ["magnitude", "random"])
+def test_a_method_that_reads_no_data_prunes_it_all_the_same(method: str, random_tokens: Callable[..., Tensor]) -> None:
+    """What decides are the weights; the report has no output error, and says that no token measured one."""
+    model = LazyModel()
+    idle = model.layers[0].idle.weight
+    outcome = prune(model, random_tokens(2), method=method)
+    assert int((idle == 0).sum()) == idle.numel() // 2
+    used, unreached = outcome.layers
+    assert (used.name, unreached.name) == ("layers.0.used", "layers.0.idle")
+    assert used.relative_output_error is not None
+    assert (unreached.relative_output_error, unreached.error_tokens) == (None, 0)
+
+
 def test_a_group_that_does_not_divide_the_width_is_refused() -> None:
     """The line names the layer and its width, before anything is computed."""
     shapes = {"a": (4, 48), "b": (4, 20)}
