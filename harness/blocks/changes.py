@@ -21,7 +21,6 @@ class ModelChange:
         added, gone: paths of modules that are new or are there no more.
         moved: new path of every block that moved up since one before it is gone, by its old path.
         configuration: fields of the model's configuration that changed, with their new values.
-        unsaid: what of all this the configuration cannot say, so that no plain checkpoint can hold the model.
     """
 
     layers: Mapping[str, tuple[Shape, Shape]] = field(default_factory=dict)
@@ -30,7 +29,6 @@ class ModelChange:
     gone: frozenset[str] = frozenset()
     moved: Mapping[str, str] = field(default_factory=dict)
     configuration: Mapping[str, object] = field(default_factory=dict)
-    unsaid: tuple[str, ...] = ()
 
     @classmethod
     def of_weights(cls, shapes: Mapping[str, Shape], tensors: frozenset[str] = frozenset()) -> ModelChange:
@@ -69,7 +67,6 @@ class ModelChange:
             (self.gone | gone) - self.added - later.added,
             {old: new for old, new in {**self.moved, **moved}.items() if old not in gone},
             {**self.configuration, **later.configuration},
-            tuple(dict.fromkeys((*self.unsaid, *later.unsaid))),
         )
 
     def below(self, path: str) -> ModelChange:

@@ -19,7 +19,7 @@ def _properties(name: str, method: PruningMethod) -> Properties:
         weight_update=_yes_no(method.updates_weights),
         calibration_data=_yes_no(method.reads_data),
         statistics=", ".join(_words(kind.__name__) for kind in method.needs),
-        ranked_within=method.ranked_within,
+        ranked_within=method.comparison_group,
         gradients=_yes_no(method.uses_gradients),
         complexity=method.complexity,
         idea=_idea(type(method)),

@@ -105,15 +105,3 @@ def cut_block(method: StructuredMethod, observed: ObservedBlock, cuts: Sequence[
         for name, linear in linears.items()
     ]
     return PruningOutcome(reports, change.below(path))
-
-
-def most_important(importance_C: Tensor, count: int) -> Tensor:
-    """Numbers of the `count` most important channels or heads, ascending; of equal ones the lower goes first.
-
-    Raises:
-        ArithmeticError: an importance is not finite.
-    """
-    if not importance_C.isfinite().all():
-        raise ArithmeticError("the importance of a channel is not finite: weights or activations overflowed")
-    order_C = importance_C.sort(stable=True).indices
-    return order_C[len(order_C) - count :].sort().values.cpu()

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
-from harness.blocks.runner import BlockRunner, in_batches
 from harness.blocks.trial import OtherWeights
 from harness.calibration.statistics import Statistic
 from harness.patterns import Pattern
 from harness.pruning.context import FoundT, PruningContext
-from harness.pruning.sequential import ObservedBlock, observed_block
+from harness.pruning.sequential import ObservedBlock, dense_blocks
 
 if TYPE_CHECKING:  # methods reach this module through their kind
     from harness.pruning.methods.base import LayerwiseMethod
@@ -57,21 +56,8 @@ class DenseAnalysis:
             return {f"{prefix}.{index}.{name}": weight_view(linear).clone() for name, linear in linears.items()}
 
     def observed_blocks(self, needs: Sequence[type[Statistic]]) -> Iterator[ObservedBlock]:
-        """Every block with statistics of its linears' inputs, all computed by the dense model.
-
-        One block and one buffer of hidden states are in memory at a time; statistics go with their block, and with
-        `offload=disk` its weights go, too.
-
-        Raises:
-            UserError: a linear that no calibration token reaches, or whose inputs overflow the model's type.
-        """
-        context = self.context
-        batches = in_batches(context.tokens_BL, context.batch_tokens)
-        runner = BlockRunner(context.model, batches, context.offloading, context.device)
-        context.reporter.start("allocate: blocks", len(runner.blocks))
-        for step in runner.rest():
-            yield observed_block(step, step.observe(needs, hand_on=not step.is_last), needs)
-            context.reporter.advance()
+        """Every block with statistics of its linears' inputs, all computed by the dense model."""
+        return dense_blocks(self.context, needs, "allocate: blocks")
 
     def cached(self, key: Hashable, find: Callable[[], FoundT]) -> FoundT:
         """What earlier jobs with this calibration found under `key`, or is found now; not of the requested pattern."""

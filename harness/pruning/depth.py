@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from harness.blocks.layers import decoder_blocks, prunable_layers, weight_view
@@ -14,33 +13,9 @@ from harness.pruning.shares import num_parameters
 from harness.surgery.blocks import remove_blocks
 
 if TYPE_CHECKING:  # methods reach this module through their kind
-    from torch import Tensor, nn
+    from torch import nn
 
     from harness.pruning.methods.base import DepthMethod
-
-
-@dataclass(frozen=True, slots=True)
-class Removals:
-    """The blocks that go.
-
-    Args:
-        order: their indices, first the one that goes first.
-        notes: lines for the record, such as the scores of all blocks.
-    """
-
-    order: tuple[int, ...]
-    notes: tuple[str, ...] = field(default=())
-
-
-def lowest(importance_N: Tensor, count: int) -> tuple[int, ...]:
-    """Indices of the `count` least important blocks, the least important first; of equal ones the one in front.
-
-    Raises:
-        ArithmeticError: an importance is not finite.
-    """
-    if not importance_N.isfinite().all():
-        raise ArithmeticError("the importance of a block is not finite: its activations overflowed")
-    return tuple(importance_N.sort(stable=True).indices[:count].tolist())
 
 
 def prune_blocks(method: DepthMethod, context: PruningContext) -> PruningOutcome:
@@ -51,11 +26,11 @@ def prune_blocks(method: DepthMethod, context: PruningContext) -> PruningOutcome
     """
     model = context.model
     count = _count(model, context.pattern)
-    removals = method.removals(context, count)
-    assert len(set(removals.order)) == count, f"{len(set(removals.order))} blocks were chosen instead of {count}"
+    order, notes = method.removals(context, count)
+    assert len(set(order)) == count, f"{len(set(order))} blocks were chosen instead of {count}"
     dense = {name: weight_view(linear) for name, linear in prunable_layers(model).items()}
     with context.clock("prune"):
-        change = remove_blocks(model, removals.order)
+        change = remove_blocks(model, order)
     reports = []
     for name, weight_OI in dense.items():
         gone = change.place_of(name) is None
@@ -63,8 +38,8 @@ def prune_blocks(method: DepthMethod, context: PruningContext) -> PruningOutcome
         reports.append(
             layer_report(name, weight_OI, left, None, float(gone), {"shape_left": list(left.weight_OI.shape)})
         )
-    said = f"blocks that are gone, in this order: {', '.join(map(str, removals.order))}"
-    return PruningOutcome(reports, change, (said, *removals.notes))
+    said = f"blocks that are gone, in this order: {', '.join(map(str, order))}"
+    return PruningOutcome(reports, change, (said, *notes))
 
 
 def _count(model: nn.Module, pattern: object) -> int:

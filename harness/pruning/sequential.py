@@ -8,7 +8,7 @@ Layers inside a block see the dense block's activations, but the block's input c
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -80,6 +80,23 @@ def observed_block(
                 f"the calibration inputs of {name} overflow {dtype}; allowed: {WIDER.get(dtype, NONE_WIDER)}"
             )
     return block
+
+
+def dense_blocks(context: PruningContext, needs: Sequence[type[Statistic]], task: str) -> Iterator[ObservedBlock]:
+    """Every block of the model with statistics of its linears' inputs, all computed by the dense model.
+
+    One block and one buffer of hidden states are in memory at a time; statistics go with their block, and with
+    `offload=disk` its weights go, too.
+
+    Raises:
+        UserError: a linear that no calibration token reaches, or whose inputs overflow the model's type.
+    """
+    batches = in_batches(context.tokens_BL, context.batch_tokens)
+    runner = BlockRunner(context.model, batches, context.offloading, context.device)
+    context.reporter.start(task, len(runner.blocks))
+    for step in runner.rest():
+        yield observed_block(step, step.observe(needs, hand_on=not step.is_last), needs)
+        context.reporter.advance()
 
 
 PruneBlock = Callable[[ObservedBlock, Mapping[str, Pattern]], PruningOutcome]

@@ -37,6 +37,22 @@ class Cuttable:
         return self.size * self.group.num_channels
 
 
+def least_first(importance_N: Tensor) -> Tensor:
+    """Numbers [N] of channels, heads or blocks, the least important first; of equal ones the one in front.
+
+    Raises:
+        ArithmeticError: an importance is not finite.
+    """
+    if not importance_N.isfinite().all():
+        raise ArithmeticError("an importance is not finite: weights or activations overflowed")
+    return importance_N.sort(stable=True).indices
+
+
+def most_important(importance_C: Tensor, count: int) -> Tensor:
+    """Numbers of the `count` most important, ascending."""
+    return least_first(importance_C)[len(importance_C) - count :].sort().values.cpu()
+
+
 def num_parameters(model: nn.Module) -> int:
     """Of the whole model, tied ones once."""
     return sum(weight.numel() for weight in model.parameters())
@@ -103,7 +119,7 @@ def kept_over_model(
     ranked = torch.cat([importance_C.float().cpu() for importance_C, _ in groups])
     weights = torch.cat([torch.full((len(importance_C),), size, dtype=torch.long) for importance_C, size in groups])
     stays = torch.cat([_is_best(importance_C.cpu()) for importance_C, _ in groups])
-    order = ranked.sort(stable=True).indices
+    order = least_first(ranked)
     order = order[~stays[order]]
     gone_so_far = torch.cat([weights.new_zeros(1), weights[order].cumsum(0)])
     count = int((gone_so_far - fraction * float(weights.sum())).abs().argmin())

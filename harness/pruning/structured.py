@@ -12,18 +12,15 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from harness.blocks.changes import ModelChange
-from harness.blocks.inputs import check_reached
 from harness.blocks.layers import prunable_shapes
 from harness.blocks.probe import Probe, Probes
-from harness.blocks.runner import BlockRunner, in_batches
+from harness.blocks.runner import BlockRunner
 from harness.errors import UserError
 from harness.patterns import Channels, Pattern, Structured, Unit
 from harness.pruning.context import PruningContext, PruningOutcome
-from harness.pruning.cutting import Cut, candidates, cut_block, most_important
-from harness.pruning.sequential import ObservedBlock, prune_sequentially
-from harness.pruning.shares import Cuttable, kept_in_block, num_kept, of_the_cuttable
-from harness.record import ERROR_TOKENS
+from harness.pruning.cutting import Cut, candidates, cut_block
+from harness.pruning.sequential import ObservedBlock, dense_blocks, prune_sequentially
+from harness.pruning.shares import Cuttable, kept_in_block, most_important, num_kept, of_the_cuttable
 from harness.surgery.configuration import apply_fields, fields_after
 from harness.surgery.free import free_dependency_groups
 
@@ -45,19 +42,26 @@ def prune_structured(method: StructuredMethod, context: PruningContext) -> Pruni
     context.reporter.start("prune: find what can be cut", 1)
     with context.clock("prune"):
         found, first = find_cuttable(context, method.units if isinstance(pattern, Structured) else ("channel",))
+    fields: Mapping[str, object] | None = None
     if method.scope == "model":
         assert isinstance(pattern, Structured), "what competes over the model are parameters"
         assert not context.saves, "a job whose blocks get sizes of their own is not saved"
-        return _prune_over_model(method, context, found, of_the_cuttable(context.model, found, pattern.share))
-    counts = _counts(context, found, pattern)
-    with context.clock("prune"):
-        fields = _fields(context, found, counts, first)
+        chosen = _chosen_over_model(method, context, found, of_the_cuttable(context.model, found, pattern.share))
+        context = replace(context, propagation="dense")
+    else:
+        counts = _counts(context, found, pattern)
+        with context.clock("prune"):
+            fields = _fields(context, found, counts, first)
 
     def cut(observed: ObservedBlock, _: Mapping[str, Pattern]) -> PruningOutcome:
-        cuts = []
-        for each, count in zip(found[observed.step.index], counts[observed.step.index], strict=True):
-            kept_C = most_important(_importance(method, observed, each), count)
-            requested = pattern.ratio if isinstance(pattern, Channels) else 1 - count / each.group.num_channels
+        groups, cuts = found[observed.step.index], []
+        if method.scope == "model":
+            kept = chosen[observed.step.index]
+        else:
+            sizes = zip(groups, counts[observed.step.index], strict=True)
+            kept = [most_important(_importance(method, observed, each), count) for each, count in sizes]
+        for each, kept_C in zip(groups, kept, strict=True):
+            requested = pattern.ratio if isinstance(pattern, Channels) else 1 - len(kept_C) / each.group.num_channels
             cuts.append(Cut(each.group, kept_C, requested))
         return cut_block(method, observed, cuts)
 
@@ -131,7 +135,7 @@ def _declared(context: PruningContext, fields: Mapping[str, object] | None) -> P
     """The configuration changed as `fields` say."""
     if fields is None:
         said = "no configuration of this architecture says how the model was cut: it cannot be saved"
-        return PruningOutcome(change=ModelChange(unsaid=("layers have sizes of their own",)), notes=(said,))
+        return PruningOutcome(notes=(said,))
     sizes = ", ".join(f"{name}={value}" for name, value in fields.items())
     said = f"the model's configuration has now {sizes}"
     return PruningOutcome(change=apply_fields(context.model, fields), notes=(said,))
@@ -142,37 +146,13 @@ def _importance(method: StructuredMethod, observed: ObservedBlock, each: Cuttabl
     return method.importance(candidates(observed.step.block, each.group), inputs[each.group.consumer].statistics)
 
 
-@torch.no_grad()
-def _prune_over_model(
+def _chosen_over_model(
     method: StructuredMethod, context: PruningContext, found: Sequence[Sequence[Cuttable]], fraction: float
-) -> PruningOutcome:
-    """Score everything in the dense model, choose over all of it, then cut block by block."""
-    importances, blocks = [], []
-    context.reporter.start("prune: record the model's calls", 1)
+) -> list[list[torch.Tensor]]:
+    """Numbers of what stays of every group of every block, from importances in the dense model."""
     with context.clock("calibrate"):
-        batches = in_batches(context.tokens_BL, context.batch_tokens)
-        runner = BlockRunner(context.model, batches, context.offloading, context.device)
-        probes = Probes(context.model, batches, runner.hidden[0], context.offloading)
-    context.reporter.start("prune: score blocks", len(runner.blocks))
-    for step in runner.rest():
-        with context.clock("calibrate"):
-            probe = probes.of_block(step.index, step.hidden[0], context.device)
-            groups = step.observe(method.needs, sample_tokens=ERROR_TOKENS, hand_on=not step.is_last)
-        blocks.append(ObservedBlock(step, groups, probe))
-        check_reached(blocks[-1].weights, blocks[-1].statistics)
-        with context.clock("prune"):
-            importances.append([_importance(method, blocks[-1], each) for each in found[step.index]])
-        context.reporter.advance()
-    kept = method.choose(importances, [[each.size for each in block] for block in found], fraction)
-    context.reporter.start("prune: cut blocks", len(blocks))
-    outcome = PruningOutcome()
-    for observed, block_found, block_kept in zip(blocks, found, kept, strict=True):
-        cuts = [
-            Cut(each.group, kept_C, 1 - len(kept_C) / each.group.num_channels)
-            for each, kept_C in zip(block_found, block_kept, strict=True)
+        importances = [
+            [_importance(method, observed, each) for each in groups]
+            for observed, groups in zip(dense_blocks(context, method.needs, "prune: score blocks"), found, strict=True)
         ]
-        index = observed.step.index
-        with context.clock("prune"), context.offloading.block(index, context.device, writes=True) as block:
-            outcome = outcome.then(cut_block(method, replace(observed, step=replace(observed.step, block=block)), cuts))
-        context.reporter.advance()
-    return outcome.then(_declared(context, None))
+    return method.choose(importances, [[each.size for each in block] for block in found], fraction)

@@ -119,9 +119,9 @@ def add_bias(block: nn.Module, name: str, bias_O: Tensor) -> ModelChange:
     linear = linear_at(block, name)
     if linear.bias is not None:
         linear.bias += bias_O.to(linear.bias)
-        return ModelChange(tensors=frozenset({f"{name}.bias"}))
-    linear.bias = nn.Parameter(bias_O.to(linear.weight), requires_grad=linear.weight.requires_grad)
-    return ModelChange(tensors=frozenset({f"{name}.bias"}), unsaid=("layers have biases that they had not",))
+    else:
+        linear.bias = nn.Parameter(bias_O.to(linear.weight), requires_grad=linear.weight.requires_grad)
+    return ModelChange(tensors=frozenset({f"{name}.bias"}))
 
 
 def _shapes(block: nn.Module, dependency_group: DependencyGroup) -> dict[str, Shape]:

@@ -98,10 +98,9 @@ def test_equal_blocks_reload_in_plain_transformers(
     model = a_wide_model(family)
     if method.unsaveable is not None:
         outcome = cut(model, choice, random_tokens(4), 0.4)
-        assert outcome.change.unsaid
+        assert any("cannot be saved" in note for note in outcome.notes)
         return
     outcome = cut(model, choice, random_tokens(4), 0.4, saves=True)
-    assert not outcome.change.unsaid
     assert outcome.change.configuration
     InMemory(model).save(tmp_path)
     # The grouped products of experts take widths that are multiples of 16 bytes only.

@@ -9,14 +9,13 @@ A method is a frozen dataclass of its hyperparameters and has no state.  "Higher
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.calibration.statistics import Statistic, Statistics
 from harness.job import Propagation
 from harness.patterns import Pattern, SemiStructured, Structured, Unit, Unstructured
-from harness.pruning.fingerprints import layer_fingerprint
 from harness.pruning.numerics.masks import ComparisonGroup, keep_mask
 from harness.registry import Registry
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 
     from harness.pruning.context import GlobalOutcome, PruningContext, PruningOutcome
     from harness.pruning.cutting import Candidates
-    from harness.pruning.depth import Removals
     from harness.record import JsonValue
 
 
@@ -57,6 +55,7 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
         has_published_numbers: whether what papers print under its name is of this computation.
         updates_weights: whether it changes weights that it keeps.
         uses_gradients: whether it looks at gradients of the loss.
+        needs_whole_model: whether all of the model must be in memory, so that only `offload=none` fits.
     """
 
     patterns: ClassVar[tuple[type[Pattern], ...]] = ()
@@ -65,15 +64,11 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
     has_published_numbers: ClassVar[bool] = True
     updates_weights: ClassVar[bool] = True
     uses_gradients: ClassVar[bool] = False
+    needs_whole_model: ClassVar[bool] = False
 
     @property
     def decides_layer_sparsities(self) -> bool:
         """Whether it spreads the requested sparsity over layers by itself, so that only `allocation=uniform` fits."""
-        return False
-
-    @property
-    def needs_whole_model(self) -> bool:
-        """Whether all of the model must be in memory, so that only `offload=none` fits."""
         return False
 
     @property
@@ -87,7 +82,7 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
         return bool(self.needs)
 
     @property
-    def ranked_within(self) -> str:
+    def comparison_group(self) -> str:
         """The weights or channels that compete, where the pattern does not say it."""
         return ""
 
@@ -128,7 +123,7 @@ class LayerwiseMethod(PruningMethod):
     """Prunes one linear after the other from statistics of its input."""
 
     __slots__ = ()
-    patterns: ClassVar[tuple[type[Pattern], ...]] = (Unstructured, SemiStructured)
+    patterns = (Unstructured, SemiStructured)
 
     def run(self, context: PruningContext) -> PruningOutcome:
         from harness.pruning.layerwise import prune_layers
@@ -139,10 +134,6 @@ class LayerwiseMethod(PruningMethod):
     def comparison_group(self) -> ComparisonGroup:
         """The weights that an unstructured pattern counts its zeros over."""
         return "matrix"
-
-    @property
-    def ranked_within(self) -> str:
-        return self.comparison_group
 
     @property
     def permutes(self) -> bool:
@@ -173,7 +164,7 @@ class MaskMethod(LayerwiseMethod):
     """Chooses a mask and changes no weight that it keeps."""
 
     __slots__ = ()
-    updates_weights: ClassVar[bool] = False
+    updates_weights = False
 
     @property
     def comparison_group(self) -> ComparisonGroup:
@@ -201,40 +192,6 @@ class ScoreMethod(MaskMethod):
         return PrunedWeight(weight_OI * keep_mask(scores_OI, pattern, self.comparison_group))
 
 
-TraceT = TypeVar("TraceT")
-
-
-class TracedMethod(LayerwiseMethod, Generic[TraceT]):
-    """Finds once the order in which weights go; every number of zeros is then a cut through that trace.
-
-    With dense propagation a layer's inputs do not depend on the sparsity: jobs of one process that differ in it share
-    traces, cached with the inputs' statistics.
-    """
-
-    __slots__ = ()
-
-    @property
-    def complexity(self) -> str:
-        return "O(d_out d_in³)"
-
-    @abstractmethod
-    def kind(self, pattern: Pattern) -> Hashable:
-        """What a trace depends on of the pattern: patterns of one kind are cut from one trace."""
-
-    @abstractmethod
-    def trace(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> TraceT:
-        """The order in which the weights of one linear go; on the CPU, and small, since it is kept."""
-
-    @abstractmethod
-    def cut(self, weight_OI: Tensor, stats: Statistics, trace: TraceT, pattern: Pattern) -> PrunedWeight:
-        """The pruned weight at the sparsity of `pattern`."""
-
-    def prune(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> PrunedWeight:
-        key = (self, self.kind(pattern), layer_fingerprint(weight_OI))
-        trace = stats.cached(key, lambda: self.trace(weight_OI, stats, pattern))
-        return self.cut(weight_OI, stats, trace, pattern)
-
-
 class StructuredMethod(PruningMethod):
     """Scores channels and heads; the least important are cut out of all layers that make, pass on or read them.
 
@@ -248,12 +205,12 @@ class StructuredMethod(PruningMethod):
 
     __slots__ = ()
     patterns: ClassVar[tuple[type[Pattern], ...]] = (Structured,)
-    updates_weights: ClassVar[bool] = False
+    updates_weights = False
     units: ClassVar[tuple[Unit, ...]] = ("channel", "head")
     scope: ClassVar[Literal["block", "model"]] = "block"
 
     @property
-    def ranked_within(self) -> str:
+    def comparison_group(self) -> str:
         return "channels of a block" if self.scope == "block" else "model"
 
     @property
@@ -301,35 +258,20 @@ class WholeModelMethod(PruningMethod):
     """Decides with all of the model in memory, from passes over it, what goes where."""
 
     __slots__ = ()
-
-    @property
-    def decides_layer_sparsities(self) -> bool:
-        return True
-
-    @property
-    def needs_whole_model(self) -> bool:
-        return True
-
-    @property
-    def reads_data(self) -> bool:
-        return True
-
-    @property
-    def complexity(self) -> str:
-        return "passes over the model"
+    decides_layer_sparsities = True
+    needs_whole_model = True
+    reads_data = True
+    complexity = "passes over the model"
 
 
 class DepthMethod(WholeModelMethod):
     """Takes whole blocks out of the model: as many as come closest to the requested fraction of all parameters."""
 
     __slots__ = ()
-    patterns: ClassVar[tuple[type[Pattern], ...]] = (Structured,)
-    updates_weights: ClassVar[bool] = False
-    propagation: ClassVar[Propagation] = "dense"
-
-    @property
-    def ranked_within(self) -> str:
-        return "model"
+    patterns = (Structured,)
+    updates_weights = False
+    propagation = "dense"
+    comparison_group = "model"
 
     def run(self, context: PruningContext) -> PruningOutcome:
         from harness.pruning.depth import prune_blocks
@@ -337,8 +279,8 @@ class DepthMethod(WholeModelMethod):
         return prune_blocks(self, context)
 
     @abstractmethod
-    def removals(self, context: PruningContext, count: int) -> Removals:
-        """Indices of `count` blocks in the order in which they go; the context's model is left dense."""
+    def removals(self, context: PruningContext, count: int) -> tuple[list[int], list[str]]:
+        """Indices of `count` blocks in the order in which they go, and notes; the model is left dense."""
 
 
 class GlobalMethod(WholeModelMethod):
@@ -350,8 +292,8 @@ class GlobalMethod(WholeModelMethod):
     """
 
     __slots__ = ()
-    uses_gradients: ClassVar[bool] = True
-    patterns: ClassVar[tuple[type[Pattern], ...]] = (Unstructured, SemiStructured)
+    uses_gradients = True
+    patterns = (Unstructured, SemiStructured)
 
     def run(self, context: PruningContext) -> PruningOutcome:
         from harness.pruning.global_pruning import prune_globally
@@ -362,10 +304,6 @@ class GlobalMethod(WholeModelMethod):
     def comparison_group(self) -> Literal["matrix", "model"]:
         """The weights that compete where any may go."""
         return "model"
-
-    @property
-    def ranked_within(self) -> str:
-        return self.comparison_group
 
     @abstractmethod
     def prune_model(self, context: PruningContext) -> GlobalOutcome:

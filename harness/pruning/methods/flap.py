@@ -43,11 +43,8 @@ class Flap(StructuredMethod):
     updates_weights = True
     propagation = "dense"
     scope = "model"
+    needs_whole_model = True  # a bias that a checkpoint has no place for cannot be put back into its files
     needs = (FeatureFluctuation, FeatureNorm)
-
-    @property
-    def needs_whole_model(self) -> bool:
-        return True  # a bias that a checkpoint has no place for cannot be put back into its files
 
     def importance(self, candidates: Candidates, stats: Statistics) -> Tensor:
         scores_CK = self.scores(candidates, stats)

@@ -13,14 +13,15 @@ matrix product: the same numbers with a fraction of the memory traffic.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.calibration.statistics import InputHessian, Statistics
 from harness.job import NotNegative
 from harness.patterns import Pattern, Unstructured
-from harness.pruning.methods.base import METHODS, PrunedWeight, TracedMethod
+from harness.pruning.fingerprints import layer_fingerprint
+from harness.pruning.methods.base import METHODS, LayerwiseMethod, PrunedWeight
 from harness.pruning.numerics.masks import decision_width, keep_mask, ranks_in_groups, removable
 
 if TYPE_CHECKING:
@@ -52,11 +53,12 @@ class Trace:
 
 @METHODS.register("obc")
 @dataclass(frozen=True, slots=True)
-class OBC(TracedMethod[Trace]):
+class OBC(LayerwiseMethod):
     """Greedy exact optimal brain surgery; one trace of a layer serves every sparsity.
 
     Time grows with out_features * in_features^3.  Inputs that are always 0 are taken out before H is damped, and their
-    weights go first.
+    weights go first.  With dense propagation a layer's inputs do not depend on the sparsity: jobs of one process that
+    differ in it share traces, cached with the inputs' statistics.
 
     Args:
         rel_damp: fraction of the mean diagonal of H added to its diagonal, >= 0, as published 0.  Where H cannot be
@@ -66,9 +68,7 @@ class OBC(TracedMethod[Trace]):
     rel_damp: NotNegative = 0.0
     needs = (InputHessian,)
     propagation = "dense"
-
-    def kind(self, pattern: Pattern) -> Hashable:
-        return pattern if ranks_in_groups(pattern) else "unstructured"
+    complexity = "O(d_out d_in³)"
 
     def warning(self, shapes: Mapping[str, tuple[int, int]], device: torch.device) -> str | None:
         widest = max(in_features for _, in_features in shapes.values())
@@ -80,7 +80,13 @@ class OBC(TracedMethod[Trace]):
             f"{device.type}, from a short trial; meant for in_features <= {COMFORTABLE_WIDTH}"
         )
 
+    def prune(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> PrunedWeight:
+        key = (self, pattern if ranks_in_groups(pattern) else "unstructured", layer_fingerprint(weight_OI))
+        trace = stats.cached(key, lambda: self.trace(weight_OI, stats, pattern))
+        return self.cut(weight_OI, stats, trace, pattern)
+
     def trace(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> Trace:
+        """The order in which the weights of one linear go; on the CPU, and small, since it is kept."""
         import torch
 
         weight_OI, hessian_II, inverse_II, _ = self._prepare(weight_OI, stats)
@@ -93,6 +99,7 @@ class OBC(TracedMethod[Trace]):
         )
 
     def cut(self, weight_OI: Tensor, stats: Statistics, trace: Trace, pattern: Pattern) -> PrunedWeight:
+        """The pruned weight at the sparsity of `pattern`."""
         import torch
 
         from harness.pruning.numerics.least_squares import solve_survivors

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.pruning.context import PruningContext
-    from harness.pruning.depth import Removals
 
 
 @METHODS.register("shortgpt")
@@ -24,12 +23,12 @@ if TYPE_CHECKING:
 class ShortGPT(DepthMethod):
     """Keeps the blocks whose output points elsewhere than their input."""
 
-    def removals(self, context: PruningContext, count: int) -> Removals:
-        from harness.pruning.depth import Removals, lowest
+    def removals(self, context: PruningContext, count: int) -> tuple[list[int], list[str]]:
+        from harness.pruning.shares import least_first
 
         influence_N = block_influence(context)
         scores = ", ".join(f"{value:.4g}" for value in influence_N.tolist())
-        return Removals(lowest(influence_N, count), (f"influence of the dense model's blocks: {scores}",))
+        return least_first(influence_N)[:count].tolist(), [f"influence of the dense model's blocks: {scores}"]
 
 
 def block_influence(context: PruningContext) -> Tensor:

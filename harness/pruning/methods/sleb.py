@@ -22,7 +22,6 @@ from harness.pruning.methods.base import METHODS, DepthMethod
 if TYPE_CHECKING:
     from harness.blocks.trial import Edits
     from harness.pruning.context import PruningContext
-    from harness.pruning.depth import Removals
 
 
 @METHODS.register("sleb")
@@ -40,10 +39,9 @@ class Sleb(DepthMethod):
     first: Annotated[int, Field(ge=0)] = 1
     last: Annotated[int, Field(ge=0)] = 1
 
-    def removals(self, context: PruningContext, count: int) -> Removals:
+    def removals(self, context: PruningContext, count: int) -> tuple[list[int], list[str]]:
         from harness.blocks.layers import decoder_blocks
         from harness.blocks.trial import Skipped
-        from harness.pruning.depth import Removals
 
         loss = context.held_out(self.held_out)
         alive = list(range(len(decoder_blocks(context.model)[1])))
@@ -66,4 +64,4 @@ class Sleb(DepthMethod):
             alive.remove(best)
             gone = {**gone, best: Skipped()}
             notes.append(f"without block {best} as well the loss is {losses[best]:.4g}")
-        return Removals(tuple(gone), tuple(notes))
+        return list(gone), notes
