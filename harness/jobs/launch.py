@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
@@ -13,6 +14,7 @@ from harness.config.launcher import Launcher, hydra_launcher
 from harness.config.request import JobRequest, Refusal, from_json, to_json
 from harness.errors import UserError
 from harness.jobs.plan import PlannedJob, distinct_jobs, estimated_seconds, in_running_order, with_state
+from harness.jobs.workplace import hand_over, settle, workplace
 from harness.progress import JobReporter
 from harness.record import RunRecord
 from harness.tracking.answers import with_questions
@@ -20,6 +22,9 @@ from harness.tracking.live import running, sweeping
 from harness.tracking.provenance import checkout_state
 from harness.tracking.store import RecordStore
 from harness.tracking.wandb.mirror import Destination, mirror
+
+if TYPE_CHECKING:
+    from harness.jobs.run import FinishedJob
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
@@ -53,12 +58,22 @@ def launch(arguments: Sequence[str], *, multirun: bool) -> None:
         raise UserError("; ".join(refusals))
     to_run = _to_run([job for job in planned if isinstance(job, PlannedJob)])
     _say_plan(planned, to_run)
+    _clear_done([job for job in planned if isinstance(job, PlannedJob) and not job.needs_run])
     if to_run:
         _run_all(to_run, hydra_launcher(composed.hydra, to_run[0].request.options.results_dir, run_data))
 
 
 def _to_run(jobs: Sequence[PlannedJob]) -> list[PlannedJob]:
     return in_running_order(job for job in jobs if job.needs_run)
+
+
+def _clear_done(jobs: Sequence[PlannedJob]) -> None:
+    """Clear what processes that were killed right after the records of these jobs left of them."""
+    for job in jobs:
+        store, job_id = RecordStore(job.request.options.results_dir), job.request.spec.job_id
+        if store.leftovers(job_id):
+            with store.claim(job_id):
+                pass
 
 
 def _run_all(to_run: Sequence[PlannedJob], launcher: Launcher) -> None:
@@ -129,7 +144,8 @@ def run_data(job: str) -> str:
             console.print(f"{job_id}: skipped, another process is running it right now")
             return job_id
         found = with_state(request)
-        if not found.needs_run or _saved(found):  # another process finished it after this sweep was planned
+        finished = found.record[0] if found.record and found.state == "done" and not request.options.force else None
+        if settle(request, finished):  # another process finished it after this sweep was planned, or was killed then
             console.print(f"skipped: {found.why_skipped}")
             return job_id
         record = _run_and_save(request, store)
@@ -137,23 +153,34 @@ def run_data(job: str) -> str:
     return job_id
 
 
-def _saved(job: PlannedJob) -> bool:
-    """Whether a sweep that was stopped, or another process, has done the job and saved its model, too."""
-    options = job.request.options
-    if not options.in_sweep or job.state != "done" or options.force or options.save_model is None:
-        return False
-    return (options.save_model / "config.json").is_file()
-
-
 def _run_and_save(request: JobRequest, store: RecordStore) -> RunRecord:
-    from harness.jobs.run import PROCESS_CACHE, failed_record, run_job
-
+    """Run the job, write its record, and only then put its model where it was asked for."""
     job_id = request.spec.job_id
     wanted = {protocol.key for protocol in request.spec.evaluation}
     found = None if request.options.force else store.find(job_id, wanted)
+    with ExitStack() as work:
+        finished = _run(request, store, found[0] if found else None, work)
+        if request.options.save_model is None:
+            work.close()  # before the record, with which a rerun would look no further
+        record, questions = with_questions(finished.record, finished.answers, found)
+        path = store.save(record, questions)
+        hand_over(request)
+    values = ", ".join(
+        f"{result.task} {result.metric} {result.value:.4g}" for result in record.results if result.value is not None
+    )
+    console.print(f"{job_id}: done in {record.timings_s['total']:.0f} s: {values}; record {path}")
+    return record
+
+
+def _run(request: JobRequest, store: RecordStore, previous: RunRecord | None, work: ExitStack) -> "FinishedJob":
+    """Run the job in a workplace that goes with `work`; when it fails, say so and leave a failed record."""
+    from harness.jobs.run import PROCESS_CACHE, failed_record, run_job
+
+    job_id = request.spec.job_id
     try:
+        place = work.enter_context(workplace(request))
         with JobReporter(job_id) as bar, running(store.root, job_id, bar) as reporter:
-            finished = run_job(request, found[0] if found else None, reporter, PROCESS_CACHE)
+            return run_job(request, previous, reporter, place, PROCESS_CACHE)
     except UserError as error:
         if request.options.in_sweep:  # a single job's mistake is told once, by the command line
             console.print(f"{job_id}: refused: {error}")
@@ -164,13 +191,6 @@ def _run_and_save(request: JobRequest, store: RecordStore) -> RunRecord:
             console.print(traceback.format_exc().rstrip())
         console.print(f"{job_id}: FAILED: {type(error).__name__}: {error}; traceback in {path}")
         raise
-    record, questions = with_questions(finished.record, finished.answers, found)
-    path = store.save(record, questions)
-    values = ", ".join(
-        f"{result.task} {result.metric} {result.value:.4g}" for result in record.results if result.value is not None
-    )
-    console.print(f"{job_id}: done in {record.timings_s['total']:.0f} s: {values}; record {path}")
-    return record
 
 
 def _mirror(record: RunRecord, request: JobRequest) -> None:

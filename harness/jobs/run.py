@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -20,10 +21,11 @@ from harness.jobs.calibrate import kept_calibration
 from harness.jobs.evaluate import check_tokenizer, evaluate, prepare
 from harness.jobs.preflight import warnings
 from harness.jobs.prune import prune
+from harness.jobs.workplace import MODEL, mark
 from harness.models.devices import resolve_device, resolve_dtype
 from harness.models.loading import LoadedModel, load_from_disk
 from harness.models.model_cache import ModelCache
-from harness.models.saving import check_save_folder, save_model
+from harness.models.saving import save_model
 from harness.progress import Clock, Reporter
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM
 from harness.pruning.context import PruningOutcome
@@ -48,11 +50,12 @@ class FinishedJob:
 
 
 def run_job(
-    request: JobRequest, previous: RunRecord | None, reporter: Reporter, cache: ModelCache | None = None
+    request: JobRequest, previous: RunRecord | None, reporter: Reporter, place: Path, cache: ModelCache | None = None
 ) -> FinishedJob:
     """Run a job and return its record and its answers; of a `previous` record only what is missing is measured.
 
     Args:
+        place: empty folder for what lies on disk while the job runs, and for its pruned model.
         cache: where the model is kept for the next job of the process; None = it is loaded and dropped.
 
     Raises:
@@ -64,31 +67,32 @@ def run_job(
     device = resolve_device(options.device)
     _reset_peaks(device)
     reporter.start("load the model", 1)
-    if options.save_model is not None:
-        check_save_folder(options.save_model)
     with ExitStack() as stack:
         with clock("load"):
-            loaded = stack.enter_context(_loaded(request, device, cache))
-        finished, change = _run_loaded(request, previous, reporter, loaded, clock)
+            loaded = stack.enter_context(_loaded(request, device, place, cache))
+        finished, change = _run_loaded(request, previous, reporter, loaded, place, clock)
     cache.give_back(change)
     return finished
 
 
 @contextmanager
-def _loaded(request: JobRequest, device: torch.device, cache: ModelCache) -> Iterator[LoadedModel]:
-    dtype, options = resolve_dtype(request.spec.model.dtype, device), request.options
-    if options.offload != "disk":
+def _loaded(request: JobRequest, device: torch.device, place: Path, cache: ModelCache) -> Iterator[LoadedModel]:
+    dtype = resolve_dtype(request.spec.model.dtype, device)
+    if request.options.offload != "disk":
         yield cache.take(request.checkpoint, request.spec.model.checkpoint, dtype)
         return
     cache.clear()
-    # Blocks that will be saved are written beside the folder that they will be moved to.
-    scratch = options.results_dir / "scratch" if options.save_model is None else options.save_model.absolute().parent
-    with load_from_disk(request.checkpoint, dtype, scratch) as loaded:
+    with load_from_disk(request.checkpoint, dtype, place) as loaded:
         yield loaded
 
 
 def _run_loaded(
-    request: JobRequest, previous: RunRecord | None, reporter: Reporter, loaded: LoadedModel, clock: Clock
+    request: JobRequest,
+    previous: RunRecord | None,
+    reporter: Reporter,
+    loaded: LoadedModel,
+    place: Path,
+    clock: Clock,
 ) -> tuple[FinishedJob, ModelChange]:
     spec, options = request.spec, request.options
     device = resolve_device(options.device)
@@ -100,7 +104,7 @@ def _run_loaded(
         prepared = prepare(request, loaded, missing)
     pruned, dense_weights = PruningOutcome(), sum(weight.numel() for _, weight in matrices(loaded.blocks))
     if spec.pruning is not None:
-        pruned = _prune_and_recover(request, loaded, device, clock, reporter)
+        pruned = _prune_and_recover(request, loaded, device, place, clock, reporter)
         notes += pruned.notes
     layers = tuple(pruned.layers)
     unreached = dense_weights - sum(math.prod(report.shape) for report in layers)
@@ -117,7 +121,8 @@ def _run_loaded(
         results, answers = evaluate(request, loaded, missing, prepared, device, reporter)
     if options.save_model is not None:
         with clock("save"):
-            save_model(loaded, options.save_model)
+            save_model(loaded, place / MODEL)
+            mark(place / MODEL, spec.job_id, fingerprint)
     clock.add("total", clock.total)
     provenance = _provenance(request, loaded, device)
     kept_dirty = previous is not None and bool(measured) and previous.provenance.dirty  # some numbers are its
@@ -142,7 +147,7 @@ def _run_loaded(
 
 
 def _prune_and_recover(
-    request: JobRequest, loaded: LoadedModel, device: torch.device, clock: Clock, reporter: Reporter
+    request: JobRequest, loaded: LoadedModel, device: torch.device, place: Path, clock: Clock, reporter: Reporter
 ) -> PruningOutcome:
     """What became of the model, with reports of the layers as they are after the recovery."""
     unpruned = unpruned_note(loaded.model)
@@ -153,7 +158,7 @@ def _prune_and_recover(
         reporter.note(note)
     recovery = RECOVERIES.build(request.pruning.recovery)
     with ExitStack() as stack:
-        teacher = stack.enter_context(_teacher(request, device)) if recovery.needs_teacher else None
+        teacher = stack.enter_context(_teacher(request, device, place)) if recovery.needs_teacher else None
         outcome = PruningOutcome(notes=tuple(notes)).then(prune(request, loaded, device, clock, reporter))
         if not recovery.changes_model:
             return outcome
@@ -167,10 +172,10 @@ def _prune_and_recover(
     return replace(outcome, layers=recomputed_sparsity(outcome.layers, loaded.model, outcome.change))
 
 
-def _teacher(request: JobRequest, device: torch.device) -> AbstractContextManager[LoadedModel]:
+def _teacher(request: JobRequest, device: torch.device, place: Path) -> AbstractContextManager[LoadedModel]:
     """The dense model of the job, a block at a time from its checkpoint: there is one copy of the weights in memory."""
     dtype = resolve_dtype(request.spec.model.dtype, device)
-    return load_from_disk(request.checkpoint, dtype, request.options.results_dir / "scratch")
+    return load_from_disk(request.checkpoint, dtype, place)
 
 
 def _achieved(pruned: PruningOutcome, unreached: int) -> float:

@@ -15,7 +15,6 @@ from harness.answers import Answer, TaskAnswers
 from harness.data.files import read_file
 from harness.errors import UserError, first_line
 from harness.record import QuestionFile, RunRecord
-from harness.tracking.store import questions_beside
 
 if TYPE_CHECKING:
     import pyarrow
@@ -48,8 +47,10 @@ def with_questions(
         return replace(record, questions=None), None
     data = encode(together)
     rows = sum(len(answer.questions) for answer in together)
-    name = questions_beside(Path(f"{record.job_id}.json")).name
-    return replace(record, questions=QuestionFile(name, sha256(data).hexdigest(), rows)), data
+    digest = sha256(data).hexdigest()
+    # Each content has a name of its own: the file that a record lists is there before the record, and after the next.
+    name = f"{record.job_id}.questions.{digest[:8]}.parquet"
+    return replace(record, questions=QuestionFile(name, digest, rows)), data
 
 
 def read(record: RunRecord, path: Path) -> list[TaskAnswers]:

@@ -136,7 +136,7 @@ def sweeping(root: Path, name: str, jobs: Sequence[str], expected_s: Sequence[fl
     finally:
         with suppress(OSError):
             _write(path, replace(sweep, ended=time.time()))
-            for old in sorted(path.parent.glob("*.json"))[:-SWEEPS_KEPT]:
+            for old in sorted(path.parent.iterdir(), key=lambda each: each.name.strip("."))[:-SWEEPS_KEPT]:
                 if not _goes_on(old):
                     old.unlink(missing_ok=True)
 

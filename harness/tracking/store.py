@@ -3,7 +3,7 @@
 The folder says what a record is worth::
 
     results/<model>/<job_id>.json                  done, from a clean checkout
-    results/<model>/<job_id>.questions.parquet     its answers per question, which the record lists by digest
+    results/<model>/<job_id>.questions.*.parquet   its answers per question, which the record lists by digest
     results/scratch/dirty/<model>/<job_id>.json    done, with uncommitted changes to code or configuration
     results/scratch/failed/<job_id>.json           failed, with its traceback
     results/scratch/claims/<job_id>.lock           a process runs this job right now
@@ -68,18 +68,17 @@ class RecordStore:
             UserError: the folder cannot be written or the disk is full; an earlier record is then still whole.
         """
         path = self.path_of(record)
-        beside = questions_beside(path)
-        listed = record.questions.name if record.questions else None
-        assert listed == (None if questions is None else beside.name), f"the record lists {listed}, not {beside.name}"
+        assert (record.questions is None) == (questions is None), "a record lists its answers, and they are given"
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if questions is not None:
-                _write_atomically(beside, questions)
-            _write_atomically(path, to_json(record))
-            if questions is None:
-                beside.unlink(missing_ok=True)  # of an earlier record, whose numbers are gone
+            if record.questions is not None and questions is not None:
+                _write_atomically(path.with_name(record.questions.name), questions)
             if record.status == "done":
                 self._failed(record.job_id).unlink(missing_ok=True)
+            _write_atomically(path, to_json(record))
+            with suppress(UserError):  # another record of the job, in the other folder, cannot be read
+                for old in self._unlisted(record.job_id):
+                    old.unlink(missing_ok=True)
         except OSError as error:
             raise UserError(f"cannot write the record {path}: {error.strerror or error}") from error
         return path
@@ -131,7 +130,8 @@ class RecordStore:
     def claim(self, job_id: str) -> Iterator[bool]:
         """Hold a job while it runs: True when it is ours, False when another process has it right now.
 
-        The claim is an operating-system lock, so one whose holder was killed is free again.
+        The claim is an operating-system lock, so one whose holder was killed is free again; what it left of the job
+        is cleared.
 
         Raises:
             UserError: the claim's folder cannot be written.
@@ -147,9 +147,27 @@ class RecordStore:
         except OSError as error:
             raise UserError(f"cannot claim the job at {path}: {error.strerror or error}") from error
         try:
+            for left in self.leftovers(job_id):
+                left.unlink(missing_ok=True)
             yield True
         finally:
             lock.release()
+
+    def leftovers(self, job_id: str) -> list[Path]:
+        """What a killed process can leave of a job: temporary files, and answers that no record lists."""
+        name, scratch = glob.escape(_one_component(job_id)), self.root / SCRATCH
+        left = [path for base in (self.root, scratch, scratch / "dirty") for path in base.glob(f"*/.{name}.*.tmp")]
+        with suppress(UserError):  # who asks for a record that cannot be read is told; its answers are kept with it
+            left += self._unlisted(job_id)
+        return left
+
+    def _unlisted(self, job_id: str) -> Iterator[Path]:
+        for base in (self.root, self.root / SCRATCH / "dirty"):
+            for path in base.glob(f"*/{glob.escape(job_id)}.questions*.parquet"):
+                record = path.with_name(f"{job_id}.json")
+                listed = self._read(record).record.questions if os.path.lexists(record) else None
+                if listed is None or listed.name != path.name:
+                    yield path
 
     def _done_paths(self, name: str = "*.json") -> list[Path]:
         """Files of done records, clean ones in front."""
@@ -190,11 +208,6 @@ class RecordStore:
         return self.root / SCRATCH / "failed" / f"{_one_component(job_id)}.json"
 
 
-def questions_beside(record: Path) -> Path:
-    """Where the answers per question of the record at this path lie, if it has any."""
-    return record.with_name(f"{record.stem}.questions.parquet")
-
-
 def _one_component(name: str) -> str:
     """`name`, which must be usable as the name of one file or folder."""
     assert re.fullmatch(r"[^./\0][^/\0]*", name), f"{name!r} is no file name"
@@ -203,7 +216,7 @@ def _one_component(name: str) -> str:
 
 def _write_atomically(path: Path, data: bytes) -> None:
     """Readers see the old file or the new one, whole, also after a kill or a power cut; no half file stays."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
     try:
         with open(temporary, "xb") as file:
             file.write(data)

@@ -54,6 +54,13 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def speaking_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random two-block LLaMA with a tokenizer of bytes."""
+    folder = tmp_path_factory.mktemp("models") / "tiny-bytes"
+    save_speaking_model(folder)
+    return folder
+
+
+def save_speaking_model(folder: Path) -> None:
+    """The same, for those who are no tests."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     backend = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -69,10 +76,8 @@ def speaking_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         max_position_embeddings=256,
         initializer_range=0.3,
     )
-    folder = tmp_path_factory.mktemp("models") / "tiny-bytes"
     LlamaForCausalLM(config).save_pretrained(folder)
     PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>").save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="session")

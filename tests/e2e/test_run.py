@@ -19,6 +19,7 @@ from harness.errors import UserError
 from harness.jobs import launch
 from harness.jobs import prune as weights
 from harness.jobs import run as runner
+from harness.models.loading import LoadedModel
 from harness.patterns import SemiStructured
 from harness.pruning.numerics.permutation import layers_that_are_not
 from harness.record import from_json
@@ -227,15 +228,21 @@ def test_a_job_that_lacks_an_evaluation_runs_just_that(cli: Cli, job: tuple[str,
 
 
 def test_the_saved_model_is_a_plain_folder_with_real_zeros(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
-    """Transformers reloads it, and every group of four has two zeros."""
+    """Transformers reloads it, and every group of four has two zeros; what the job made is not made again, and no
+    other job takes its place.
+    """
     folder = tmp_path / "pruned"
     assert cli("run", *job, "method=sparsegpt", "pattern=2:4", f"save_model={folder}").code == 0
     model = AutoModelForCausalLM.from_pretrained(folder)
     weight = model.model.layers[1].mlp.down_proj.weight
     assert ((weight.reshape(-1, 4) == 0).sum(dim=1) == 2).all()
     again = cli("run", *job, "method=sparsegpt", "pattern=2:4", f"save_model={folder}")
-    assert again.code == 2
-    assert "exists and is not empty" in again.err
+    assert (again.code, again.err.count("skipped: ")) == (0, 1)
+    assert cli("run", *job, "method=wanda", "pattern=2:4").code == 0
+    for sweep in ((), ("-m",)):
+        other = cli("run", *sweep, *job, "method=wanda", "pattern=2:4", f"save_model={folder}")
+        assert other.code
+        assert "exists and is not empty" in other.err
 
 
 @torch.no_grad()
@@ -444,7 +451,27 @@ def test_a_results_folder_that_cannot_be_is_one_line(cli: Cli, job: tuple[str, .
 def test_a_model_that_cannot_be_saved_costs_no_job(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
     """The folder is tried before anything is pruned."""
     (tmp_path / "file").write_text("")
-    refused(cli, job, tmp_path, f"save_model={tmp_path / 'file' / 'model'}", says="cannot be written")
+    refused(cli, job, tmp_path, f"save_model={tmp_path / 'file' / 'model'}", says="Not a directory")
+    refused(cli, job, tmp_path, f"save_model={tmp_path / ('x' * 300)}", says="File name too long")
+    refused(cli, job, tmp_path, "save_model=/proc", says="is a disk of its own")
+
+
+def test_a_save_that_fails_leaves_nothing(
+    cli: Cli, job: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither half a model nor a done record; an empty folder that was there is as it was."""
+
+    def fail(loaded: LoadedModel, folder: Path) -> None:
+        folder.mkdir()
+        (folder / "half.safetensors").write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(runner, "save_model", fail)
+    (tmp_path / "saved").mkdir()
+    assert cli("run", *job, "pattern=2:4", f"save_model={tmp_path / 'saved'}").code == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results", "saved"]
+    assert not list((tmp_path / "saved").iterdir())
+    assert not records(tmp_path / "results")
 
 
 def test_questions_that_cannot_be_had_cost_no_job(

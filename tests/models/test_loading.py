@@ -1,6 +1,5 @@
 """Loading and saving: what comes back, and what is refused with one line."""
 
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
@@ -126,36 +125,6 @@ def test_weights_that_the_checkpoint_lacks_are_not_made_up(saved: Path) -> None:
     save_file(weights, saved / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(UserError, match=r"model\.layers\.0\.mlp\.up_proj\.weight"):
         load_model(local(saved), None)
-
-
-def test_saving_never_writes_into_a_used_folder(tmp_path: Path) -> None:
-    """A folder that holds anything is left as it is; an empty one is taken."""
-    loaded = LoadedModel(tiny_model("llama"), None)
-    used, empty = tmp_path / "used", tmp_path / "empty"
-    used.mkdir()
-    empty.mkdir()
-    (used / "thesis.txt").write_text("precious")
-    with pytest.raises(UserError, match=r"used exists and is not empty"):
-        save_model(loaded, used)
-    assert [path.name for path in used.iterdir()] == ["thesis.txt"]
-    save_model(loaded, empty)
-    assert (empty / "config.json").is_file()
-    assert stat.S_IMODE(empty.stat().st_mode) & 0o055 == 0o055
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["empty", "used"]
-
-
-def test_a_save_that_fails_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """When writing fails half-way, neither the folder nor a partial one stays."""
-    loaded = LoadedModel(tiny_model("llama"), None)
-
-    def fail(folder: Path) -> None:
-        (Path(folder) / "half.safetensors").write_bytes(b"half")
-        raise OSError("No space left on device")
-
-    monkeypatch.setattr(loaded.model, "save_pretrained", fail)
-    with pytest.raises(OSError, match="No space left"):
-        save_model(loaded, tmp_path / "out")
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from harness.answers import Answer, TaskAnswers
 from harness.errors import UserError
 from harness.record import EvalResult, RunRecord, from_json, to_json
 from harness.tracking.answers import decode, encode, read, with_questions
-from harness.tracking.store import RecordStore, questions_beside
+from harness.tracking.store import RecordStore
 
 scores = st.floats(allow_nan=False, width=64)
 maybe = st.none() | scores
@@ -69,7 +69,7 @@ def test_a_record_lists_its_answers(done: RunRecord, tmp_path: Path) -> None:
     path = store.save(listed, data)
     assert listed.questions is not None
     assert listed.questions.rows == 5
-    assert path.with_name(listed.questions.name) == questions_beside(path)
+    assert path.with_name(listed.questions.name).read_bytes() == data
     found = store.find(done.job_id)
     assert found is not None
     assert read(*found) == [PIQA, BOOLQ]
@@ -82,10 +82,11 @@ def test_more_tasks_extend_the_file(done: RunRecord, tmp_path: Path) -> None:
     store.save(*with_questions(done, [PIQA], None))
     again = answers(PIQA.protocol, False, False)
     extended, data = with_questions(done, [BOOLQ, again], store.find(done.job_id))
-    store.save(extended, data)
+    path = store.save(extended, data)
     found = store.find(done.job_id)
     assert found is not None
     assert read(*found) == [BOOLQ, again]
+    assert len(list(path.parent.iterdir())) == 2, "the answers of before are gone"
     third, data = with_questions(done, [], found)
     assert data == encode([BOOLQ, again])
     assert third.questions == extended.questions
@@ -100,7 +101,7 @@ def test_answers_of_results_that_are_gone_go_too(done: RunRecord, tmp_path: Path
     assert data == encode([PIQA])
     bare, nothing = with_questions(replace(done, results=()), [], None)
     path = store.save(bare, nothing)
-    assert not questions_beside(path).exists()
+    assert list(path.parent.iterdir()) == [path]
     assert listed.questions is not None
 
 
@@ -110,13 +111,15 @@ def test_a_file_that_is_not_the_listed_one_is_refused(done: RunRecord, tmp_path:
     path = store.save(*with_questions(done, [PIQA], None))
     found = store.find(done.job_id)
     assert found is not None
-    questions_beside(path).write_bytes(encode([BOOLQ]))
+    assert found[0].questions is not None
+    file = path.with_name(found[0].questions.name)
+    file.write_bytes(encode([BOOLQ]))
     with pytest.raises(UserError, match="not the file that its record lists"):
         read(*found)
     extended, data = with_questions(done, [BOOLQ], found)
     assert data == encode([BOOLQ])
     assert "answers of earlier tasks are lost" in extended.notes[-1]
-    questions_beside(path).unlink()
+    file.unlink()
     with pytest.raises(UserError, match="cannot read the answers"):
         read(*found)
     with pytest.raises(UserError, match="kept no answers"):

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import UserError
-from harness.record import RunRecord, to_json
+from harness.record import QuestionFile, RunRecord, to_json
 from harness.tracking.store import RecordStore
 
 RecordMaker = Callable[..., RunRecord]
@@ -281,6 +281,27 @@ def test_claim_keeps_other_processes_away_until_the_holder_ends(store: RecordSto
     process.communicate()
     with store.claim(job) as ours:
         assert ours
+
+
+def test_claim_clears_what_a_killed_process_left(store: RecordStore, make_record: RecordMaker) -> None:
+    """Temporary files of the job, and answers that no record lists; nothing of other jobs, and no answers that are
+    listed, nor those beside a record that cannot be read.
+    """
+    bare = make_record()
+    record = replace(bare, questions=QuestionFile(f"{bare.job_id}.questions.00.parquet", "0" * 64, 1))
+    path = store.save(record, b"listed")
+    kept = _files(store.root)
+    for name in (f".{path.name}.1234.tmp", f"{path.stem}.questions.11.parquet", f"{path.stem}.questions.parquet"):
+        path.with_name(name).write_bytes(b"left")
+    assert len(store.leftovers(path.stem)) == 3
+    other = path.with_name(f".{path.name.replace('wanda', 'dense')}.1234.tmp")
+    other.write_bytes(b"of another")
+    with store.claim(path.stem) as ours:
+        assert ours
+    other.unlink()
+    assert [name for name in _files(store.root) if not name.endswith(".lock")] == kept
+    path.write_bytes(b"cut")
+    assert store.leftovers(path.stem) == []
 
 
 def test_claim_ends_with_its_block_also_after_an_error(store: RecordStore) -> None:
