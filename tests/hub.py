@@ -23,6 +23,8 @@ class Repository:
 
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
+    refused: int | None = None
+    """Status of the answer to whoever asks for a file without the hub's `token`: 401, 403; None = anybody may."""
 
 
 class StandInHub:
@@ -36,23 +38,38 @@ class StandInHub:
         self._repositories: dict[str, Repository] = {}
         self.requests: list[str] = []
         """Method and path of every request so far, e.g. ``GET /api/models/ORG/NAME``."""
+        self.token = "hf_of-the-stand-in"
+        """Of a user who accepted every licence."""
+        self.cut: str | None = None
+        """Ends the names of files whose connection breaks off in the middle."""
 
     def commit(
-        self, repository: str, files: Mapping[str, bytes] | Path, *, branch: str = "main", kind: str = "models"
+        self,
+        repository: str,
+        files: Mapping[str, bytes] | Path,
+        *,
+        branch: str = "main",
+        kind: str = "models",
+        as_commit: str | None = None,
     ) -> str:
         """Commit `files` (a folder, or bytes by path) and move `branch` there; the commit.
 
         Args:
             kind: ``models`` or ``datasets``.
+            as_commit: its name, None = one of its content.
         """
         if isinstance(files, Path):
             paths = [path for path in sorted(files.rglob("*")) if path.is_file()]
             files = {path.relative_to(files).as_posix(): path.read_bytes() for path in paths}
         place = self._repositories.setdefault(f"{kind}/{repository}", Repository())
-        content = sha1(repr((len(place.commits), sorted(files.items()))).encode()).hexdigest()
+        content = as_commit or sha1(repr((len(place.commits), sorted(files.items()))).encode()).hexdigest()
         place.commits[content] = dict(files)
         place.branches[branch] = content
         return content
+
+    def gate(self, repository: str, status: int) -> None:
+        """Give files of a model only to those who have accepted its licence."""
+        self._repositories[f"models/{repository}"].refused = status
 
     def move(self, repository: str, commit: str, *, branch: str = "main", kind: str = "models") -> None:
         """Move a branch to a commit of before."""
@@ -100,12 +117,16 @@ class StandInHub:
                 path = unquote(urlsplit(self.path).path)
                 if path != "/api/agent-harnesses":  # the client asks once what it runs in; no matter of ours
                     hub.requests.append(f"{self.command} {path}")
-                status, headers, body = hub._reply(urlsplit(self.path).path)
+                known = self.headers.get("Authorization") == f"Bearer {hub.token}"
+                status, headers, body = hub._reply(urlsplit(self.path).path, known=known)
                 self.send_response(status)
                 for name, value in (headers | {"Content-Length": str(len(body))}).items():
                     self.send_header(name, value)
                 self.end_headers()
-                if with_body:
+                if with_body and hub.cut is not None and path.endswith(hub.cut):
+                    self.wfile.write(body[: len(body) // 2])
+                    self.close_connection = True
+                elif with_body:
                     self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:
@@ -122,7 +143,7 @@ class StandInHub:
             server.server_close()
             thread.join()
 
-    def _reply(self, quoted: str) -> tuple[int, dict[str, str], bytes]:
+    def _reply(self, quoted: str, *, known: bool) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body for a path, in which a slash inside a revision is quoted."""
         for key, place in self._repositories.items():
             kind, _, name = key.partition("/")
@@ -131,6 +152,8 @@ class StandInHub:
                 verb, _, rest = quoted.removeprefix(about).strip("/").partition("/")
                 return _about(name, place, verb, rest)
             if quoted.startswith(files):
+                if place.refused is not None and not known:
+                    return place.refused, {"X-Error-Code": "GatedRepo"}, b"{}"
                 revision, _, path = quoted.removeprefix(files).partition("/")
                 return _file(place, unquote(revision), unquote(path))
         return _missing("RepoNotFound")
