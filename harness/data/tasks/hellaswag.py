@@ -2,8 +2,6 @@
 
 from harness.data.tasks.base import TASKS, Task, arrow
 
-PUBLISHED = "sha256:970e4e23ea05952f0d4d1e8787afb918e3babd6d9ad3e661094c61c11d7fb6b8"
-
 TASKS.add(
     "hellaswag",
     Task(
@@ -15,9 +13,9 @@ TASKS.add(
         answers=("endings", "label"),
         options=lambda row: list(row["endings"]),
         folder="hellaswag/validation.jsonl.gz",
-        embedded=arrow("hellaswag/none", PUBLISHED),
+        embedded=arrow("hellaswag/none"),
         hub=("Rowan/hellaswag", None),
         split="validation",
-        published=PUBLISHED,
+        published="sha256:970e4e23ea05952f0d4d1e8787afb918e3babd6d9ad3e661094c61c11d7fb6b8",
     ),
 )

@@ -1,10 +1,7 @@
 """OpenBookQA (Mihaylov et al. 2018): elementary science facts, without the book."""
 
 from harness.data.formats import Row
-from harness.data.questions import relabelled
-from harness.data.tasks.base import TASKS, Task, labelled_choices, question_document, requests
-
-PUBLISHED = "sha256:37666cb4181d75efa2b7730149db404b1e10d63fa3ecc847a009e52e95b10e5f"
+from harness.data.tasks.base import TASKS, Task, labelled_choices, question_document, relabelled, requests
 
 
 def from_document(document: Row) -> Row:
@@ -24,10 +21,10 @@ TASKS.add(
         answers=("choices", "answerKey"),
         options=labelled_choices,
         folder="openbookqa/test.jsonl",
-        embedded=requests("openbookqa/test_rc_5shot", PUBLISHED),
+        embedded=requests("openbookqa/test_rc_5shot"),
         hub=("allenai/openbookqa", "main"),
         split="test",
-        published=PUBLISHED,
+        published="sha256:37666cb4181d75efa2b7730149db404b1e10d63fa3ecc847a009e52e95b10e5f",
         canonical=relabelled,
         from_document=from_document,
     ),

@@ -2,8 +2,6 @@
 
 from harness.data.tasks.base import TASKS, Task, arrow
 
-PUBLISHED = "sha256:1fa4c915841902d3edeef521b12dd22ed10e2040ebbc446f6fce319a79d0a273"
-
 TASKS.add(
     "piqa",
     Task(
@@ -15,9 +13,9 @@ TASKS.add(
         answers=("sol1", "sol2", "label"),
         options=lambda row: [row["sol1"], row["sol2"]],
         folder="piqa/validation.jsonl",
-        embedded=arrow("piqa/plain_text", PUBLISHED),
+        embedded=arrow("piqa/plain_text"),
         hub=("baber/piqa", None),
         split="validation",
-        published=PUBLISHED,
+        published="sha256:1fa4c915841902d3edeef521b12dd22ed10e2040ebbc446f6fce319a79d0a273",
     ),
 )

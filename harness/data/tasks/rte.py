@@ -2,8 +2,6 @@
 
 from harness.data.tasks.base import TASKS, Task, arrow
 
-PUBLISHED = "sha256:036d488a4602ec8d180426dbf7d8e0775b4df893d400e8b7422a2e970e428f84"
-
 TASKS.add(
     "rte",
     Task(
@@ -14,9 +12,9 @@ TASKS.add(
         answers=("label",),
         options=lambda row: ["True", "False"],
         folder="rte/validation.jsonl",
-        embedded=arrow("glue/rte", PUBLISHED),
+        embedded=arrow("glue/rte"),
         hub=("nyu-mll/glue", "rte"),
         split="validation",
-        published=PUBLISHED,
+        published="sha256:036d488a4602ec8d180426dbf7d8e0775b4df893d400e8b7422a2e970e428f84",
     ),
 )

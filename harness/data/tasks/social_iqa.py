@@ -2,8 +2,6 @@
 
 from harness.data.tasks.base import TASKS, Task, arrow
 
-PUBLISHED = "sha256:6af8000be254dcd82b7065c29724aa34dc09a66fe0fd6834b86e205a6fa77920"
-
 TASKS.add(
     "social_iqa",
     Task(
@@ -14,9 +12,9 @@ TASKS.add(
         answers=("answerA", "answerB", "answerC", "label"),
         options=lambda row: [row["answerA"], row["answerB"], row["answerC"]],
         folder="social_i_qa/validation.jsonl",
-        embedded=arrow("social_i_qa/none", PUBLISHED),
+        embedded=arrow("social_i_qa/none"),
         hub=("lighteval/siqa", None),
         split="validation",
-        published=PUBLISHED,
+        published="sha256:6af8000be254dcd82b7065c29724aa34dc09a66fe0fd6834b86e205a6fa77920",
     ),
 )

@@ -2,8 +2,6 @@
 
 from harness.data.tasks.base import TASKS, Task, arrow
 
-PUBLISHED = "sha256:a3baf19bfecbd6a5c0f55f539642fb4b12cee8a5f89420dc3403d315e96a52b6"
-
 TASKS.add(
     "winogrande",
     Task(
@@ -14,9 +12,9 @@ TASKS.add(
         answers=("option1", "option2", "answer"),
         options=lambda row: [row["option1"], row["option2"]],
         folder="winogrande/validation.jsonl",
-        embedded=arrow("winogrande/winogrande_xl", PUBLISHED),
+        embedded=arrow("winogrande/winogrande_xl"),
         hub=("allenai/winogrande", "winogrande_xl"),
         split="validation",
-        published=PUBLISHED,
+        published="sha256:a3baf19bfecbd6a5c0f55f539642fb4b12cee8a5f89420dc3403d315e96a52b6",
     ),
 )

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from harness.answers import Answer, TaskAnswers, chosen, content_id, one_word
 from harness.data.formats import Row
 from harness.data.places import DataRef
-from harness.data.questions import rows_identity
-from harness.data.tasks.base import TASKS
+from harness.data.tasks.base import TASKS, rows_identity
 from harness.errors import UserError
 from harness.evaluation.base import (
     EVALUATIONS,

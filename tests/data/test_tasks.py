@@ -6,8 +6,7 @@ import json
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data.questions import rows_identity
-from harness.data.tasks.base import TASKS
+from harness.data.tasks.base import TASKS, rows_identity
 
 
 @given(
