@@ -30,8 +30,8 @@ class Head:
 
 
 @torch.no_grad()
-def find_head(model: PreTrainedModel, inputs: dict[str, Any]) -> Head:
-    """The first known way from the base model's output to the model's own logits, to the last digits, on `inputs`.
+def find_head(model: PreTrainedModel, tokens_BL: Tensor) -> Head:
+    """The first known way from the base model's output to the model's own logits, to the last digits, on `tokens_BL`.
 
     Both see the same batch, so that nothing but the way itself can differ, in any type.
     """
@@ -39,6 +39,7 @@ def find_head(model: PreTrainedModel, inputs: dict[str, Any]) -> Head:
     head: Any = model.get_output_embeddings()
     if head is None:
         return full
+    inputs: dict[str, Any] = {"input_ids": tokens_BL, "use_cache": False}
     own_BLV = first_output(model(**inputs)).double()
     for name, logits in _ways(model, head):
         try:

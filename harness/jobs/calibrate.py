@@ -12,8 +12,8 @@ from harness.config.request import JobRequest
 from harness.data.corpora.base import CORPORA, ArrayCorpus, TextCorpus
 from harness.data.sequences import RandomWindows
 from harness.errors import UserError
-from harness.evaluation.accuracy import accuracy
 from harness.evaluation.base import check_length
+from harness.evaluation.kinds.accuracy import accuracy
 from harness.evaluation.trials import TrialLoss
 from harness.models.loading import LoadedModel
 

@@ -11,7 +11,8 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from harness.blocks.experts import split_experts, stacked_again
 from harness.blocks.layers import decoder_blocks, prunable_layers, prunable_shapes, weight_view
-from harness.evaluation.perplexity import perplexity_by_blocks
+from harness.blocks.runner import BlockRunner, in_batches
+from harness.evaluation.perplexity import perplexity_from
 from harness.models.checkpoint import Checkpoint
 from harness.models.loading import LoadedModel
 from harness.models.model_cache import ModelCache
@@ -77,9 +78,8 @@ def test_experts_are_pruned_as_wanda_on_plain_transformers_prunes_them(
         assert torch.equal(saved[name] == 0, expected == 0), name
         assert torch.equal(saved[name], expected), name
     windows = random_tokens(6, seed=1)
-    measured = perplexity_by_blocks(
-        ours, LoadedModel(ours, None).offloading, windows, batch_tokens=24, device=CPU, reporter=Silent()
-    )
+    runner = BlockRunner(ours, in_batches(windows, 24), LoadedModel(ours, None).offloading, CPU)
+    measured = perplexity_from(runner, Silent())
     with torch.no_grad():
         loss = plain(input_ids=windows, labels=windows, use_cache=False).loss
     assert measured.value == pytest.approx(float(loss.exp()), rel=1e-5)

@@ -15,9 +15,10 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from harness.blocks import prefetch
 from harness.blocks.layers import decoder_blocks, prunable_linears
 from harness.blocks.offload import InMemory, outside_on
+from harness.blocks.runner import BlockRunner, in_batches
 from harness.errors import UserError
 from harness.evaluation.base import Estimate
-from harness.evaluation.perplexity import perplexity, perplexity_by_blocks
+from harness.evaluation.perplexity import perplexity, perplexity_from
 from harness.evaluation.trials import TrialLoss
 from harness.job import Choice
 from harness.models.checkpoint import Checkpoint
@@ -71,9 +72,7 @@ def prune(loaded: LoadedModel, tokens_BL: Tensor, method: LayerwiseMethod | None
 
 def measure(loaded: LoadedModel, windows_NL: Tensor) -> Estimate:
     """Perplexity block by block."""
-    return perplexity_by_blocks(
-        loaded.model, loaded.offloading, windows_NL, batch_tokens=24, device=CPU, reporter=Silent()
-    )
+    return perplexity_from(BlockRunner(loaded.model, in_batches(windows_NL, 24), loaded.offloading, CPU), Silent())
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bfloat16"])
@@ -312,9 +311,7 @@ def test_on_an_accelerator_everything_a_block_reads_is_there(
         model = eager(name)
         with Accelerator() as accelerator:
             outcome = method.run(a_context(model, tokens, SemiStructured(2, 4), device=device))
-            measured = perplexity_by_blocks(
-                model, InMemory(model), windows, batch_tokens=24, device=device, reporter=Silent()
-            )
+            measured = perplexity_from(BlockRunner(model, in_batches(windows, 24), InMemory(model), device), Silent())
         assert bool(accelerator.computed) == (device == DEVICE)
         assert all(tensor.device == CPU for tensor in model.state_dict().values())
         outcomes.append((outcome.layers, measured, weights_fingerprint(model)))

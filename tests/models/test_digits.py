@@ -15,7 +15,7 @@ from harness.data.arrays import fingerprint_array
 from harness.data.corpora.digits import DIGITS, IDENTITIES, PIXELS, ROW, TRAINING_ROWS, digit_rows
 from harness.data.sources import resolve
 from harness.errors import UserError
-from harness.evaluation.accuracy import accuracy
+from harness.evaluation.kinds.accuracy import accuracy
 from harness.models.checkpoint import Checkpoint
 from harness.models.digits import DigitsCnn, DigitsConfig, train, trained_note
 from harness.models.kinds.base import KINDS

@@ -15,26 +15,24 @@ SAMPLE = "exllamav2/conversion/standard_cal_data/c4.utf8"
 STORED = "sha256:baf09e746b3fa464c7cb20d4f206969657ce632283bf1d43b0b8d421ddb14505"
 JOINED = "sha256:78ebcda34b570cafa8d171dc35d88c0dc55a0f187b998b688fbd01034e497baf"
 
-CORPORA.add(
-    "c4",
-    TextCorpus(
-        calibration=Places(
-            "C4: windows of single documents from the real shards, as SparseGPT and Wanda calibrate; "
-            "of the joined text from a sample",
-            folder=("c4/c4-train.00000-of-01024.json.gz", "c4/c4_sample_1000.jsonl"),
-            embedded=Member(EXLLAMAV2, SAMPLE, STORED),
-            hub=(HubFile(REPO, "en/c4-train.00000-of-01024.json.gz", COMMIT),),
-        ),
-        evaluation=Places(
-            "C4: the first 1,100 documents of its validation shard, 256 windows; a sample of C4 is another protocol",
-            folder=("c4/c4-validation.00000-of-00008.json.gz", "c4/c4_sample_1000.jsonl"),
-            embedded=Member(EXLLAMAV2, SAMPLE, JOINED),
-            hub=(HubFile(REPO, "en/c4-validation.00000-of-00008.json.gz", COMMIT),),
-        ),
-        cut=lambda text: [line for line in text.split("\n") if line.strip()],
-        most_documents=1100,
-        most_windows=256,
-        drawn="documents",
-        samples=("c4_sample_1000.jsonl", "c4.utf8"),
+C4 = TextCorpus(
+    calibration=Places(
+        "C4: windows of single documents from the real shards, as SparseGPT and Wanda calibrate; "
+        "of the joined text from a sample",
+        folder=("c4/c4-train.00000-of-01024.json.gz", "c4/c4_sample_1000.jsonl"),
+        embedded=Member(EXLLAMAV2, SAMPLE, STORED),
+        hub=(HubFile(REPO, "en/c4-train.00000-of-01024.json.gz", COMMIT),),
     ),
+    evaluation=Places(
+        "C4: the first 1,100 documents of its validation shard, 256 windows; a sample of C4 is another protocol",
+        folder=("c4/c4-validation.00000-of-00008.json.gz", "c4/c4_sample_1000.jsonl"),
+        embedded=Member(EXLLAMAV2, SAMPLE, JOINED),
+        hub=(HubFile(REPO, "en/c4-validation.00000-of-00008.json.gz", COMMIT),),
+    ),
+    cut=lambda text: [line for line in text.split("\n") if line.strip()],
+    most_documents=1100,
+    most_windows=256,
+    drawn="documents",
+    samples=("c4_sample_1000.jsonl", "c4.utf8"),
 )
+CORPORA.add("c4", C4)

@@ -49,20 +49,18 @@ def _places(role: Role, about: str) -> Places:
     return Places(about, embedded=given, published=IDENTITIES[role])
 
 
-CORPORA.add(
-    DIGITS,
-    ArrayCorpus(
-        calibration=_places(
-            "calibration",
-            "Digits: training images of scikit-learn, each with its label, for image classifiers; "
-            "the rest is held out for scans",
-        ),
-        evaluation=_places(
-            "evaluation",
-            "scikit-learn's digits of 8 x 8 pixels, the last 360 of 1,797: the share that is classified right",
-        ),
-        num_sequences=1024,
-        reads="images",
-        cuts_rows=False,
+CORPUS = ArrayCorpus(
+    calibration=_places(
+        "calibration",
+        "Digits: training images of scikit-learn, each with its label, for image classifiers; "
+        "the rest is held out for scans",
     ),
+    evaluation=_places(
+        "evaluation",
+        "scikit-learn's digits of 8 x 8 pixels, the last 360 of 1,797: the share that is classified right",
+    ),
+    num_sequences=1024,
+    reads="images",
+    cuts_rows=False,
 )
+CORPORA.add(DIGITS, CORPUS)

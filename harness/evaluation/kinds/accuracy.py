@@ -1,15 +1,27 @@
 """Accuracy of image classifiers on labelled images."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.data.corpora.base import CORPORA, ArrayCorpus
 from harness.data.places import DataRef
-from harness.evaluation.base import EVALUATIONS, Evaluation, EvaluationContext, Measured, Ready, corpora_for
+from harness.evaluation.base import EVALUATIONS, Estimate, Evaluation, EvaluationContext, Measured, Ready, corpora_for
 from harness.job import EvaluationProtocol, Identity, protocol_key
 from harness.record import EvalResult
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from harness.blocks.offload import Offloading
+
+BATCH = 512
+"""Images in one forward pass."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +80,6 @@ class ImageAccuracy(Evaluation[AccuracyProtocol]):
 def _measured(asked: Ready[AccuracyProtocol], context: EvaluationContext) -> EvalResult:
     import torch
 
-    from harness.evaluation.accuracy import accuracy
-
     corpus, loaded = CORPORA.get(asked.protocol.task), context.loaded
     assert isinstance(corpus, ArrayCorpus), f"{asked.protocol.task} has no rows"
     start = time.perf_counter()
@@ -78,3 +88,31 @@ def _measured(asked: Ready[AccuracyProtocol], context: EvaluationContext) -> Eva
     measured = accuracy(loaded.model, loaded.offloading, rows_NR, context.device)
     context.reporter.advance()
     return asked.result("acc", measured, {"seconds": round(time.perf_counter() - start, 4)})
+
+
+def accuracy(model: "PreTrainedModel", offloading: "Offloading", rows_NR: "Tensor", device: "torch.device") -> Estimate:
+    """Accuracy of `model` as a fraction, computed on `device`; its error is lm-eval's, sqrt(p (1 - p) / (n - 1)).
+
+    Args:
+        offloading: gives out the blocks of `model`; all of them are on the device at once, classifiers being small.
+        rows_NR: images, each with its label as the last entry.
+    """
+    import torch
+
+    from harness.blocks.layers import decoder_blocks
+    from harness.blocks.offload import outside_on
+
+    right, finite, count = 0, True, len(rows_NR)
+    with ExitStack() as stack:
+        stack.enter_context(torch.no_grad())
+        stack.enter_context(outside_on(model, device))
+        for index in range(len(decoder_blocks(model)[1])):
+            stack.enter_context(offloading.block(index, device))
+        for rows_BR in rows_NR.to(device).split(BATCH):
+            logits_BV = model(input_ids=rows_BR).logits
+            finite = finite and bool(logits_BV.isfinite().all())
+            right += int((logits_BV.argmax(dim=1) == rows_BR[:, -1]).sum())
+    if not finite:
+        return Estimate(None, None, count)
+    share = right / count
+    return Estimate(share, math.sqrt(share * (1 - share) / (count - 1)) if count > 1 else None, count)

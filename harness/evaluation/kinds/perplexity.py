@@ -152,29 +152,27 @@ class WindowPerplexity(Evaluation[PerplexityProtocol]):
 
 
 def _measured(asked: Ready[PerplexityProtocol], context: EvaluationContext) -> EvalResult:
-    from harness.evaluation.perplexity import perplexity, perplexity_by_blocks
+    from harness.blocks.runner import BlockRunner, in_batches
+    from harness.evaluation.perplexity import perplexity, perplexity_from
 
     protocol, loaded, reporter, options = asked.protocol, context.loaded, context.reporter, context.options
     prepared: Windows = asked.prepared
-    start = time.perf_counter()
-    count, windows_NL = len(prepared.tokens_NL), prepared.tokens_NL
-    batch_tokens, device = options.batch_tokens, context.device
+    start, count = time.perf_counter(), len(prepared.tokens_NL)
     step = f"evaluate: perplexity on {protocol.corpus}"
     if options.offload == "none":
         reporter.start(step, count)
         measured = perplexity(
             loaded.model,
-            windows_NL,
-            batch_tokens=batch_tokens,
-            device=device,
+            prepared.tokens_NL,
+            batch_tokens=options.batch_tokens,
+            device=context.device,
             reporter=reporter,
             compiled=options.compile,
         )
     else:
         reporter.start(f"{step}, block by block", loaded.num_blocks)
-        measured = perplexity_by_blocks(
-            loaded.model, loaded.offloading, windows_NL, batch_tokens=batch_tokens, device=device, reporter=reporter
-        )
+        batches = in_batches(prepared.tokens_NL, options.batch_tokens)
+        measured = perplexity_from(BlockRunner(loaded.model, batches, loaded.offloading, context.device), reporter)
     return asked.result(
         "perplexity",
         replace(measured, subset=None if count == prepared.total else f"first {count} of {prepared.total} windows"),

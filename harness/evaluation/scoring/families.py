@@ -35,9 +35,8 @@ class Scorer:
         self._model = model
         self._device = _embedding(model).device
         requests = _probe_requests(model)
-        inputs = torch.tensor([requests[0].inputs], device=self._device)
         with torch.inference_mode():
-            self.head = find_head(model, {"input_ids": inputs, "use_cache": False})
+            self.head = find_head(model, torch.tensor([requests[0].inputs], device=self._device))
         self.depth_limit = _depth_limit(model)
         if self.depth_limit is not None and self.depth_limit < PROBE_TOKENS:
             self.tree = False
