@@ -22,15 +22,13 @@ class RandomWindows:
     ``stream``: join all documents with a blank, tokenise once, draw windows.
 
     Raises:
-        UserError: no tokenizer, `seq_len` < 2, or no document (or stream) is long enough.
+        UserError: no tokenizer, or no document (or stream) is long enough.
     """
 
     def __init__(
         self, documents: Sequence[str], tokenizer: Tokenizer | None, *, seq_len: int, seed: int, sampling: Sampling
     ) -> None:
         assert sampling in ("documents", "stream"), f"{sampling} sequences are not drawn from text"
-        if seq_len < 2:
-            raise UserError(f"calibration.seq_len={seq_len} is not allowed; allowed: seq_len >= 2")
         self._is_stream = sampling == "stream"
         self._documents = [" ".join(documents)] if self._is_stream else documents
         self._tokenizer = tokenizer
@@ -41,13 +39,7 @@ class RandomWindows:
         self._is_checked = False
 
     def draw(self, count: int) -> tuple[Ids, list[Place]]:
-        """The next `count` sequences, [sequences, seq_len], and where each begins; one may come twice.
-
-        Raises:
-            UserError: `count` < 1.
-        """
-        if count < 1:
-            raise UserError(f"calibration.num_sequences={count} is not allowed; allowed: num_sequences >= 1")
+        """The next `count` sequences, [sequences, seq_len], and where each begins; one may come twice."""
         places = [self._place() for _ in range(count)]
         return self._windows(places), places
 

@@ -29,12 +29,8 @@ def windows(ids: Ids, seq_len: int, max_windows: int | None = None) -> Ids:
     """Non-overlapping windows, [windows, seq_len]; the tail that fills none is dropped.
 
     Raises:
-        UserError: seq_len < 2, max_windows < 1, or fewer ids than one window.
+        UserError: fewer ids than one window.
     """
-    if seq_len < 2:
-        raise UserError(f"seq_len={seq_len} leaves no token to predict; allowed: seq_len >= 2")
-    if max_windows is not None and max_windows < 1:
-        raise UserError(f"max_windows={max_windows} measures nothing; allowed: max_windows >= 1, or null for all")
     count = len(ids) // seq_len
     if count == 0:
         raise UserError(f"the corpus has {len(ids)} tokens, less than one window of seq_len={seq_len}")

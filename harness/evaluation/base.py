@@ -122,12 +122,14 @@ class Evaluation(ABC, Generic[ProtocolT]):
 
     Attributes:
         called: what its data are called in sentences, e.g. "zero-shot tasks".
+        asks: the field that names them, where there is one.
         takes: which models it measures.
         needs_whole_model: it cannot measure a model whose blocks are offloaded.
     """
 
     __slots__ = ()
     called: ClassVar[str]
+    asks: ClassVar[str]
     takes: ClassVar[Literal["text", "images"]] = "text"
     needs_whole_model: ClassVar[bool] = False
 
@@ -137,9 +139,9 @@ class Evaluation(ABC, Generic[ProtocolT]):
         """All names that `names` may hold, with a line each for people."""
 
     @property
-    @abstractmethod
     def names(self) -> dict[str, tuple[str, ...]]:
         """The corpora, tasks or sets asked for, by the field that asks."""
+        return {f"evaluation.{self.asks}": getattr(self, self.asks)}
 
     @abstractmethod
     def ask(self, find: Callable[[str], DataRef]) -> list[tuple[ProtocolT, DataRef | None]]:

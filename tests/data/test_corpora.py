@@ -127,18 +127,6 @@ def test_a_model_without_tokenizer_cannot_use_text(sampling: Any) -> None:
         evaluation_ids("abc", "wikitext2", None, 2)
 
 
-@pytest.mark.parametrize(
-    ("num_sequences", "seq_len", "message"),
-    [(0, 8, "num_sequences=0 is not allowed; allowed: num_s.* >= 1"), (4, 1, "seq_len=1 is not .*: seq_len >= 2")],
-)
-def test_calibration_numbers_have_ranges(num_sequences: int, seq_len: int, message: str) -> None:
-    """Out of range is said with the value and the range."""
-    with pytest.raises(UserError, match=message):
-        calibration_sequences(
-            ["abc"], Letters(), num_sequences=num_sequences, seq_len=seq_len, seed=0, sampling="documents"
-        )
-
-
 def test_ptb_reads_unk_as_text_and_ptb_unk_as_a_token(bytes_tokenizer: PreTrainedTokenizerFast) -> None:
     """One text, two protocols; the tokenizer is left as it was, and BOS comes once in both."""
     text = "no <unk> monday <unk>"
@@ -178,13 +166,6 @@ def test_windows_follow_each_other(count: int, seq_len: int, most: int | None) -
     whole = count // seq_len
     assert cut.shape == (whole if most is None else min(whole, most), seq_len)
     assert cut.flatten().tolist() == list(range(cut.size))
-
-
-@pytest.mark.parametrize(("seq_len", "most"), [(1, None), (4, 0)])
-def test_windows_have_ranges(seq_len: int, most: int | None) -> None:
-    """A window of one token predicts nothing, and no window measures nothing."""
-    with pytest.raises(UserError, match="allowed"):
-        windows(np.arange(10), seq_len, most)
 
 
 @pytest.mark.parametrize(

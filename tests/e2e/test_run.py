@@ -400,6 +400,8 @@ def test_nan_weights_are_refused(cli: Cli, job: tuple[str, ...], tiny_model: Pat
         (("evaluation.tasks=[qa]",), "unknown evaluation.tasks 'qa'"),
         (("data.nonsense=folder",), "unknown field 'data.nonsense'"),
         (("calibration.num_sequences=9",), "allowed: 1 to 8"),
+        (("calibration.num_sequences=0",), "calibration.num_sequences=0 is not allowed"),
+        (("calibration.seq_len=1",), "calibration.seq_len=1 is not allowed"),
         (("method=sparsegpt", "method.damping=-1"), "method.damping=-1 is not allowed"),
         (("method=sparsegpt", "method.damping=much"), "method.damping='much'"),
         (("device=tpu",), "device=tpu is not allowed; allowed: auto, cpu, cuda"),

@@ -57,6 +57,7 @@ class ImageAccuracy(Evaluation[AccuracyProtocol]):
     """
 
     called: ClassVar[str] = "image sets"
+    asks: ClassVar[str] = "images"
     takes: ClassVar[Literal["text", "images"]] = "images"
 
     images: Identity[tuple[str, ...]] = ()
@@ -64,10 +65,6 @@ class ImageAccuracy(Evaluation[AccuracyProtocol]):
     @classmethod
     def choices(cls) -> dict[str, str]:
         return {name: f"image set: {about}" for name, about in corpora_for(cls.takes).items()}
-
-    @property
-    def names(self) -> dict[str, tuple[str, ...]]:
-        return {"evaluation.images": self.images}
 
     def ask(self, find: Callable[[str], DataRef]) -> list[tuple[AccuracyProtocol, DataRef | None]]:
         return [(AccuracyProtocol(name), find(name)) for name in self.images]

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
     from harness.models.loading import LoadedModel
 
+    Windows = tuple[Tensor, EvaluationTokens]
+    """Token windows of one protocol, [windows, seq_len], and the tokens that they were cut out of."""
+
 MANY_WINDOWS = 300
 """Windows of a text whose length is not known before it is tokenised: about what WikiText-2 has at 1,024 tokens."""
 
@@ -69,21 +72,6 @@ class PerplexityProtocol(EvaluationProtocol):
         return protocol_key([*parts, f"v{self.version}"], self.data)
 
 
-@dataclass(frozen=True, slots=True)
-class Windows:
-    """Token windows of one protocol.
-
-    Args:
-        tokens_NL: [windows, seq_len].
-        total: windows that the whole corpus has.
-        source: the tokens that they were cut out of.
-    """
-
-    tokens_NL: "Tensor"
-    total: int
-    source: EvaluationTokens
-
-
 @EVALUATIONS.register(PerplexityProtocol.kind)
 @dataclass(frozen=True, slots=True)
 class WindowPerplexity(Evaluation[PerplexityProtocol]):
@@ -97,6 +85,7 @@ class WindowPerplexity(Evaluation[PerplexityProtocol]):
     """
 
     called: ClassVar[str] = "perplexity corpora"
+    asks: ClassVar[str] = "corpora"
 
     corpora: Identity[tuple[str, ...]] = ()
     seq_len: Identity[Annotated[int, Field(ge=2)]] = 2048
@@ -106,10 +95,6 @@ class WindowPerplexity(Evaluation[PerplexityProtocol]):
     @classmethod
     def choices(cls) -> dict[str, str]:
         return {name: f"perplexity corpus: {about}" for name, about in corpora_for(cls.takes).items()}
-
-    @property
-    def names(self) -> dict[str, tuple[str, ...]]:
-        return {"evaluation.corpora": self.corpora}
 
     def ask(self, find: Callable[[str], DataRef]) -> list[tuple[PerplexityProtocol, DataRef | None]]:
         options = (self.seq_len, self.max_windows, self.bos_every_window)
@@ -121,7 +106,7 @@ class WindowPerplexity(Evaluation[PerplexityProtocol]):
         return CORPORA.get(protocol.corpus).needs_tokenizer
 
     @classmethod
-    def prepare(cls, protocol: PerplexityProtocol, data: DataRef | None, loaded: "LoadedModel") -> Windows:
+    def prepare(cls, protocol: PerplexityProtocol, data: DataRef | None, loaded: "LoadedModel") -> "Windows":
         import torch
 
         assert data is not None, "perplexity is measured on a corpus"
@@ -134,7 +119,7 @@ class WindowPerplexity(Evaluation[PerplexityProtocol]):
             if bos is None:
                 raise UserError("evaluation.bos_every_window=true needs a tokenizer with a BOS token; allowed: false")
             tokens_NL = torch.cat([torch.full((len(tokens_NL), 1), bos), tokens_NL], dim=1)
-        return Windows(tokens_NL, len(tokens.ids) // text_len, tokens)
+        return tokens_NL, tokens
 
     @classmethod
     def measure(cls, asked: Sequence[Ready[PerplexityProtocol]], context: EvaluationContext) -> Measured:
@@ -156,14 +141,14 @@ def _measured(asked: Ready[PerplexityProtocol], context: EvaluationContext) -> E
     from harness.evaluation.perplexity import perplexity, perplexity_from
 
     protocol, loaded, reporter, options = asked.protocol, context.loaded, context.reporter, context.options
-    prepared: Windows = asked.prepared
-    start, count = time.perf_counter(), len(prepared.tokens_NL)
+    windows_NL, tokens = asked.prepared
+    start, count = time.perf_counter(), len(windows_NL)
     step = f"evaluate: perplexity on {protocol.corpus}"
     if options.offload == "none":
         reporter.start(step, count)
         measured = perplexity(
             loaded.model,
-            prepared.tokens_NL,
+            windows_NL,
             batch_tokens=options.batch_tokens,
             device=context.device,
             reporter=reporter,
@@ -171,18 +156,19 @@ def _measured(asked: Ready[PerplexityProtocol], context: EvaluationContext) -> E
         )
     else:
         reporter.start(f"{step}, block by block", loaded.num_blocks)
-        batches = in_batches(prepared.tokens_NL, options.batch_tokens)
+        batches = in_batches(windows_NL, options.batch_tokens)
         measured = perplexity_from(BlockRunner(loaded.model, batches, loaded.offloading, context.device), reporter)
+    total = len(tokens.ids) // (protocol.seq_len - protocol.bos_every_window)
     return asked.result(
         "perplexity",
-        replace(measured, subset=None if count == prepared.total else f"first {count} of {prepared.total} windows"),
+        replace(measured, subset=None if count == total else f"first {count} of {total} windows"),
         {
             "seq_len": protocol.seq_len,
             "predicted_tokens": count * (protocol.seq_len - 1),
             "compiled": options.compile,
-            "unk_tokens": prepared.source.num_unk,
+            "unk_tokens": tokens.num_unk,
             "seconds": round(time.perf_counter() - start, 4),
         },
         higher_is_better=False,
-        fingerprint=prepared.source.fingerprint,
+        fingerprint=tokens.fingerprint,
     )

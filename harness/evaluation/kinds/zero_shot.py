@@ -72,6 +72,7 @@ class ZeroShot(Evaluation[ZeroShotProtocol]):
     """
 
     called: ClassVar[str] = "zero-shot tasks"
+    asks: ClassVar[str] = "tasks"
     needs_whole_model: ClassVar[bool] = True
 
     tasks: Identity[tuple[str, ...]] = ()
@@ -80,10 +81,6 @@ class ZeroShot(Evaluation[ZeroShotProtocol]):
     @classmethod
     def choices(cls) -> dict[str, str]:
         return {name: f"zero-shot task: {task.about}" for name, task in TASKS.all().items()}
-
-    @property
-    def names(self) -> dict[str, tuple[str, ...]]:
-        return {"evaluation.tasks": self.tasks}
 
     def ask(self, find: Callable[[str], DataRef]) -> list[tuple[ZeroShotProtocol, DataRef | None]]:
         found = map(find, self.tasks)
