@@ -88,7 +88,7 @@ class Given:
     Args:
         location: for people.
         content: rows of a task, in the fields that it reads and no other, or an array [rows, columns].
-        identity: of the content: `questions.rows_identity` of rows, `arrays.fingerprint_array` of an array.
+        identity: of the content: `tasks.base.rows_identity` of rows, `arrays.fingerprint_array` of an array.
         shape: of an array.
     """
 

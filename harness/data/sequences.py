@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
@@ -36,7 +36,6 @@ class RandomWindows:
         self._random = random.Random(seed)  # the published codes seed Python's global generator: the same numbers
         self._tokens = cache(self._tokenise) if self._is_stream else self._tokenise
         self._length = cache(lambda number: len(self._tokens(number)))
-        self._is_checked = False
 
     def draw(self, count: int) -> tuple[Ids, list[Place]]:
         """The next `count` sequences, [sequences, seq_len], and where each begins; one may come twice."""
@@ -79,20 +78,18 @@ class RandomWindows:
             number = 0 if self._is_stream else self._random.randint(0, len(self._documents) - 1)
             if self._length(number) > self._seq_len:
                 return number, self._random.randint(0, self._length(number) - self._seq_len - 1)
-            self._check()
+            if not self._any_is_long:  # the published loop would never end
+                raise self._too_short()
 
-    def _check(self) -> None:
-        """Once, before drawing on: without a long document the published loop would never end."""
-        if self._is_checked:
-            return
-        self._is_checked = True
-        numbers = range(len(self._documents))
-        if any(self._length(number) > self._seq_len for number in numbers):
-            return
-        longest = max(map(self._length, numbers))
+    @cached_property
+    def _any_is_long(self) -> bool:
+        return any(self._length(number) > self._seq_len for number in range(len(self._documents)))
+
+    def _too_short(self) -> UserError:
+        longest = max(map(self._length, range(len(self._documents))))
         if self._is_stream:
-            raise UserError(f"the calibration text has {longest} tokens; allowed: calibration.seq_len < {longest}")
-        raise UserError(
+            return UserError(f"the calibration text has {longest} tokens; allowed: calibration.seq_len < {longest}")
+        return UserError(
             f"no calibration document has more than seq_len={self._seq_len} tokens (the longest has {longest}); "
             f"choose calibration.seq_len < {longest}, or calibration.sampling=stream"
         )
