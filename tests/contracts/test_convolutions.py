@@ -13,10 +13,10 @@ from harness.job import Choice
 from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.patterns import Pattern, SemiStructured
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
-from harness.pruning.numerics.permutation import layers_that_are_not
 from tests.contracts.test_families import cases, check_pruned, label, prune
 from tests.contracts.test_methods import choices_of
 from tests.models.convolutions import ConvConfig, ConvModel, randomised
+from tests.permutations import layers_that_are_not
 
 TWO_OF_FOUR = SemiStructured(2, 4)
 ROWS = torch.from_numpy(digit_rows("calibration")[:6].copy())

@@ -22,12 +22,12 @@ from harness.pruning.methods.base import (
     LayerwiseMethod,
     PruningMethod,
 )
-from harness.pruning.numerics.permutation import recorded_permutations
 from harness.pruning.shares import num_kept
 from tests.contexts import a_context
 from tests.contracts.test_methods import check_zeros
 from tests.contracts.test_shares import DEPTHS, WIDTHS
 from tests.families import tiny_model
+from tests.permutations import recorded_permutations
 
 PATTERNS: tuple[Pattern, ...] = (Unstructured(0.5), SemiStructured(2, 4), Channels(0.5))
 FEWEST = {"shots": 1, "rounds": 1, "steps": 1, "batch": 2, "max_correlate": 64}

@@ -21,10 +21,10 @@ from harness.jobs import prune as weights
 from harness.jobs import run as runner
 from harness.models.loading import LoadedModel
 from harness.patterns import SemiStructured
-from harness.pruning.numerics.permutation import layers_that_are_not
 from harness.record import from_json
 from harness.tracking import store
 from tests.e2e.conftest import Outcome, quick_job
+from tests.permutations import layers_that_are_not
 
 pytestmark = pytest.mark.e2e
 Cli = Callable[..., Outcome]

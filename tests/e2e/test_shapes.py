@@ -15,11 +15,11 @@ from harness.job import Choice
 from harness.patterns import Channels, Pattern, SemiStructured, Structured, Unstructured
 from harness.progress import Silent
 from harness.pruning.methods.base import METHODS
-from harness.pruning.numerics.permutation import layers_that_are_not
 from harness.record import RunRecord, from_json
 from tests.contracts.test_methods import choices_of, label
 from tests.e2e.conftest import Outcome
 from tests.families import tiny_model as tiny
+from tests.permutations import layers_that_are_not
 
 pytestmark = pytest.mark.e2e
 Cli = Callable[..., Outcome]

@@ -20,13 +20,13 @@ from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
 from harness.pruning.context import PruningOutcome
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
-from harness.pruning.numerics.permutation import layers_that_are_not
 from harness.record import LayerReport
 from harness.recovery.base import RECOVERIES, RecoveryContext
 from harness.recovery.masked_finetune import MaskedFinetune
 from harness.recovery.sparsity import recomputed_sparsity
 from tests.contexts import a_context
 from tests.families import tiny_model
+from tests.permutations import layers_that_are_not
 
 CPU = torch.device("cpu")
 TWO_OF_FOUR = SemiStructured(2, 4)

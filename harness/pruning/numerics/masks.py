@@ -51,12 +51,6 @@ def keeping(count: int, pattern: Pattern) -> Pattern:
     return SemiStructured(count, pattern.group)
 
 
-def fits_groups(weight_OI: Tensor, pattern: Pattern) -> bool:
-    """Whether no group has more weights that are not zero than the pattern keeps."""
-    assert isinstance(pattern, SemiStructured), f"{pattern.label} has no groups"
-    return bool(((weight_OI != 0).reshape(-1, pattern.group).sum(dim=1) <= pattern.keep).all())
-
-
 def _keep_largest(scores_GN: Tensor, sparsity: float) -> Tensor:
     """Keep all but the `int(N * sparsity)` smallest of every row G."""
     import torch

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.blocks.changes import ModelChange
 from harness.patterns import Pattern
-from harness.pruning.numerics.masks import decision_width, fits_groups, keep_mask, removable
+from harness.pruning.numerics.masks import decision_width, keep_mask, removable
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from harness.record import JsonValue, LayerReport
+    from harness.record import JsonValue
     from harness.surgery.influence import Run
 
 Permutation = Literal["none", "heuristic", "assignment"]
@@ -186,47 +186,3 @@ def describe(permutation_I: Tensor, *, absorbed: bool, same_as: str | None = Non
 def _bytes(permutation_I: Tensor) -> tuple[bytes, int]:
     bits = 16 if len(permutation_I) <= 1 << 16 else 32
     return permutation_I.cpu().numpy().astype(f"<u{bits // 8}").tobytes(), bits
-
-
-def recorded_permutations(reports: Sequence[LayerReport]) -> dict[str, Tensor]:
-    """The written-out permutations of a record's layers, by path; those of absorbed ones are in the weights.
-
-    Raises:
-        ValueError: a permutation that is none, or not the one that its sha256 names.
-    """
-    import numpy as np
-    import torch
-
-    by_name = {report.name: report for report in reports}
-    found = {}
-    for report in reports:
-        if report.details.get("permuted") != "virtual":
-            continue
-        details = by_name[str(report.details.get("permutation_of", report.name))].details
-        data = base64.b64decode(str(details["permutation"]))
-        order_I = torch.from_numpy(np.frombuffer(data, f"<u{int(str(details['permutation_bits'])) // 8}").astype(int))
-        if hashlib.sha256(data).hexdigest() != report.details["permutation_sha256"]:
-            raise ValueError(f"{report.name}: the permutation is not the one of its sha256")
-        if not torch.equal(order_I.sort().values, torch.arange(report.shape[1])):
-            raise ValueError(f"{report.name}: not a permutation of {report.shape[1]} columns")
-        found[report.name] = order_I
-    return found
-
-
-def layers_that_are_not(pattern: Pattern, reports: Sequence[LayerReport], model: nn.Module) -> list[str]:
-    """The layers of a saved model that do not have the N:M zeros that its record says, given its record's layers.
-
-    Columns are taken in the order that the record has for the layer, or as they lie where it has none.
-    """
-    from harness.blocks.layers import prunable_linears, weight_view
-
-    orders: Mapping[str, Tensor] = recorded_permutations(reports)
-    linears = prunable_linears(model)
-    wrong = []
-    for report in reports:
-        weight_OI = weight_view(linears[report.name])
-        if report.name in orders:
-            weight_OI = weight_OI[:, orders[report.name].to(weight_OI.device)]
-        if not fits_groups(weight_OI, pattern):
-            wrong.append(report.name)
-    return wrong

@@ -19,12 +19,11 @@ from harness.pruning.numerics.permutation import (
     Permutation,
     describe,
     keep_mask_permuted,
-    layers_that_are_not,
-    recorded_permutations,
 )
 from harness.record import LayerReport
 from tests.contexts import a_context
 from tests.families import tiny_model
+from tests.permutations import layers_that_are_not, recorded_permutations
 
 TWO_OF_FOUR = SemiStructured(2, 4)
 
