@@ -8,11 +8,19 @@ import torch
 from torch import Tensor
 
 from harness.blocks.offload import InMemory
+from harness.calibration.statistics import InputHessian
 from harness.patterns import Pattern
 from harness.pruning.context import PruningContext, PruningOutcome
 from harness.pruning.layerwise import prune_block
 from harness.pruning.methods.base import LayerwiseMethod
 from harness.pruning.sequential import prune_sequentially
+
+
+def hessian_of(matrix_II: Tensor) -> InputHessian:
+    """The statistic with this H."""
+    found = InputHessian(len(matrix_II), matrix_II.device)
+    found._upper_II = matrix_II
+    return found
 
 
 def a_context(model: Any, tokens_BL: Tensor, pattern: Pattern, **fields: Any) -> PruningContext:

@@ -190,7 +190,7 @@ class InputObserver:
 
     def _new_group(self, name: str, x: Tensor) -> InputGroup:
         width = weight_view(self._linears[name]).shape[1]
-        group = InputGroup([name], Statistics(kind.allocate(width, x.device) for kind in self._needs))
+        group = InputGroup([name], Statistics(kind(width, x.device) for kind in self._needs))
         self._new.append(group)
         return group
 

@@ -7,31 +7,42 @@ some over the other.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar, cast
 
 if TYPE_CHECKING:  # methods import this module to name what they need; planning a job must not load torch
     import torch
     from torch import Tensor
 
 
-class Statistic(Protocol):
-    """What a method may need to know of a layer's input.
+class Statistic(ABC):
+    """What a method may need to know of a layer's input; empty at first.
 
     Attributes:
         complexity: what it costs a method to use it in a layer of width d.
     """
 
-    complexity: ClassVar[str]
+    complexity: ClassVar[str] = "O(d²)"
 
-    @classmethod
-    def allocate(cls, in_features: int, device: torch.device) -> Self:
-        """An empty statistic of `in_features` inputs on `device`."""
-        ...
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        self.num_tokens = 0
+        self.num_sequences = 0
 
+    @abstractmethod
     def update(self, x_TI: Tensor, num_sequences: int) -> None:
         """Add a batch of T tokens that come from `num_sequences` sequences; `x_TI` is left as it is."""
-        ...
+
+
+def _zeros(device: torch.device, *shape: int) -> Tensor:
+    import torch
+
+    return torch.zeros(shape, dtype=torch.float32, device=device)
+
+
+def _sequences(x_TI: Tensor, num_sequences: int) -> tuple[Tensor, ...]:
+    """The tokens of every sequence; those of an expert of a mixture are no whole sequences, and stay together."""
+    return x_TI.chunk(num_sequences if len(x_TI) % num_sequences == 0 else 1)
 
 
 CACHED_ROWS = 256
@@ -42,21 +53,12 @@ PANELS_FROM, PANELS = 512, 3
 """A Hessian of so many features is made in so many panels of rows, each from its diagonal on: two thirds the work."""
 
 
-class FeatureNorm:
+class FeatureNorm(Statistic):
     """Squared L2 norm of every input feature, averaged over sequences (Wanda's `scaler_row`)."""
 
-    complexity: ClassVar[str] = "O(d²)"
-
-    def __init__(self, sum_of_squares_I: Tensor) -> None:
-        self.sum_of_squares_I = sum_of_squares_I
-        self.num_tokens = 0
-        self.num_sequences = 0
-
-    @classmethod
-    def allocate(cls, in_features: int, device: torch.device) -> Self:
-        import torch
-
-        return cls(torch.zeros(in_features, dtype=torch.float32, device=device))
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        super().__init__(in_features, device)
+        self.sum_of_squares_I = _zeros(device, in_features)
 
     def update(self, x_TI: Tensor, num_sequences: int) -> None:
         for part_TI in x_TI.split(CACHED_ROWS if x_TI.device.type == "cpu" else len(x_TI)):
@@ -70,7 +72,7 @@ class FeatureNorm:
         return (self.sum_of_squares_I / self.num_sequences).sqrt()
 
 
-class FeatureMoments:
+class FeatureMoments(Statistic):
     """Sum and variance of every input feature within sequences (DSnoT: Zhang et al. 2023, arXiv 2310.08915).
 
     The variance is that of a sequence's tokens around the sequence's own mean, divided by their number, averaged over
@@ -78,24 +80,13 @@ class FeatureMoments:
     deviations, never as a difference of squares, so that features far from 0 keep their digits.
     """
 
-    complexity: ClassVar[str] = "O(d²)"
-
-    def __init__(self, sum_I: Tensor, squared_deviations_I: Tensor) -> None:
-        self.sum_I = sum_I
-        self.squared_deviations_I = squared_deviations_I
-        self.num_tokens = 0
-        self.num_sequences = 0
-
-    @classmethod
-    def allocate(cls, in_features: int, device: torch.device) -> Self:
-        import torch
-
-        empty_2I = torch.zeros(2, in_features, dtype=torch.float32, device=device)
-        return cls(*empty_2I)
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        super().__init__(in_features, device)
+        self.sum_I = _zeros(device, in_features)
+        self.squared_deviations_I = _zeros(device, in_features)
 
     def update(self, x_TI: Tensor, num_sequences: int) -> None:
-        # As with the Hessian, the tokens of an expert of a mixture are no whole sequences: they count as one.
-        for part_TI in x_TI.chunk(num_sequences if len(x_TI) % num_sequences == 0 else 1):
+        for part_TI in _sequences(x_TI, num_sequences):
             part_TI = part_TI.float()
             mean_I = part_TI.mean(dim=0)
             self.sum_I += mean_I * len(part_TI)
@@ -114,7 +105,7 @@ class FeatureMoments:
         return self.squared_deviations_I / self.num_tokens
 
 
-class FeatureFluctuation:
+class FeatureFluctuation(Statistic):
     """Mean and variance of every input feature over all tokens, and FLAP's published estimate of the latter.
 
     The exact variance is merged from the deviations of each sequence.  The published code (An et al. 2024,
@@ -122,20 +113,11 @@ class FeatureFluctuation:
     F_n = F_(n-1) (n-2)/(n-1) + 1/n sum over tokens of (x - m_n)^2, with the mean m_n over the first n sequences.
     """
 
-    complexity: ClassVar[str] = "O(d²)"
-
-    def __init__(self, mean_I: Tensor, squared_deviations_I: Tensor, published_I: Tensor) -> None:
-        self.mean_I = mean_I
-        self.squared_deviations_I = squared_deviations_I
-        self.published_I = published_I
-        self.num_tokens = 0
-        self.num_sequences = 0
-
-    @classmethod
-    def allocate(cls, in_features: int, device: torch.device) -> Self:
-        import torch
-
-        return cls(*torch.zeros(3, in_features, dtype=torch.float32, device=device))
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        super().__init__(in_features, device)
+        self.mean_I = _zeros(device, in_features)
+        self.squared_deviations_I = _zeros(device, in_features)
+        self.published_I = _zeros(device, in_features)
 
     @property
     def variance_I(self) -> Tensor:
@@ -143,8 +125,7 @@ class FeatureFluctuation:
         return self.squared_deviations_I / self.num_tokens
 
     def update(self, x_TI: Tensor, num_sequences: int) -> None:
-        # As with the Hessian, the tokens of an expert of a mixture are no whole sequences: they count as one.
-        for part_TI in x_TI.chunk(num_sequences if len(x_TI) % num_sequences == 0 else 1):
+        for part_TI in _sequences(x_TI, num_sequences):
             part_TI = part_TI.float()
             before, self.num_tokens = self.num_tokens, self.num_tokens + len(part_TI)
             self.num_sequences += 1
@@ -158,7 +139,7 @@ class FeatureFluctuation:
                 self.published_I += (part_TI - self.mean_I).square().sum(dim=0) / count
 
 
-class InputHessian:
+class InputHessian(Statistic):
     """H = 2/n X^T X, n = sequences: the Hessian of a layer's squared output error (Frantar & Alistarh 2023).
 
     Accumulated one sequence after the other as a running mean, in the order and with the rounding of the published
@@ -166,20 +147,12 @@ class InputHessian:
     of a large one only the blocks on and above the diagonal are computed.
     """
 
-    complexity: ClassVar[str] = "O(d³)"
+    complexity = "O(d³)"
 
-    def __init__(self, upper_II: Tensor) -> None:
-        self._upper_II = upper_II
-        features = len(upper_II)
-        self._panel = features if features < PANELS_FROM else math.ceil(features / PANELS)
-        self.num_tokens = 0
-        self.num_sequences = 0
-
-    @classmethod
-    def allocate(cls, in_features: int, device: torch.device) -> Self:
-        import torch
-
-        return cls(torch.zeros(in_features, in_features, dtype=torch.float32, device=device))
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        super().__init__(in_features, device)
+        self._upper_II = _zeros(device, in_features, in_features)
+        self._panel = in_features if in_features < PANELS_FROM else math.ceil(in_features / PANELS)
 
     @property
     def hessian_II(self) -> Tensor:
@@ -189,10 +162,9 @@ class InputHessian:
         return self._upper_II.triu() + self._upper_II.triu(1).T
 
     def update(self, x_TI: Tensor, num_sequences: int) -> None:
-        # An expert of a mixture sees a part of each sequence: its tokens are then added at once.
-        parts = num_sequences if len(x_TI) % num_sequences == 0 else 1
-        for part_TI in x_TI.chunk(parts):
-            before, self.num_sequences = self.num_sequences, self.num_sequences + num_sequences // parts
+        parts = _sequences(x_TI, num_sequences)
+        for part_TI in parts:
+            before, self.num_sequences = self.num_sequences, self.num_sequences + num_sequences // len(parts)
             scaled_TI = part_TI.float() * math.sqrt(2.0 / self.num_sequences)
             self._upper_II.mul_(before / self.num_sequences)
             for start in range(0, len(self._upper_II), self._panel):

@@ -15,7 +15,7 @@ def test_the_input_is_left_as_it_is_and_counted(kind: type[Statistic]) -> None:
     for dtype in (torch.float32, torch.bfloat16):
         x_TI = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)).to(dtype)
         before = x_TI.clone()
-        statistic = kind.allocate(3, CPU)
+        statistic = kind(3, CPU)
         statistic.update(x_TI, 2)
         statistic.update(x_TI[:3], 1)
         assert torch.equal(x_TI, before)
@@ -25,7 +25,7 @@ def test_the_input_is_left_as_it_is_and_counted(kind: type[Statistic]) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_sums_are_float32_whatever_the_input(kind: type[Statistic]) -> None:
     """Half-precision activations are added in float32: a sum of 4096 ones is 4096, which bfloat16 cannot count to."""
-    statistic = kind.allocate(2, CPU)
+    statistic = kind(2, CPU)
     for _ in range(4):
         statistic.update(torch.ones(1024, 2, dtype=torch.bfloat16), 1)
     if isinstance(statistic, FeatureNorm):
@@ -40,7 +40,7 @@ def test_sums_are_float32_whatever_the_input(kind: type[Statistic]) -> None:
 
 def test_statistics_are_found_by_their_kind() -> None:
     """A method reads what it named in `needs`; what was not collected is our bug and says its name."""
-    statistics = Statistics([FeatureNorm.allocate(2, CPU)])
+    statistics = Statistics([FeatureNorm(2, CPU)])
     statistics.update(torch.ones(3, 2), 1)
     assert statistics[FeatureNorm].num_tokens == 3
     with pytest.raises(AssertionError, match="InputHessian was not collected"):

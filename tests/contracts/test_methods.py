@@ -73,7 +73,7 @@ def its_statistics(method: LayerwiseMethod) -> Statistics:
     """Statistics of three sequences of correlated inputs of uneven scale."""
     stream = torch.Generator().manual_seed(1)
     mixing = torch.randn(IN, IN, generator=stream) * torch.linspace(0.2, 3.0, IN)
-    statistics = Statistics(kind.allocate(IN, CPU) for kind in method.needs)
+    statistics = Statistics(kind(IN, CPU) for kind in method.needs)
     for _ in range(3):
         statistics.update(torch.randn(40, IN, generator=stream) @ mixing, 1)
     return statistics
@@ -132,7 +132,7 @@ def test_counts_are_exact(choice: Choice, pattern: Pattern) -> None:
 def test_equal_weights_are_pruned_in_exact_counts_too(choice: Choice, pattern: Pattern) -> None:
     """A layer of nothing but ties gets the exact number of zeros: no `<= threshold`."""
     method = layerwise(choice)
-    statistics = Statistics(kind.allocate(IN, CPU) for kind in method.needs)
+    statistics = Statistics(kind(IN, CPU) for kind in method.needs)
     for token in torch.eye(IN):  # every feature is as strong as any other, and none is correlated
         statistics.update(token[None], 1)
     zeros_OI = as_grouped(method.prune(torch.ones(OUT, IN), statistics, pattern)) == 0

@@ -34,7 +34,7 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_the_example_is_a_method(shown: str) -> None:
     """With power 1 it scores as Wanda; a power below 0 is refused in one line."""
     weight_OI = torch.tensor([[1.0, -2.0], [3.0, 0.5]])
-    norm = FeatureNorm.allocate(2, torch.device("cpu"))
+    norm = FeatureNorm(2, torch.device("cpu"))
     norm.update(torch.tensor([[2.0, 1.0], [0.0, 3.0]]), 1)
     stats = Statistics([norm])
     method, wanda = METHODS.build(Choice(shown, {"power": 1.0})), METHODS.build(Choice("wanda"))

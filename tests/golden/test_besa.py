@@ -85,7 +85,7 @@ def test_the_candidate_rates_are_the_authors(golden: Golden) -> None:
 def test_the_ranking_is_by_wandas_score(golden: Golden) -> None:
     """What the other tests are given: here our Wanda finds it from W and X, to 1e-4, with the same order in rows."""
     x_BTI = golden["X"]
-    norm = FeatureNorm.allocate(x_BTI.shape[2], torch.device("cpu"))
+    norm = FeatureNorm(x_BTI.shape[2], torch.device("cpu"))
     norm.update(x_BTI.flatten(0, 1), len(x_BTI))
     score_OI = Wanda().score(golden["W"], Statistics([norm]))
     torch.testing.assert_close(score_OI, torch.from_numpy(golden.stored["wanda_metric"]), rtol=1e-4, atol=0.0)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.calibration.statistics import FeatureNorm, InputHessian, Statistics
+from harness.calibration.statistics import FeatureNorm, Statistics
 from harness.job import Choice
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
@@ -22,7 +22,8 @@ from harness.pruning.methods.obc import OBC
 from harness.pruning.methods.wanda import Wanda
 from harness.pruning.numerics.kfac import Curvature
 from harness.pruning.numerics.learned_rates import RatedWeight
-from harness.pruning.numerics.selection import remove_globally
+from harness.pruning.numerics.ranking import remove_globally
+from tests.contexts import hessian_of
 from tests.golden.condense import BESA_MASKS, FILE, LAYER, OUTCOMES, Array, condensed
 
 MOST_BYTES = 200_000
@@ -77,7 +78,7 @@ def test_obc(stored: dict[str, Array], name: str) -> None:
         count = math.ceil(weight_OI.numel() * int(name[-2:]) / 100)
         pattern = Unstructured.of_count(count, weight_OI.numel())
     method = OBC(rel_damp=0.01 if name.startswith("damp001_") else 0.0)
-    ours_OI = method.prune(weight_OI, Statistics([InputHessian(hessian_II)]), pattern).weight_OI
+    ours_OI = method.prune(weight_OI, Statistics([hessian_of(hessian_II)]), pattern).weight_OI
     check(stored, f"{file}.{name}", ours_OI, most=1e-5 if name.startswith("fp32_") else 1e-9)
 
 
@@ -113,7 +114,7 @@ def test_besa(stored: dict[str, Array], name: str) -> None:
     """Hard masks of learned logits, ranked by Wanda's score of the layer and its inputs."""
     file, case = "layers/besa/layer", name.split(".")[0]
     weight_OI, x_BTI, logits = (torch.from_numpy(stored[f"{file}.{key}"]) for key in ("W", "X", f"{case}.theta"))
-    norm = FeatureNorm.allocate(x_BTI.shape[2], CPU)
+    norm = FeatureNorm(x_BTI.shape[2], CPU)
     norm.update(x_BTI.flatten(0, 1), len(x_BTI))
     weight = RatedWeight(weight_OI, Wanda().score(weight_OI, Statistics([norm])), logits.numel() // 101)
     weight.logits_RD = logits.reshape(weight.logits_RD.shape)
@@ -132,9 +133,10 @@ def test_a_layer_of_the_tiny_llama(stored: dict[str, Array], file: str) -> None:
     weight_OI, norm_I, upper = (torch.from_numpy(stored[f"tiny-llama.{LAYER}.{key}"]) for key in ("W", "norm", "upper"))
     hessian_II = torch.zeros(len(norm_I), len(norm_I))
     hessian_II[*torch.triu_indices(*hessian_II.shape)] = upper
-    norm = FeatureNorm(norm_I.square())
+    norm = FeatureNorm(len(norm_I), norm_I.device)
+    norm.sum_of_squares_I = norm_I.square()
     norm.num_sequences = 1
-    inputs = Statistics([norm, InputHessian(hessian_II + hessian_II.triu(1).T)])
+    inputs = Statistics([norm, hessian_of(hessian_II + hessian_II.triu(1).T)])
     pattern: Pattern = {"unstructured": Unstructured(0.5), "2of4": SemiStructured(2, 4), "4of8": SemiStructured(4, 8)}[
         pattern_name
     ]

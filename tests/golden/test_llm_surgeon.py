@@ -21,7 +21,7 @@ from torch import Tensor
 from harness.patterns import SemiStructured, Unstructured
 from harness.pruning.methods.llm_surgeon import LLMSurgeon
 from harness.pruning.numerics.kfac import Curvature
-from harness.pruning.numerics.selection import remove_globally
+from harness.pruning.numerics.ranking import remove_globally
 
 Arrays = Mapping[str, Tensor]
 CASES = ("nobias", "bias")

@@ -11,6 +11,7 @@ import torch
 from harness.calibration.statistics import InputHessian, Statistics
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.methods.obc import OBC
+from tests.contexts import hessian_of
 
 CASES: dict[str, tuple[float | None, float]] = {
     "unstr50": (0.5, 0.0), "unstr70": (0.7, 0.0), "nm2of4": (None, 0.0),
@@ -33,7 +34,7 @@ def statistics(layer: dict[str, Any], name: str) -> Statistics:
     x_TI = torch.from_numpy(layer["X"]).clone()
     if name.startswith("dead_"):
         x_TI[:, layer["dead_columns"]] = 0.0
-    return Statistics([InputHessian(2.0 / len(x_TI) * x_TI.T @ x_TI)])
+    return Statistics([hessian_of(2.0 / len(x_TI) * x_TI.T @ x_TI)])
 
 
 def production_statistics(layer: dict[str, Any], name: str) -> Statistics:
@@ -41,7 +42,7 @@ def production_statistics(layer: dict[str, Any], name: str) -> Statistics:
     x_TI = torch.from_numpy(layer["X"]).float()
     if name.startswith("dead_"):
         x_TI[:, layer["dead_columns"]] = 0.0
-    found = InputHessian.allocate(x_TI.shape[1], torch.device("cpu"))
+    found = InputHessian(x_TI.shape[1], torch.device("cpu"))
     found.update(x_TI, len(x_TI))
     return Statistics([found])
 

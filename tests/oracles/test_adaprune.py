@@ -36,7 +36,7 @@ def inputs(dead: tuple[int, ...] = (), tokens: int = TOKENS) -> Tensor:
 
 def statistics(x_TI: Tensor) -> Statistics:
     """The Hessian of inputs that are one sequence."""
-    hessian = InputHessian.allocate(IN, torch.device("cpu"))
+    hessian = InputHessian(IN, torch.device("cpu"))
     hessian.update(x_TI, 1)
     return Statistics([hessian])
 

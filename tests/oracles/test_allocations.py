@@ -32,7 +32,7 @@ def a_block(seed: int) -> tuple[Any, dict[str, np.ndarray], dict[str, list[np.nd
     }
     statistics = {}
     for name, sequences in inputs.items():
-        norm = FeatureNorm.allocate(weights[name].shape[1], torch.device("cpu"))
+        norm = FeatureNorm(weights[name].shape[1], torch.device("cpu"))
         for x in sequences:
             norm.update(torch.from_numpy(x).float(), 1)
         statistics[name] = Statistics([norm])

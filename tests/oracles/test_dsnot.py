@@ -42,7 +42,7 @@ def sequences(seed: int = 1) -> list[Tensor]:
 
 def statistics(parts: list[Tensor]) -> Statistics:
     """All that the method needs, from sequences."""
-    found = Statistics(kind.allocate(parts[0].shape[1], torch.device("cpu")) for kind in DSnoT.needs)
+    found = Statistics(kind(parts[0].shape[1], torch.device("cpu")) for kind in DSnoT.needs)
     for x_TI in parts:
         found.update(x_TI, 1)
     return found

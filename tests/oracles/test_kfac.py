@@ -12,7 +12,7 @@ from harness.data.corpora.digits import digit_rows
 from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.models.objective import objective_of
 from harness.progress import Silent
-from harness.pruning.numerics.kfac import Curvature, CurvatureObserver, observe, packs, surgeon_costs, without
+from harness.pruning.numerics.kfac import Curvature, CurvatureObserver, packs, surgeon_costs, without
 from tests.families import tiny_model
 from tests.models.convolutions import randomised
 
@@ -151,8 +151,8 @@ def test_factors_are_those_of_autograd(family: str, random_tokens: Callable[...,
     linears, loss = prunable_layers(model), objective_of(model)
     digits = torch.from_numpy(digit_rows("calibration")[:3].copy())
     rows_BL = digits if family == "convolutions" else random_tokens(3, 6)
-    with CurvatureObserver(linears, with_bias=False) as observer:
-        observe(model, observer, loss, [rows_BL[:2], rows_BL[2:]], Silent())
+    observer = CurvatureObserver(linears, with_bias=False)
+    observer.observe(model, [rows_BL[:2], rows_BL[2:]], Silent())
     gradients: dict[str, list[Tensor]] = {name: [] for name in linears}
     inputs: dict[str, list[Tensor]] = {name: [] for name in linears}
     handles = []

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.calibration.statistics import InputHessian, Statistics
+from harness.calibration.statistics import Statistics
 from harness.cli.main import main
 from harness.config.hydra import compose
 from harness.config.request import JobRequest
@@ -22,6 +22,7 @@ from harness.pruning.methods import obc
 from harness.pruning.methods.obc import OBC, Trace
 from harness.pruning.numerics.least_squares import positive_definite, solve_survivors
 from harness.record import RunRecord
+from tests.contexts import hessian_of
 from tests.families import tiny_model
 
 OUT, IN = 6, 24
@@ -47,7 +48,7 @@ def hessian(in_features: int = IN, *, dead: tuple[int, ...] = (), tokens: int = 
 
 def statistics(hessian_II: Tensor) -> Statistics:
     """Statistics that hold this Hessian."""
-    return Statistics([InputHessian(hessian_II.clone())])
+    return Statistics([hessian_of(hessian_II.clone())])
 
 
 def oracle(weight_OI: Tensor, hessian_II: Tensor, pattern: Pattern) -> tuple[Any, Any, Any]:

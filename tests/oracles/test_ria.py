@@ -23,7 +23,7 @@ def a_weight(rows: int = 5, columns: int = 16, *, seed: int = 0) -> Tensor:
 
 def norms(columns: int = 16) -> Statistics:
     """Of inputs of uneven scale."""
-    statistics = Statistics([FeatureNorm.allocate(columns, CPU)])
+    statistics = Statistics([FeatureNorm(columns, CPU)])
     x_TI = torch.randn(30, columns, generator=torch.Generator().manual_seed(9)) * torch.linspace(0.1, 4.0, columns)
     statistics.update(x_TI, 3)
     return statistics

@@ -15,6 +15,7 @@ from torch import Tensor
 from harness.calibration.statistics import InputHessian, Statistics
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.methods.sparsegpt import SparseGPT
+from tests.contexts import hessian_of
 from tests.oracles.test_masks import oracle as mask_oracle
 
 OUT, IN = 6, 16
@@ -36,14 +37,14 @@ def inputs(dead: tuple[int, ...] = ()) -> Tensor:
 
 def statistics_of(x_TI: Tensor) -> Statistics:
     """The Hessian of inputs that are one sequence."""
-    hessian = InputHessian.allocate(x_TI.shape[1], torch.device("cpu"))
+    hessian = InputHessian(x_TI.shape[1], torch.device("cpu"))
     hessian.update(x_TI, 1)
     return Statistics([hessian])
 
 
 def of_matrix(hessian: list[list[float]]) -> Statistics:
     """A Hessian that no inputs have."""
-    return Statistics([InputHessian(torch.tensor(hessian))])
+    return Statistics([hessian_of(torch.tensor(hessian))])
 
 
 def oracle(weight_OI: Tensor, x_TI: Tensor, pattern: Pattern, block_size: int, damping: float = 0.01) -> Any:

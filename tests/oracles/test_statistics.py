@@ -23,7 +23,7 @@ def sequences() -> list[Tensor]:
 @pytest.mark.parametrize("batches", [[1, 1, 1, 1, 1], [5], [2, 3]])
 def test_feature_norm(sequences: list[Tensor], batches: list[int]) -> None:
     """The square root of the mean over sequences of the sum over tokens of x², for any batching (CONTRACTS C4)."""
-    statistic = FeatureNorm.allocate(IN, CPU)
+    statistic = FeatureNorm(IN, CPU)
     start = 0
     for size in batches:
         statistic.update(torch.cat(sequences[start : start + size]), size)
@@ -35,7 +35,7 @@ def test_feature_norm(sequences: list[Tensor], batches: list[int]) -> None:
 
 def test_feature_norm_is_the_published_running_mean(sequences: list[Tensor]) -> None:
     """Wanda's own recurrence, `s = s (n-1)/n + ||X_n||² / n`, has the same outcome."""
-    statistic = FeatureNorm.allocate(IN, CPU)
+    statistic = FeatureNorm(IN, CPU)
     scaler_I = np.zeros(IN)
     for n, x in enumerate(sequences, start=1):
         statistic.update(x, 1)
@@ -46,7 +46,7 @@ def test_feature_norm_is_the_published_running_mean(sequences: list[Tensor]) -> 
 @pytest.mark.parametrize("batches", [[1, 1, 1, 1, 1], [5], [2, 3]])
 def test_input_hessian(sequences: list[Tensor], batches: list[int]) -> None:
     """H = 2/n Σ_sequences Σ_tokens x xᵀ, n = sequences, for any batching (CONTRACTS C5)."""
-    statistic = InputHessian.allocate(IN, CPU)
+    statistic = InputHessian(IN, CPU)
     start = 0
     for size in batches:
         statistic.update(torch.cat(sequences[start : start + size]), size)
@@ -62,7 +62,7 @@ def test_input_hessian(sequences: list[Tensor], batches: list[int]) -> None:
 
 def test_batching_changes_no_bit_of_the_hessian(sequences: list[Tensor]) -> None:
     """Sequences are added one after the other however they are batched: ties break the same way."""
-    one, many = InputHessian.allocate(IN, CPU), InputHessian.allocate(IN, CPU)
+    one, many = InputHessian(IN, CPU), InputHessian(IN, CPU)
     for x in sequences:
         one.update(x, 1)
     many.update(torch.cat(sequences), len(sequences))
@@ -74,7 +74,7 @@ def test_hessians_of_wide_layers(features: int) -> None:
     """Wide or narrow, the whole symmetric matrix is there; every entry is the sum over all sequences."""
     stream = torch.Generator().manual_seed(0)
     sequences = [torch.randn(4, features, generator=stream) for _ in range(3)]
-    statistic = InputHessian.allocate(features, CPU)
+    statistic = InputHessian(features, CPU)
     statistic.update(torch.cat(sequences[:2]), 2)
     statistic.update(sequences[2], 1)
     x_TI = torch.cat(sequences).double().numpy()
@@ -86,7 +86,7 @@ def test_hessians_of_wide_layers(features: int) -> None:
 def test_many_tokens_are_all_counted() -> None:
     """Features of thousands of tokens in one update: none is left out."""
     x_TI = torch.randn(1000, 3, generator=torch.Generator().manual_seed(0))
-    statistic = FeatureNorm.allocate(3, CPU)
+    statistic = FeatureNorm(3, CPU)
     statistic.update(x_TI, 4)
     np.testing.assert_allclose(statistic.l2_I.numpy(), (x_TI.double() ** 2).sum(0).div(4).sqrt().numpy(), rtol=1e-6)
 
@@ -94,7 +94,7 @@ def test_many_tokens_are_all_counted() -> None:
 def test_hessian_of_tokens_that_are_no_whole_sequences() -> None:
     """An expert sees 7 tokens of 2 sequences: they are added at once, with n = 2."""
     x_TI = torch.randn(7, IN, generator=torch.Generator().manual_seed(0))
-    statistic = InputHessian.allocate(IN, CPU)
+    statistic = InputHessian(IN, CPU)
     statistic.update(x_TI, 2)
     torch.testing.assert_close(statistic.hessian_II, x_TI.T @ x_TI)
     assert (statistic.num_tokens, statistic.num_sequences) == (7, 2)
@@ -103,7 +103,7 @@ def test_hessian_of_tokens_that_are_no_whole_sequences() -> None:
 @pytest.mark.parametrize("batches", [[1, 1, 1, 1, 1], [5], [2, 3]])
 def test_feature_moments(sequences: list[Tensor], batches: list[int]) -> None:
     """Mean over sequences of the token sums; variances within sequences, weighted with tokens (CONTRACTS C6)."""
-    statistic = FeatureMoments.allocate(IN, CPU)
+    statistic = FeatureMoments(IN, CPU)
     start = 0
     for size in batches:
         statistic.update(torch.cat(sequences[start : start + size]), size)
@@ -118,7 +118,7 @@ def test_feature_moments(sequences: list[Tensor], batches: list[int]) -> None:
 
 def test_feature_moments_of_sequences_of_uneven_length(sequences: list[Tensor]) -> None:
     """Longer sequences weigh more in the variance, not in the mean of the sums."""
-    statistic = FeatureMoments.allocate(IN, CPU)
+    statistic = FeatureMoments(IN, CPU)
     parts = [x[: n + 2].double().numpy() for n, x in enumerate(sequences)]
     for n, x in enumerate(sequences):
         statistic.update(x[: n + 2], 1)
@@ -130,7 +130,7 @@ def test_feature_moments_of_sequences_of_uneven_length(sequences: list[Tensor]) 
 def test_feature_moments_keep_their_digits_far_from_0() -> None:
     """Around 1000 with a spread of 0.01 a difference of squares would be off by more than the variance itself."""
     x_TI = 1000.0 + 0.01 * torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
-    statistic = FeatureMoments.allocate(2, CPU)
+    statistic = FeatureMoments(2, CPU)
     statistic.update(x_TI, 4)
     expected = np.mean([part.double().numpy().var(axis=0) for part in x_TI.split(1000)], axis=0)
     np.testing.assert_allclose(statistic.variance_I.numpy(), expected, rtol=1e-3)
@@ -138,7 +138,7 @@ def test_feature_moments_keep_their_digits_far_from_0() -> None:
 
 def test_feature_moments_of_an_input_that_never_changes() -> None:
     """Its variance is exactly 0."""
-    statistic = FeatureMoments.allocate(2, CPU)
+    statistic = FeatureMoments(2, CPU)
     statistic.update(torch.full((8, 2), 0.5), 2)
     assert statistic.variance_I.tolist() == [0.0, 0.0]
     assert statistic.mean_sum_I.tolist() == [2.0, 2.0]

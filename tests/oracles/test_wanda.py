@@ -38,7 +38,7 @@ def test_wanda(weight_OI: Tensor, pattern: Pattern) -> None:
     """
     stream = torch.Generator().manual_seed(1)
     sequences = [torch.randn(9, IN, generator=stream) * torch.linspace(0.1, 4.0, IN) for _ in range(3)]
-    norm = FeatureNorm.allocate(IN, torch.device("cpu"))
+    norm = FeatureNorm(IN, torch.device("cpu"))
     for x in sequences:
         norm.update(x, 1)
     statistics = Statistics([norm])

@@ -78,7 +78,7 @@ class LLMSurgeon(GlobalMethod):
 
         from harness.blocks.changes import ModelChange
         from harness.blocks.layers import prunable_layers
-        from harness.pruning.numerics.selection import none_removed
+        from harness.pruning.numerics.ranking import none_removed
 
         layers = {name: Layer(linear, self.prune_bias) for name, linear in prunable_layers(context.model).items()}
         removed = none_removed({name: layer.prunable(context.pattern) for name, layer in layers.items()})
@@ -97,15 +97,14 @@ class LLMSurgeon(GlobalMethod):
     def _observed(self, layers: Mapping[str, Layer], context: PruningContext, shot: int) -> CurvatureObserver:
         """The curvature of the model as it is; layers' factors are scaled one at a time, when they are asked for."""
         from harness.blocks.inputs import check_reached
-        from harness.models.objective import objective_of
-        from harness.pruning.numerics.kfac import CurvatureObserver, observe
+        from harness.pruning.numerics.kfac import CurvatureObserver
 
         batches = context.batches()
         context.reporter.start(f"prune: curvature for shot {shot} of {self.shots}, batches", len(batches))
         linears = {name: layer.linear for name, layer in layers.items()}
-        with CurvatureObserver(linears, with_bias=self.prune_bias) as observer:
-            observe(context.model, observer, objective_of(context.model), batches, context.reporter)
-        check_reached(linears, observer.reached)
+        observer = CurvatureObserver(linears, with_bias=self.prune_bias)
+        observer.observe(context.model, batches, context.reporter)
+        check_reached(linears, observer.inputs)
         return observer
 
     def _choose(
@@ -117,7 +116,7 @@ class LLMSurgeon(GlobalMethod):
         context: PruningContext,
     ) -> dict[str, Tensor]:
         """Masks of all that is removed after this shot."""
-        from harness.pruning.numerics.selection import remove_globally
+        from harness.pruning.numerics.ranking import remove_globally
 
         costs = {}
         for name, layer in layers.items():

@@ -10,14 +10,16 @@ K^-1 w_Q at Q and K_qq' = G^-1_rr' A^-1_cc'.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from harness.blocks.layers import PrunableLinear, Unfolding, input_rows, unfolding
-from harness.models.kinds.base import Objective
-from harness.models.objective import trainable
+from harness.blocks.inputs import InputObserver
+from harness.blocks.layers import PrunableLinear
+from harness.calibration.statistics import Statistic
+from harness.models.objective import objective_of, trainable
 from harness.progress import Reporter
 
 
@@ -111,24 +113,47 @@ def _damped_inverse(factor_NN: Tensor, damping: float) -> Tensor:
     return torch.cholesky_inverse(lower_NN)
 
 
+class InputGram(Statistic):
+    """Sum of x x^T over all tokens."""
+
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        super().__init__(in_features, device)
+        self.sum_II = torch.zeros(in_features, in_features, dtype=torch.float32, device=device)
+
+    def update(self, x_TI: Tensor, num_sequences: int) -> None:
+        x_TI = x_TI.detach().float()
+        self.sum_II.addmm_(x_TI.T, x_TI)
+        self.num_tokens += len(x_TI)
+
+
+class InputGramWithOne(InputGram):
+    """The same with a one behind the features, so that a bias is a column of the weight."""
+
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        super().__init__(in_features + 1, device)
+
+    def update(self, x_TI: Tensor, num_sequences: int) -> None:
+        super().update(torch.cat([x_TI, x_TI.new_ones(len(x_TI), 1)], dim=1), num_sequences)
+
+
 class CurvatureObserver:
     """Collects the factors of every linear while the model runs forward and backward.
 
-    Linears that are given the very same input one after the other share one A.
-
     Args:
-        linears: by path in the model.
-        with_bias: append a one to the inputs, so that biases are a column of the weight.
+        linears: by path in the model; those that are given the very same input share one A.
+        with_bias: biases are a column of the weight.
     """
 
     def __init__(self, linears: Mapping[str, PrunableLinear], *, with_bias: bool) -> None:
         self._linears = linears
-        self._with_bias = with_bias
-        self._input_of: dict[str, str] = {}  # the linear that a linear's A is kept under
-        self._inputs: dict[str, Tensor] = {}
+        self._gram = InputGramWithOne if with_bias else InputGram
+        self._inputs = InputObserver(linears, (self._gram,), sample_tokens=0, stop_early=False)
         self._gradients: dict[str, Tensor] = {}
-        self._tokens: dict[str, int] = {}
-        self._last: tuple[Tensor, Unfolding, str] | None = None
+
+    @property
+    def inputs(self) -> dict[str, InputGram]:
+        """Of every linear that any token reached."""
+        return {name: group.statistics[self._gram] for group in self._inputs.groups for name in group.names}
 
     def factors(self, name: str) -> Curvature | None:
         """Means over all tokens that reached the linear, balanced; None where its inputs or gradients were all 0.
@@ -136,56 +161,45 @@ class CurvatureObserver:
         Raises:
             ArithmeticError: no gradient reached it, or activations or gradients overflowed.
         """
-        input_II = self._inputs[self._input_of[name]]
-        if self._with_bias and self._linears[name].bias is None:
-            input_II = input_II[:-1, :-1]
-        count = self._tokens[name]
+        gram = self.inputs[name]
+        has_column = self._gram is InputGramWithOne and self._linears[name].bias is None
+        input_II = gram.sum_II[:-1, :-1] if has_column else gram.sum_II
         try:
             if name not in self._gradients:
                 raise ArithmeticError("the loss does not depend on its outputs")
             if not (self._gradients[name].any() and input_II.any()):
                 return None
-            return Curvature(self._gradients[name] / count, input_II / count).balanced()
+            return Curvature(self._gradients[name] / gram.num_tokens, input_II / gram.num_tokens).balanced()
         except ArithmeticError as error:
             raise ArithmeticError(f"{name}: {error}; a layer without a finite gradient cannot be ranked") from error
 
-    @property
-    def reached(self) -> set[str]:
-        """The linears that any token reached."""
-        return {name for name, count in self._tokens.items() if count}
+    def observe(self, model: nn.Module, batches: list[Tensor], reporter: Reporter) -> None:
+        """Run the model forward and backward on every batch.
 
-    def __enter__(self) -> "CurvatureObserver":
-        self._handles = [linear.register_forward_hook(self._hook(name)) for name, linear in self._linears.items()]
-        return self
+        Gradients are those of each sequence's mean loss, however the sequences are batched.
+        """
+        objective = objective_of(model)
 
-    def __exit__(self, *_: object) -> None:
-        self._last = None
-        for handle in self._handles:
-            handle.remove()
+        def backward(batch: Tensor) -> None:
+            (objective(model, batch) * len(batch)).backward()
+
+        handles = [linear.register_forward_hook(self._hook(name)) for name, linear in self._linears.items()]
+        try:
+            with trainable(model, lambda name: False):
+                for batch in batches:
+                    self._inputs.watch(partial(backward, batch), len(batch))
+                    reporter.advance()
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _hook(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
-            x_TI = input_rows(self._linears[name], args[0].detach())
-            cut = unfolding(self._linears[name])
-            if self._last is None or self._last[0] is not args[0] or self._last[1] != cut:
-                self._last = (args[0], cut, name)
-                self._add_input(name, x_TI)
-            owner = self._input_of.setdefault(name, self._last[2])
-            assert owner == self._last[2], f"{name} shared its input with {owner} before, now with {self._last[2]}"
-            self._tokens[name] = self._tokens.get(name, 0) + len(x_TI)
             if not output.requires_grad:  # nothing before it does: the parameters' gradients are not asked for
                 output.requires_grad_(True)
             output.register_hook(lambda grad: self._add_gradient(name, grad))
 
         return hook
-
-    def _add_input(self, name: str, x_TI: Tensor) -> None:
-        x_TI = x_TI.float()
-        if self._with_bias:
-            x_TI = torch.cat([x_TI, x_TI.new_ones(len(x_TI), 1)], dim=1)
-        if name not in self._inputs:
-            self._inputs[name] = x_TI.new_zeros(x_TI.shape[1], x_TI.shape[1])
-        self._inputs[name].addmm_(x_TI.T, x_TI)
 
     def _add_gradient(self, name: str, grad: Tensor) -> None:
         # A convolution's channels come before its positions, which are its tokens.
@@ -194,16 +208,3 @@ class CurvatureObserver:
         if name not in self._gradients:
             self._gradients[name] = g_TO.new_zeros(g_TO.shape[1], g_TO.shape[1])
         self._gradients[name].addmm_(g_TO.T, g_TO)
-
-
-def observe(
-    model: nn.Module, observer: CurvatureObserver, objective: Objective, batches: list[Tensor], reporter: Reporter
-) -> None:
-    """Run the model forward and backward on every batch, for an observer that has been entered.
-
-    Gradients are those of each sequence's mean loss, however the sequences are batched.
-    """
-    with trainable(model, lambda name: False):
-        for batch in batches:
-            (objective(model, batch) * len(batch)).backward()
-            reporter.advance()
