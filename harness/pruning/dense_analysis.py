@@ -48,12 +48,11 @@ class DenseAnalysis:
         prefix, blocks = decoder_blocks(self.context.model)
         return [[f"{prefix}.{index}.{name}" for name in prunable_linears(block)] for index, block in enumerate(blocks)]
 
-    def weights(self, index: int) -> dict[str, Tensor]:
-        """Copies of `weight_OI` of every linear of the dense block with that index, by path in the model."""
-        prefix = decoder_blocks(self.context.model)[0]
-        with self.context.offloading.block(index, self.context.device) as block:
-            linears = prunable_linears(block)
-            return {f"{prefix}.{index}.{name}": weight_view(linear).clone() for name, linear in linears.items()}
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Path and weight [O, I] of every prunable linear in model order, each there until the next is asked for."""
+        for index, names in enumerate(self.blocks):
+            with self.context.offloading.block(index, self.context.device) as block:
+                yield from zip(names, map(weight_view, prunable_linears(block).values()), strict=True)
 
     def observed_blocks(self, needs: Sequence[type[Statistic]]) -> Iterator[ObservedBlock]:
         """Every block with statistics of its linears' inputs, all computed by the dense model."""

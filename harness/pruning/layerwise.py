@@ -10,13 +10,11 @@ from typing import TYPE_CHECKING
 from torch import Tensor
 
 from harness.blocks.changes import ModelChange
-from harness.blocks.layers import prunable_shapes
 from harness.patterns import Pattern
 from harness.pruning.context import PruningContext, PruningOutcome
 from harness.pruning.dense_analysis import DenseAnalysis
 from harness.pruning.layer_reports import NewLayer, layer_report
 from harness.pruning.numerics.permutation import absorb
-from harness.pruning.numerics.ranking import PrunableWeights
 from harness.pruning.sequential import ObservedBlock, prune_sequentially, sample_of
 from harness.record import LayerReport
 
@@ -30,14 +28,10 @@ def prune_layers(method: LayerwiseMethod, context: PruningContext) -> PruningOut
     Raises:
         UserError: a layer cannot take its pattern, or no calibration token reaches it.
     """
-    with context.clock("prune"):
-        patterns = method.spread(PrunableWeights(context.model, context.offloading), context.pattern)
-    shapes = prunable_shapes(context.model)
-    if patterns is None and context.allocation is not None:
-        with context.clock("allocate"):
-            patterns = context.allocation.spread(DenseAnalysis(context, method))
-    patterns = patterns or dict.fromkeys(shapes, context.pattern)
-    check_patterns(patterns, shapes)
+    analysis = DenseAnalysis(context, method)
+    with context.clock("prune" if context.allocation is None else "allocate"):
+        patterns = (method if context.allocation is None else context.allocation).spread(analysis)
+    check_patterns(patterns, analysis.shapes)
     return prune_sequentially(
         context, patterns, method.needs, partial(prune_block, method), with_probes=method.permutes
     )

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ def oracle(layers: list[Any], sparsity: float) -> list[int]:
 def test_the_counts_are_those_of_a_sort(layers: list[Any], sparsity: float) -> None:
     """Exact for any float32 numbers, ties and zeros; earlier layers go first among equals."""
     weights = [(str(place), torch.from_numpy(weights)) for place, weights in enumerate(layers)]
-    found = smallest_by_layer(weights, sparsity)
+    found = smallest_by_layer(lambda: weights, sparsity)
     assert list(found) == [name for name, _ in weights]
     assert [count for count, _ in found.values()] == oracle(layers, sparsity)
     assert [size for _, size in found.values()] == [weights.size for weights in layers]
@@ -52,7 +53,7 @@ def test_half_precision_is_ranked_as_it_is(dtype: torch.dtype) -> None:
     weights = [
         (str(place), (torch.randn(60, 50, generator=stream) * scale).to(dtype)) for place, scale in enumerate((1, 2, 4))
     ]
-    found = smallest_by_layer(weights, 0.37)
+    found = smallest_by_layer(lambda: weights, 0.37)
     assert [count for count, _ in found.values()] == oracle(
         [weight_OI.float().numpy() for _, weight_OI in weights], 0.37
     )
@@ -67,14 +68,16 @@ def test_a_layers_pattern_holds_its_count(size: int, data: st.DataObject) -> Non
 
 def test_the_other_granularities_leave_layers_to_the_allocation() -> None:
     """Only `global` compares layers, and it takes no N:M, whose groups are all that is ranked."""
-    weights = [("a", torch.ones(2, 4))]
+    analysis: Any = SimpleNamespace(
+        weights=lambda: [("a", torch.ones(2, 4))], shapes={"a": (2, 4)}, pattern=Unstructured(0.5)
+    )
     for granularity in ("tensor", "row"):
         method = Magnitude(granularity)  # type: ignore[arg-type]
-        assert method.spread(weights, Unstructured(0.5)) is None
+        assert method.spread(analysis) == {"a": Unstructured(0.5)}
         assert not method.decides_layer_sparsities
         assert method.refuses(SemiStructured(2, 4)) is None
     method = Magnitude("global")
-    assert method.spread(weights, Unstructured(0.5)) == {"a": Unstructured.of_count(4, 8)}
+    assert method.spread(analysis) == {"a": Unstructured.of_count(4, 8)}
     assert method.decides_layer_sparsities
     assert "2:4" in str(method.refuses(SemiStructured(2, 4)))
 

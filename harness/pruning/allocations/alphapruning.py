@@ -56,10 +56,8 @@ class AlphaPruning(Allocation):
         return Allocation.refuses(self, pattern) or beyond_blocks(pattern)
 
     def spread(self, analysis: DenseAnalysis) -> dict[str, Pattern]:
-        alphas = [
-            fmean(self.alpha(weight_OI) for weight_OI in analysis.weights(index).values())
-            for index in range(len(analysis.blocks))
-        ]
+        by_layer = {name: self.alpha(weight_OI) for name, weight_OI in analysis.weights()}
+        alphas = [fmean(by_layer[name] for name in names) for names in analysis.blocks]
         sizes = [sum(math.prod(analysis.shapes[name]) for name in names) for names in analysis.blocks]
         sparsities = proportional(alphas, sizes, analysis.pattern.sparsity, self.epsilon)
         return spread_blocks(sparsities, analysis.blocks, analysis.shapes, analysis.pattern)

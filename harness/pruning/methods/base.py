@@ -9,7 +9,7 @@ A method is a frozen dataclass of its hyperparameters and has no state.  "Higher
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from harness.pruning.context import GlobalOutcome, PruningContext, PruningOutcome
     from harness.pruning.cutting import Candidates
+    from harness.pruning.dense_analysis import DenseAnalysis
     from harness.record import JsonValue
 
 
@@ -140,14 +141,9 @@ class LayerwiseMethod(PruningMethod):
         """Whether its weights may come with a permutation."""
         return False
 
-    def spread(self, weights: Iterable[tuple[str, Tensor]], pattern: Pattern) -> dict[str, Pattern] | None:
-        """The pattern of every layer, for a method that compares layers itself; None leaves it to the allocation.
-
-        Args:
-            weights: path and weight [O, I] of every layer in model order; it can be gone through several times, and
-                a weight is there only until the next one is asked for.
-        """
-        return None
+    def spread(self, analysis: DenseAnalysis) -> dict[str, Pattern]:
+        """The pattern of every layer by its path in the model, where no allocation says it: all alike."""
+        return dict.fromkeys(analysis.shapes, analysis.pattern)
 
     @abstractmethod
     def prune(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> PrunedWeight:

@@ -62,7 +62,7 @@ class Lottery(GlobalMethod):
     def prune_model(self, context: PruningContext) -> GlobalOutcome:
         from harness.blocks.changes import ModelChange
         from harness.blocks.layers import prunable_layers, weight_view
-        from harness.pruning.numerics.selection import none_removed
+        from harness.pruning.numerics.ranking import none_removed
 
         model = context.model
         linears = prunable_layers(model)
@@ -102,7 +102,7 @@ class Lottery(GlobalMethod):
     def _prune(
         self, scores: Mapping[str, Tensor], removed: Mapping[str, Tensor], target: tuple[Pattern, float]
     ) -> dict[str, Tensor]:
-        from harness.pruning.numerics.selection import remove_globally
+        from harness.pruning.numerics.ranking import remove_globally
 
         pattern, progress = target
         if ranks_in_groups(pattern):

@@ -7,7 +7,6 @@ weights of the model (`global`) is that of Essential Sparsity, Jaiswal et al. 20
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -19,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.calibration.statistics import Statistics
+    from harness.pruning.dense_analysis import DenseAnalysis
 
 
 @METHODS.register("magnitude")
@@ -49,12 +49,12 @@ class Magnitude(ScoreMethod):
             return f"granularity=global ranks all weights of the model, {pattern.label} those of a group only"
         return ScoreMethod.refuses(self, pattern)
 
-    def spread(self, weights: Iterable[tuple[str, Tensor]], pattern: Pattern) -> dict[str, Pattern] | None:
+    def spread(self, analysis: DenseAnalysis) -> dict[str, Pattern]:
         from harness.pruning.numerics.ranking import smallest_by_layer
 
         if self.granularity != "global":
-            return None
-        counts = smallest_by_layer(weights, pattern.sparsity)
+            return ScoreMethod.spread(self, analysis)
+        counts = smallest_by_layer(analysis.weights, analysis.pattern.sparsity)
         return {name: Unstructured.of_count(count, size) for name, (count, size) in counts.items()}
 
     def score(self, weight_OI: Tensor, stats: Statistics) -> Tensor:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from harness.patterns import SemiStructured, Unstructured
-from harness.pruning.numerics.selection import none_removed, remove_globally, smallest
+from harness.pruning.numerics.ranking import none_removed, remove_globally, smallest
 
 
 def layers(values: list[list[float]]) -> dict[str, Tensor]:
