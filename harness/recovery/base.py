@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from harness.blocks.changes import ModelChange
+from harness.job import Count, Positive
 from harness.registry import Registry
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from harness.models.kinds.base import Objective
     from harness.models.loading import LoadedModel
     from harness.progress import Reporter
 
@@ -65,14 +67,11 @@ class Recovery(ABC):
 
     Attributes:
         needs_teacher: whether it looks at the dense model, which is then opened before the pruning.
+        changes_model: whether it does anything; one that does needs the whole model in memory.
     """
 
     needs_teacher: ClassVar[bool] = False
-
-    @property
-    def changes_model(self) -> bool:
-        """Whether it does anything; one that does needs the whole model in memory."""
-        return True
+    changes_model: ClassVar[bool] = True
 
     @abstractmethod
     def recover(self, context: RecoveryContext) -> Recovered:
@@ -81,6 +80,37 @@ class Recovery(ABC):
         Raises:
             ArithmeticError: the loss is not finite any more.
         """
+
+
+@dataclass(frozen=True, slots=True)
+class MaskedTraining(Recovery):
+    """What trains the weights of the prunable layers that pruning left; its fields are those of every such recovery."""
+
+    steps: Count = 200
+    batch: Count = 64
+    learning_rate: Positive = 0.001
+
+    def trained(self, context: RecoveryContext, rows_BL: Tensor, objective: Objective | None, how: str) -> Recovered:
+        """Train the model in place and in float32: Adam, with the masks applied after every step.
+
+        Args:
+            rows_BL: what batches are drawn from.
+            objective: what is minimised on them; None = what the model is trained on.
+            how: for the record.
+        """
+        from harness.blocks.layers import prunable_layers, prunable_shapes, weight_view
+        from harness.models.objective import in_float32
+        from harness.models.training import Schedule, train
+
+        model, advance = context.model, context.reporter.advance
+        model.to(context.device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
+        with in_float32(model):
+            context.reporter.start("recover: train under the masks, steps", self.steps)
+            removed = {linear: weight_view(linear) == 0 for linear in prunable_layers(model).values()}
+            schedule = Schedule(self.steps, self.batch, self.learning_rate, context.seed, only_removed=True)
+            loss = train(model, rows_BL, schedule, removed, after_step=advance, objective=objective)
+        note = f"{how} under its masks to a loss of {loss:.4g}; the layers' output errors are those before it"
+        return Recovered(ModelChange.of_weights(prunable_shapes(model)), note)
 
 
 RECOVERIES: Registry[type[Recovery]] = Registry("recovery", "harness.recovery")

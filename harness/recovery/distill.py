@@ -8,26 +8,22 @@ from that when a batch needs them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.job import Positive
-from harness.recovery.base import RECOVERIES, RecoveryContext
-from harness.recovery.masked_finetune import MaskedFinetune
+from harness.recovery.base import RECOVERIES, MaskedTraining, Recovered, RecoveryContext
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from harness.models.kinds.base import Objective
     from harness.models.loading import LoadedModel
 
 
 @RECOVERIES.register("distill")
 @dataclass(frozen=True, slots=True)
-class Distill(MaskedFinetune):
+class Distill(MaskedTraining):
     """Adam on the weights of the prunable layers; zeros, norms, biases and embeddings stay as they are.
 
     Args:
@@ -39,10 +35,8 @@ class Distill(MaskedFinetune):
 
     temperature: Positive = 2.0
     needs_teacher = True
-    done = "distilled from the dense model"
 
-    @contextmanager
-    def lesson(self, context: RecoveryContext) -> Iterator[tuple[Tensor, Objective | None]]:
+    def recover(self, context: RecoveryContext) -> Recovered:
         import torch
 
         from harness.blocks.offload import outside_on
@@ -57,7 +51,9 @@ class Distill(MaskedFinetune):
             return divergence(teacher.logits(numbers_B), logits, self.temperature)
 
         with outside_on(context.teacher.model, device):
-            yield torch.arange(len(rows_BL))[:, None], objective
+            return self.trained(
+                context, torch.arange(len(rows_BL))[:, None], objective, "distilled from the dense model"
+            )
 
 
 class Teacher:

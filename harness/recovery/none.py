@@ -10,9 +10,7 @@ from harness.recovery.base import NO_RECOVERY, RECOVERIES, Recovered, Recovery, 
 class NoRecovery(Recovery):
     """The pruned weights as they are."""
 
-    @property
-    def changes_model(self) -> bool:
-        return False
+    changes_model = False
 
     def recover(self, context: RecoveryContext) -> Recovered:
         raise AssertionError("there is nothing to do")
