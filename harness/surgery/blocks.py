@@ -1,15 +1,13 @@
 """Whole blocks are taken out of a model, and its configuration says so."""
 
-from collections.abc import Collection, Iterator, Mapping
-from itertools import combinations, islice
-from typing import Any
+from collections.abc import Collection
 
 from transformers import PreTrainedModel
 
 from harness.blocks.changes import ModelChange
 from harness.blocks.layers import decoder_blocks
 from harness.errors import UserError
-from harness.surgery.configuration import MOST_TRIES, Fields, apply_fields, made_with, shapes_of
+from harness.surgery.configuration import Fields, apply_fields, first_that_makes, made_with, shapes_of, subsets
 
 
 def remove_blocks(model: PreTrainedModel, gone: Collection[int]) -> ModelChange:
@@ -43,14 +41,16 @@ def _fields_without(model: PreTrainedModel, gone: Collection[int]) -> Fields:
     wanted = shapes_of(skeleton)
     values = model.config.get_text_config().to_dict()
     shorter = {name: new for name, value in values.items() if (new := _shortened(value, count, gone)) is not None}
-    for fields in islice(_sets(shorter), MOST_TRIES):
-        made = made_with(model, fields)
-        if made is not None and shapes_of(made) == wanted:
-            return fields
-    raise UserError(
-        f"{type(model).__name__} cannot be made with {count - len(gone)} of {count} blocks: no field of its "
-        "configuration is their number; allowed: models whose configuration has one"
-    )
+    lists = {name: value for name, value in shorter.items() if isinstance(value, list)}  # always: of single blocks
+    numbers = [name for name in shorter if name not in lists]
+    tried = (lists | {name: shorter[name] for name in names} for names in subsets(numbers, 1, len(numbers)))
+    fields = first_that_makes(model, tried, wanted)
+    if fields is None:
+        raise UserError(
+            f"{type(model).__name__} cannot be made with {count - len(gone)} of {count} blocks: no field of its "
+            "configuration is their number; allowed: models whose configuration has one"
+        )
+    return fields
 
 
 def _shortened(value: object, count: int, gone: Collection[int]) -> object | None:
@@ -58,12 +58,3 @@ def _shortened(value: object, count: int, gone: Collection[int]) -> object | Non
     if isinstance(value, list) and len(value) == count:
         return [each for index, each in enumerate(value) if index not in gone]
     return count - len(gone) if type(value) is int and value == count else None
-
-
-def _sets(fields: Mapping[str, Any]) -> Iterator[Fields]:
-    """Lists always, since they speak of single blocks; of the numbers one, then two, and so on."""
-    lists = {name: value for name, value in fields.items() if isinstance(value, list)}
-    numbers = [name for name in fields if name not in lists]
-    for size in range(1, len(numbers) + 1):
-        for names in combinations(numbers, size):
-            yield lists | {name: fields[name] for name in names}

@@ -9,88 +9,84 @@ from transformers.pytorch_utils import Conv1D
 from harness.blocks.changes import ModelChange, Shape
 from harness.blocks.layers import PrunableLinear, weight_view
 from harness.surgery.dependencies import DependencyGroup
-from harness.surgery.influence import Run, scratch_copy
+from harness.surgery.influence import Run, row_tensors, scratch_copy
 
 NO_EFFECT = 1e-3
 """Of the change that a wrong block makes: less is rounding."""
 
 
-def channel_order(dependency_group: DependencyGroup, order_I: Tensor) -> Tensor | None:
+def channel_order(group: DependencyGroup, order_I: Tensor) -> Tensor | None:
     """The order [C] of channels that makes `order_I` of the consumer's columns, None where no order of channels does.
 
     Args:
         order_I: place i is to hold what column `order_I[i]` holds now.
     """
-    channel_of_I = torch.empty(dependency_group.columns_CK.numel(), dtype=torch.long)
-    channel_of_I[dependency_group.columns_CK.reshape(-1)] = torch.arange(
-        dependency_group.num_channels
-    ).repeat_interleave(dependency_group.columns_CK.shape[1])
-    wanted_CK = order_I.cpu()[dependency_group.columns_CK]
+    channel_of_I = torch.empty(group.columns_CK.numel(), dtype=torch.long)
+    channel_of_I[group.columns_CK.reshape(-1)] = torch.arange(group.num_channels).repeat_interleave(
+        group.columns_CK.shape[1]
+    )
+    wanted_CK = order_I.cpu()[group.columns_CK]
     order_C = channel_of_I[wanted_CK[:, 0]]
-    return order_C if torch.equal(dependency_group.columns_CK[order_C], wanted_CK) else None
+    return order_C if torch.equal(group.columns_CK[order_C], wanted_CK) else None
 
 
 @torch.no_grad()
-def reorder(
-    block: nn.Module, dependency_group: DependencyGroup, order_C: Tensor, *, consumer: bool = True
-) -> ModelChange:
+def reorder(block: nn.Module, group: DependencyGroup, order_C: Tensor, *, consumer: bool = True) -> ModelChange:
     """Let channels change places, in place: channel c becomes what channel `order_C[c]` is now.
 
     Args:
         consumer: reorder the consumer's columns, too; without, the block computes something else.
     """
-    before = _shapes(block, dependency_group)
-    for name, rows_CM in {**dependency_group.producers, **dependency_group.norms}.items():
-        for tensor in _row_tensors(block.get_submodule(name)).values():
+    before = _shapes(block, group)
+    for name, rows_CM in {**group.producers, **group.norms}.items():
+        for tensor in row_tensors(block.get_submodule(name)).values():
             old = tensor.clone()
             tensor[rows_CM.to(tensor.device)] = old[rows_CM[order_C].to(tensor.device)]
     if consumer:
-        weight_OI = weight_view(linear_at(block, dependency_group.consumer))
+        weight_OI = weight_view(linear_at(block, group.consumer))
         old_OI = weight_OI.clone()
-        columns_CK = dependency_group.columns_CK.to(weight_OI.device)
+        columns_CK = group.columns_CK.to(weight_OI.device)
         weight_OI[:, columns_CK] = old_OI[:, columns_CK[order_C.to(weight_OI.device)]]
-    return _change(block, dependency_group, before)
+    return _change(block, group, before)
 
 
 @torch.no_grad()
-def reorders_cleanly(block: nn.Module, run: Run, dependency_group: DependencyGroup, order_C: Tensor) -> bool:
+def reorders_cleanly(block: nn.Module, run: Run, group: DependencyGroup, order_C: Tensor) -> bool:
     """Whether the block computes the same after `reorder`, and something else after half of it.
 
     Channels that feed anything but the consumer, and those of different attention heads, cannot change places.
     """
     before = run(scratch_copy(block))
     whole, half = scratch_copy(block), scratch_copy(block)
-    reorder(whole, dependency_group, order_C)
-    reorder(half, dependency_group, order_C, consumer=False)
+    reorder(whole, group, order_C)
+    reorder(half, group, order_C, consumer=False)
     return same(before, run(whole), run(half))
 
 
 @torch.no_grad()
-def cut(block: nn.Module, dependency_group: DependencyGroup, kept_C: Tensor) -> ModelChange:
+def cut(block: nn.Module, group: DependencyGroup, kept_C: Tensor) -> ModelChange:
     """Cut out all channels but those with the numbers `kept_C`, in ascending order; layers shrink, order stays."""
-    before = _shapes(block, dependency_group)
+    before = _shapes(block, group)
     kept_C = kept_C.cpu()
-    for name, rows_CM in {**dependency_group.producers, **dependency_group.norms}.items():
+    for name, rows_CM in {**group.producers, **group.norms}.items():
         _keep_rows(block.get_submodule(name), rows_CM[kept_C].reshape(-1).sort().values)
-    _keep_columns(
-        linear_at(block, dependency_group.consumer), dependency_group.columns_CK[kept_C].reshape(-1).sort().values
-    )
-    for path, names in dependency_group.sizes.items():
+    _keep_columns(linear_at(block, group.consumer), group.columns_CK[kept_C].reshape(-1).sort().values)
+    for path, names in group.sizes.items():
         part = block.get_submodule(path)
         for name in names:
-            setattr(part, name, getattr(part, name) // dependency_group.num_channels * len(kept_C))
-    return _change(block, dependency_group, before)
+            setattr(part, name, getattr(part, name) // group.num_channels * len(kept_C))
+    return _change(block, group, before)
 
 
 @torch.no_grad()
-def cuts_cleanly(block: nn.Module, run: Run, dependency_group: DependencyGroup, kept_C: Tensor) -> bool:
+def cuts_cleanly(block: nn.Module, run: Run, group: DependencyGroup, kept_C: Tensor) -> bool:
     """Whether the block computes after `cut` what it computes when the consumer does not read the other channels."""
     shrunk, blind = scratch_copy(block), scratch_copy(block)
-    gone_C = torch.ones(dependency_group.num_channels, dtype=torch.bool)
+    gone_C = torch.ones(group.num_channels, dtype=torch.bool)
     gone_C[kept_C.cpu()] = False
-    weight_OI = weight_view(linear_at(blind, dependency_group.consumer))
-    weight_OI[:, dependency_group.columns_CK[gone_C].reshape(-1).to(weight_OI.device)] = 0.0
-    cut(shrunk, dependency_group, kept_C)
+    weight_OI = weight_view(linear_at(blind, group.consumer))
+    weight_OI[:, group.columns_CK[gone_C].reshape(-1).to(weight_OI.device)] = 0.0
+    cut(shrunk, group, kept_C)
     try:
         after = run(shrunk)
     except (RuntimeError, ValueError):  # the block's own code counts on the old shape
@@ -98,19 +94,19 @@ def cuts_cleanly(block: nn.Module, run: Run, dependency_group: DependencyGroup, 
     return same(run(blind), after, run(scratch_copy(block)))
 
 
-def producer_rows(block: nn.Module, dependency_group: DependencyGroup) -> list[Tensor]:
+def producer_rows(block: nn.Module, group: DependencyGroup) -> list[Tensor]:
     """The weights that make each channel: [C, N], one tensor a producer, or two of one that holds two of its rows."""
     found = []
-    for name, rows_CM in dependency_group.producers.items():
+    for name, rows_CM in group.producers.items():
         weight_OI = weight_view(linear_at(block, name))
         found += [weight_OI[rows_C.to(weight_OI.device)] for rows_C in rows_CM.unbind(dim=1)]
     return found
 
 
-def consumer_columns(block: nn.Module, dependency_group: DependencyGroup) -> Tensor:
+def consumer_columns(block: nn.Module, group: DependencyGroup) -> Tensor:
     """The weights that read each channel: [C, O, K]."""
-    weight_OI = weight_view(linear_at(block, dependency_group.consumer))
-    return weight_OI[:, dependency_group.columns_CK.to(weight_OI.device)].transpose(0, 1)
+    weight_OI = weight_view(linear_at(block, group.consumer))
+    return weight_OI[:, group.columns_CK.to(weight_OI.device)].transpose(0, 1)
 
 
 @torch.no_grad()
@@ -124,23 +120,23 @@ def add_bias(block: nn.Module, name: str, bias_O: Tensor) -> ModelChange:
     return ModelChange(tensors=frozenset({f"{name}.bias"}))
 
 
-def _shapes(block: nn.Module, dependency_group: DependencyGroup) -> dict[str, Shape]:
+def _shapes(block: nn.Module, group: DependencyGroup) -> dict[str, Shape]:
     """Shapes [O, I] of the linears that have the channels."""
     found = {}
-    for name in (*dependency_group.producers, dependency_group.consumer):
+    for name in (*group.producers, group.consumer):
         rows, columns = weight_view(linear_at(block, name)).shape
         found[name] = (rows, columns)
     return found
 
 
-def _change(block: nn.Module, dependency_group: DependencyGroup, before: Mapping[str, Shape]) -> ModelChange:
+def _change(block: nn.Module, group: DependencyGroup, before: Mapping[str, Shape]) -> ModelChange:
     """What changes in a block whose channels were changed."""
-    now = _shapes(block, dependency_group)
+    now = _shapes(block, group)
     beside = {
         f"{name}.{tensor}"
-        for name in (*dependency_group.producers, *dependency_group.norms)
-        for tensor in _row_tensors(block.get_submodule(name))
-        if name in dependency_group.norms or tensor != "weight"
+        for name in (*group.producers, *group.norms)
+        for tensor in row_tensors(block.get_submodule(name))
+        if name in group.norms or tensor != "weight"
     }
     return ModelChange({name: (shape, now[name]) for name, shape in before.items()}, frozenset(beside))
 
@@ -152,15 +148,8 @@ def linear_at(block: nn.Module, name: str) -> PrunableLinear:
     return part
 
 
-def _row_tensors(part: nn.Module) -> Mapping[str, Tensor]:
-    """Views of a layer's tensors that have one row an output, by name."""
-    weight = weight_view(part) if isinstance(part, PrunableLinear) else part.weight
-    named = {"weight": weight} | {name: getattr(part, name, None) for name in ("bias", "running_mean", "running_var")}
-    return {name: tensor.data for name, tensor in named.items() if isinstance(tensor, Tensor)}
-
-
 def _keep_rows(part: nn.Module, rows: Tensor) -> None:
-    for name, tensor in _row_tensors(part).items():
+    for name, tensor in row_tensors(part).items():
         _replace(part, name, tensor[rows.to(tensor.device)])
     for attribute in ("out_features", "nf", "out_channels") if isinstance(part, PrunableLinear) else ("num_features",):
         if hasattr(part, attribute):

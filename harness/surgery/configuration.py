@@ -1,9 +1,10 @@
 """The configuration of a model whose layers have shrunk, found by trying fields, with no code per family."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import combinations, islice
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import nn
@@ -25,6 +26,12 @@ Shapes = dict[str, tuple[int, ...]]
 BlockCuts = Sequence[tuple[DependencyGroup, int]]
 """What is cut in one block: dependency groups, and how many of their channels or heads stay."""
 Fields = dict[str, Any]
+T = TypeVar("T")
+
+
+def subsets(items: Sequence[T], least: int, most: int) -> Iterator[tuple[T, ...]]:
+    """Sets of `least` to `most` of the items, small ones first, and not more than are worth a try."""
+    return islice((each for size in range(least, most + 1) for each in combinations(items, size)), MOST_TRIES)
 
 
 def fields_after(model: PreTrainedModel, cuts: Sequence[BlockCuts], first: nn.Module, probe: Probe) -> Fields:
@@ -48,21 +55,33 @@ def fields_after(model: PreTrainedModel, cuts: Sequence[BlockCuts], first: nn.Mo
         sizes = {group.num_channels: kept for block in cuts for group, kept in block if group.unit == unit}
         if not sizes:
             continue
-        for so_far, block in zip(done, cuts, strict=True):
-            so_far += [each for each in block if each[0].unit == unit]
+        for of_block, block in zip(done, cuts, strict=True):
+            of_block += [each for each in block if each[0].unit == unit]
         wanted = _shapes_after(model, done)
-        for fields in islice(candidates(model, found, sizes, wanted), MOST_TRIES):
-            made = made_with(model, found | fields)
-            if made is not None and shapes_of(made) == wanted and _computes(made, first, done[0], probe):
-                found |= fields
-                break
-        else:
+        tried = (found | fields for fields in candidates(model, found, sizes, wanted))
+        so_far = first_that_makes(model, tried, wanted, partial(_computes, first, done[0], probe))
+        if so_far is None:
             old, new = next(iter(sizes.items()))
             raise UserError(
                 f"{type(model).__name__} cannot be saved with {new} of {old} {unit}s: no field of its configuration is "
                 "their number; allowed: models whose configuration has one"
             )
+        found = so_far
     return found
+
+
+def first_that_makes(
+    model: PreTrainedModel,
+    tried: Iterable[Fields],
+    wanted: Shapes,
+    computes: Callable[[PreTrainedModel], bool] = lambda _: True,
+) -> Fields | None:
+    """The first fields with which the configuration makes a model of the wanted shapes that computes what it should."""
+    for fields in islice(tried, MOST_TRIES):
+        made = made_with(model, fields)
+        if made is not None and shapes_of(made) == wanted and computes(made):
+            return fields
+    return None
 
 
 def apply_fields(model: PreTrainedModel, fields: Mapping[str, Any]) -> ModelChange:
@@ -84,8 +103,8 @@ def _shapes_after(model: PreTrainedModel, cuts: Sequence[BlockCuts]) -> Shapes:
     skeleton = made_with(model, {})
     assert skeleton is not None, "the model has been made of its configuration"
     for block, block_cuts in zip(decoder_blocks(skeleton)[1], cuts, strict=True):
-        for dependency_group, kept in block_cuts:
-            cut(block, dependency_group, torch.arange(kept))
+        for group, kept in block_cuts:
+            cut(block, group, torch.arange(kept))
     return shapes_of(skeleton)
 
 
@@ -104,11 +123,11 @@ def made_with(model: PreTrainedModel, fields: Mapping[str, Any]) -> PreTrainedMo
 
 
 @torch.no_grad()
-def _computes(made: PreTrainedModel, first: nn.Module, cuts: BlockCuts, probe: Probe) -> bool:
+def _computes(first: nn.Module, cuts: BlockCuts, probe: Probe, made: PreTrainedModel) -> bool:
     """Whether the first block of a new model computes what `first` does after its cuts, with the same weights."""
     dense, shrunk = scratch_copy(first), scratch_copy(first)
-    for dependency_group, kept in cuts:
-        cut(shrunk, dependency_group, torch.arange(kept))
+    for group, kept in cuts:
+        cut(shrunk, group, torch.arange(kept))
     block = decoder_blocks(made)[1][0].float().to_empty(device=probe.device).eval()
     block.load_state_dict(shrunk.state_dict())
     buffers = dict(shrunk.named_buffers())
@@ -126,9 +145,8 @@ def _channel_fields(
     """Changes to try: every field that names the sizes, alone and then together; then every unset field."""
     values = model.config.get_text_config().to_dict()
     named = {name: new for name, value in values.items() if (new := _resized(value, sizes)) is not None}
-    for count in range(1, len(named) + 1):
-        for names in combinations(named, count):
-            yield {name: named[name] for name in names}
+    for names in subsets(list(named), 1, len(named)):
+        yield {name: named[name] for name in names}
     if len(set(sizes.values())) == 1:
         (kept,) = set(sizes.values())
         for name, value in values.items():
@@ -151,7 +169,9 @@ def _head_fields(model: PreTrainedModel, found: Fields, sizes: Mapping[int, int]
     if len(sizes) > 1:
         return
     ((heads, kept),) = sizes.items()
-    now = shapes_of(model) if not found else shapes_of(_of_found(model, found))
+    before = made_with(model, found)
+    assert before is not None, "fields that were found make a model"
+    now = shapes_of(before)
     multiples = {
         name: value // heads * kept
         for name, value in model.config.get_text_config().to_dict().items()
@@ -163,12 +183,5 @@ def _head_fields(model: PreTrainedModel, found: Fields, sizes: Mapping[int, int]
         shapes = None if made is None else shapes_of(made)
         if shapes is None or all(shapes.get(each) == now[each] for each in now if now[each] == wanted[each]):
             fitting.append(name)  # alone it may make no model, such as fewer queries than keys
-    for count in (1, 2, 3):
-        for names in combinations(fitting, count):
-            yield {name: multiples[name] for name in names}
-
-
-def _of_found(model: PreTrainedModel, found: Fields) -> PreTrainedModel:
-    made = made_with(model, found)
-    assert made is not None, "fields that were found make a model"
-    return made
+    for names in subsets(fitting, 1, 3):
+        yield {name: multiples[name] for name in names}

@@ -62,14 +62,10 @@ class Influence:
 
 
 def row_tensors(part: nn.Module) -> dict[str, Tensor]:
-    """Views of what a layer has of each of its outputs, [O, ...] by name; only what scales the output of a norm."""
-    if isinstance(part, _BatchNorm):
-        scale = part.weight if part.affine else part.running_var
-        assert scale is not None, "a batch normalisation in evaluation mode has running statistics or a scale"
-        return {"scale": scale.data}
-    assert isinstance(part, PrunableLinear), f"rows are of linears and normalisations, not of {type(part).__name__}"
-    bias = {"bias": part.bias.data} if isinstance(part.bias, Tensor) else {}
-    return {"weight": weight_view(part), **bias}
+    """Views of a linear's or normalisation's tensors that have one row an output, [O, ...] by name."""
+    weight = weight_view(part) if isinstance(part, PrunableLinear) else part.weight
+    named = {"weight": weight} | {name: getattr(part, name, None) for name in ("bias", "running_mean", "running_var")}
+    return {name: tensor.data for name, tensor in named.items() if isinstance(tensor, Tensor)}
 
 
 def num_inputs(linear: PrunableLinear) -> int:

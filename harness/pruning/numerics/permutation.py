@@ -142,20 +142,14 @@ def absorb(
     from harness.surgery.channels import channel_order, reorder, reorders_cleanly
     from harness.surgery.dependencies import find_dependency_groups
 
-    dependency_groups = {
-        dependency_group.consumer: dependency_group for dependency_group in find_dependency_groups(block, run)
-    }
+    groups = {group.consumer: group for group in find_dependency_groups(block, run)}
     written: dict[int, str] = {}
     said, change = {}, ModelChange()
     for name, order_I in orders.items():
-        dependency_group = dependency_groups.get(name)
-        order_C = channel_order(dependency_group, order_I) if dependency_group is not None else None
-        if (
-            dependency_group is not None
-            and order_C is not None
-            and reorders_cleanly(block, run, dependency_group, order_C)
-        ):
-            change = change.then(reorder(block, dependency_group, order_C))
+        group = groups.get(name)
+        order_C = channel_order(group, order_I) if group is not None else None
+        if group is not None and order_C is not None and reorders_cleanly(block, run, group, order_C):
+            change = change.then(reorder(block, group, order_C))
             said[name] = describe(order_I, absorbed=True)
         else:
             said[name] = describe(order_I, absorbed=False, same_as=written.get(id(order_I)))

@@ -10,8 +10,7 @@ from transformers import FalconConfig, FalconForCausalLM, Phi3Config, Phi3ForCau
 from harness.blocks.layers import weight_view
 from harness.surgery.channels import cut, reorders_cleanly
 from harness.surgery.dependencies import DependencyGroup
-from harness.surgery.free import free_dependency_groups
-from harness.surgery.heads import find_heads
+from harness.surgery.free import find_heads, free_dependency_groups
 from tests.families import HIDDEN, INNER, VOCAB, tiny_model
 from tests.surgery.test_dependencies import probe_of
 
