@@ -51,7 +51,7 @@ def config_of(record: RunRecord) -> dict[str, JsonValue]:
 def stamp_of(record: RunRecord, project: str, entity: str | None) -> bytes:
     """What is kept in the folder of an offline run: the record, and where the run is meant to go; equal for equal runs.
 
-    Not its group and its model, which a record that is mirrored again cannot tell.
+    Not its model, which a record that is mirrored again cannot tell.
     """
     return json.dumps({"layout": LAYOUT, "project": project, "entity": entity, **packed(record)}, indent=1).encode()
 

@@ -12,10 +12,10 @@ import glob
 import logging
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from harness.data.files import read_file
 from harness.errors import UserError, first_line, unknown
@@ -44,14 +44,12 @@ class Destination:
     Args:
         folder: W&B's folder, ``<results_dir>/wandb``.
         project, entity: of Weights & Biases; entity None = the user's default.
-        group: the sweep; None = the one that the record's command names.
         model: folder of the pruned model that goes along as an artifact; None = none does.
     """
 
     folder: Path
     project: str
     entity: str | None = None
-    group: str | None = None
     model: Path | None = None
 
     def __post_init__(self) -> None:
@@ -72,7 +70,11 @@ def mirror(record: RunRecord, mode: str, destination: Destination) -> None:
     if mode == "disabled" or (mode == "auto" and os.environ.get("WANDB_MODE") == "disabled"):
         return
     try:
-        run, _ = _write(record, destination, _by_id(destination.folder))
+        (outcome,) = rebuild([record], destination)
+        if outcome.state == "failed":
+            LOGGER.warning("W&B did not take %s: %s (its record is saved)", record.job_id, outcome.message)
+            return
+        (run,) = _by_id(destination.folder)[content.run_id(record.job_id)]
         online = mode == "online" or (mode == "auto" and os.environ.get("WANDB_MODE") != "offline")
         if is_uploaded(run) or not online or (mode == "auto" and not client.logged_in()):
             return
@@ -89,29 +91,30 @@ def rebuild(records: Iterable[RunRecord], destination: Destination) -> Iterator[
     Twice the same records is the same runs: ids come from the jobs, and what is unchanged is not touched.  A record
     that W&B cannot take does not stop the others.
     """
+    import wandb
+
     present = _by_id(destination.folder)
+    written: list[tuple[str, Path, bytes]] = []
     for record in records:
+        stamp = content.stamp_of(record, destination.project, destination.entity)
+        earlier = present.get(content.run_id(record.job_id), [])
         try:
-            yield Outcome(record.job_id, _write(record, destination, present)[1])
+            if len(earlier) == 1 and _holds(earlier[0], stamp):
+                yield Outcome(record.job_id, "unchanged")
+                continue
+            for folder in earlier:  # of one id there is one run
+                shutil.rmtree(folder)
+            written.append((record.job_id, _write_offline(record, destination), stamp))
         except Exception as error:  # one broken run or folder must not cost the mirror of the others
             yield Outcome(record.job_id, "failed", first_line(error))
-
-
-def _write(
-    record: RunRecord, destination: Destination, present: Mapping[str, list[Path]]
-) -> tuple[Path, Literal["written", "unchanged"]]:
-    """The record's run folder, written unless it is there unchanged; other folders of the id go, so it is one run."""
-    if destination.group is None:
-        destination = replace(destination, group=content.group_of(record))
-    earlier = present.get(content.run_id(record.job_id), [])
-    stamp = content.stamp_of(record, destination.project, destination.entity)
-    if len(earlier) == 1 and _holds(earlier[0], stamp):
-        return earlier[0], "unchanged"
-    for folder in earlier:
-        shutil.rmtree(folder)
-    written = _write_offline(record, destination)
-    (written / STAMP).write_bytes(stamp)  # last: a run without one is not whole
-    return written, "written"
+    if written:
+        wandb.teardown()  # W&B's service writes on when a run is finished: only when it has ended its logs are whole
+    for job_id, run, stamp in written:
+        try:
+            (run / STAMP).write_bytes(stamp)  # last: a run without one is not whole
+            yield Outcome(job_id, "written")
+        except OSError as error:
+            yield Outcome(job_id, "failed", first_line(error))
 
 
 def _holds(run_folder: Path, stamp: bytes) -> bool:
@@ -152,7 +155,7 @@ def _write_offline(record: RunRecord, destination: Destination) -> Path:
             mode="offline",
             project=destination.project,
             entity=destination.entity,
-            group=destination.group or None,
+            group=content.group_of(record),
             id=identity,
             name=record.job_id,
             notes=content.notes_of(record),

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 
 from harness.errors import UserError
 from harness.record import RunRecord
 from harness.tracking.wandb import mirror as wandb_mirror
-from harness.tracking.wandb.client import Outcome
 from harness.tracking.wandb.mirror import Destination, mirror, rebuild
 from harness.tracking.wandb.read import STAMP
 from tests.tracking.conftest import KEY
@@ -29,7 +29,7 @@ pytestmark = pytest.mark.usefixtures("nobody")
 
 
 def _mirror(record: RunRecord, folder: Path, mode: str = "offline") -> None:
-    mirror(record, mode, Destination(folder, "bench", group="sweep"))
+    mirror(record, mode, Destination(folder, "bench"))
 
 
 def _inspect(run: Path, *options: str) -> str:
@@ -62,7 +62,7 @@ def test_offline_run_holds_the_whole_record(folder: Path, make_record: RecordMak
     assert shown["summary"]["acc_norm/piqa:first100:v1.0"] == 0.62
     assert shown["summary"]["made/commit"] == "c0ffee"
     log = [json.loads(line) for line in _inspect(run).splitlines()]
-    assert [entry["run"]["run_group"] for entry in log if entry["type"] == "run"] == ["sweep"]
+    assert [entry["run"]["run_group"] for entry in log if entry["type"] == "run"] == ["runs"]
     lines = [entry["history"]["item"] for entry in log if entry["type"] == "history"]
     assert lines[0] | {"block": 0, "layer_error/q_proj": 0.125, "layer_sparsity/k_proj": 0.5} == lines[0]
     assert not [name for name in shown["summary"] if name == "block" or name.startswith("layer_error/")]
@@ -77,6 +77,25 @@ def test_failed_job_is_a_failed_run(folder: Path, make_record: RecordMaker) -> N
     shown = json.loads(_inspect(_runs(folder)[0], "--summary"))
     assert shown["exit_code"] == 1
     assert "failed" in shown["tags"]
+
+
+def test_a_run_that_counts_as_written_is_whole(
+    folder: Path, make_record: RecordMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """W&B's service writes the log on when a run has finished: the stamp waits for the service's end."""
+    seen = []
+    teardown = wandb.teardown
+
+    def ends() -> None:
+        seen.extend(run / STAMP for run in _runs(folder) if (run / STAMP).exists())
+        teardown()
+        seen.extend(log.stat().st_size for log in folder.glob("offline-run-*/*.wandb"))
+
+    monkeypatch.setattr(wandb, "teardown", ends)
+    _mirror(make_record(), folder)
+    (run,) = _runs(folder)
+    assert seen == [next(run.glob("*.wandb")).stat().st_size]
+    assert (run / STAMP).exists()
 
 
 def test_mirroring_again_leaves_one_run(folder: Path, make_record: RecordMaker) -> None:
@@ -145,7 +164,6 @@ def test_broken_tracker_is_one_warning(
     folder: Path, make_record: RecordMaker, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Whatever W&B raises, the job goes on; the line names the job and the reason."""
-    import wandb
 
     def broken(**_: Any) -> None:
         raise RuntimeError("the service is gone\nsecond line")
@@ -236,9 +254,9 @@ def test_one_record_that_cannot_be_mirrored_does_not_stop_the_others(
         return run
 
     monkeypatch.setattr(wandb_mirror, "_write_offline", fake)
-    outcomes = list(rebuild(records, Destination(folder, "bench")))
-    assert [outcome.state for outcome in outcomes] == ["written", "failed", "written"]
-    assert outcomes[1] == Outcome(records[1].job_id, "failed", "OSError: the disk is full")
+    outcomes = {outcome.run: outcome for outcome in rebuild(records, Destination(folder, "bench"))}
+    assert [outcomes[record.job_id].state for record in records] == ["written", "failed", "written"]
+    assert outcomes[records[1].job_id].message == "OSError: the disk is full"
 
 
 def test_saved_model_goes_along_when_asked(folder: Path, make_record: RecordMaker, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _write(records: list[RunRecord], folder: Path) -> None:
-    assert {outcome.state for outcome in rebuild(records, Destination(folder, "bench", group="sweep"))} == {"written"}
+    assert {outcome.state for outcome in rebuild(records, Destination(folder, "bench"))} == {"written"}
 
 
 def test_online_run_is_uploaded_once(
@@ -37,10 +37,10 @@ def test_online_run_is_uploaded_once(
     """The server gets id, group, tags, config, summary and table, also from a relative path; a later sync is idle."""
     record = make_record()
     with caplog.at_level(logging.WARNING):
-        mirror(record, "online", Destination(folder.relative_to(Path.cwd()), "bench", group="sweep"))
+        mirror(record, "online", Destination(folder.relative_to(Path.cwd()), "bench"))
     assert [entry.getMessage() for entry in caplog.records if entry.name.startswith("harness")] == []
     created = server.runs[0]
-    assert (created["name"], created["groupName"], created["project"]) == (record.job_id, "sweep", "bench")
+    assert (created["name"], created["groupName"], created["project"]) == (record.job_id, "runs", "bench")
     assert "wanda" in created["tags"]
     assert json.loads(created["config"])["job_id"] == {"value": record.job_id}
     assert server.summaries[record.job_id]["perplexity/wikitext2:seq2048:v1"] == 31.5
