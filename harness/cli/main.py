@@ -5,8 +5,10 @@ import json
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from harness.cli import doctor as cli_doctor
@@ -16,6 +18,7 @@ from harness.cli import reports as cli_reporting
 from harness.cli import wandb as cli_tracking
 from harness.cli.console import Run, print_rich, table_of
 from harness.errors import SET_ASIDE, UserError
+from harness.tracking.redact import DiscreetFormatter, without_secrets
 
 if TYPE_CHECKING:
     from harness.config.request import Refusal
@@ -46,13 +49,16 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     options, rest = _parser().parse_known_args(arguments)
     if rest and not options.takes_overrides:
         _parser().error(f"unrecognized arguments: {' '.join(rest)}")
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    log = logging.StreamHandler()
+    log.setFormatter(DiscreetFormatter("%(levelname)s: %(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[log])
+    sys.excepthook = _say_bug
     # The hub's client warns at every retry; what could not be had in the end is our one line.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         sys.exit(options.command(options, rest) or (EXIT_FAILED if SET_ASIDE else 0))
     except UserError as error:
-        print(f"prunebench: {error}", file=sys.stderr)
+        print(without_secrets(f"prunebench: {error}"), file=sys.stderr)
         sys.exit(EXIT_USER)
     except KeyboardInterrupt:
         print("prunebench: interrupted; finished jobs are kept, the same command goes on from there", file=sys.stderr)
@@ -62,6 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
         sys.exit(0)
 
 
+def _say_bug(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The traceback of an error of ours, on standard error."""
+    sys.stderr.write(without_secrets("".join(traceback.format_exception(kind, error, trace))))
+
+
 def _run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from harness.jobs.launch import JobsFailedError, launch
 
@@ -69,7 +80,7 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
         launch(overrides, multirun=options.multirun)
     except JobsFailedError as error:
         for job_id, reason in error.failures:
-            print(f"failed: {job_id}: {reason}", file=sys.stderr)
+            print(without_secrets(f"failed: {job_id}: {reason}"), file=sys.stderr)
         return EXIT_USER if error.user else EXIT_FAILED
     return 0
 

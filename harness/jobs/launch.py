@@ -20,6 +20,7 @@ from harness.record import RunRecord
 from harness.tracking.answers import with_questions
 from harness.tracking.live import running, sweeping
 from harness.tracking.provenance import checkout_state
+from harness.tracking.redact import record_without_secrets, without_secrets
 from harness.tracking.store import RecordStore
 from harness.tracking.wandb.mirror import Destination, mirror
 
@@ -162,7 +163,7 @@ def _run_and_save(request: JobRequest, store: RecordStore) -> RunRecord:
         finished = _run(request, store, found[0] if found else None, work)
         if request.options.save_model is None:
             work.close()  # before the record, with which a rerun would look no further
-        record, questions = with_questions(finished.record, finished.answers, found)
+        record, questions = with_questions(record_without_secrets(finished.record), finished.answers, found)
         path = store.save(record, questions)
         hand_over(request)
     values = ", ".join(
@@ -183,13 +184,14 @@ def _run(request: JobRequest, store: RecordStore, previous: RunRecord | None, wo
             return run_job(request, previous, reporter, place, PROCESS_CACHE)
     except UserError as error:
         if request.options.in_sweep:  # a single job's mistake is told once, by the command line
-            console.print(f"{job_id}: refused: {error}")
+            console.print(without_secrets(f"{job_id}: refused: {error}"))
         raise
     except Exception as error:
-        path = store.save(failed_record(request, traceback.format_exc()))
+        failed = record_without_secrets(failed_record(request, traceback.format_exc()))
+        path = store.save(failed)
         if not request.options.in_sweep:
-            console.print(traceback.format_exc().rstrip())
-        console.print(f"{job_id}: FAILED: {type(error).__name__}: {error}; traceback in {path}")
+            console.print(str(failed.error).rstrip())
+        console.print(without_secrets(f"{job_id}: FAILED: {type(error).__name__}: {error}; traceback in {path}"))
         raise
 
 
@@ -200,7 +202,6 @@ def _mirror(record: RunRecord, request: JobRequest) -> None:
             folder=request.options.results_dir / "wandb",
             project=tracking.project,
             entity=tracking.entity,
-            group=request.options.sweep,
             model=request.options.save_model if tracking.log_model else None,
         )
         mirror(record, tracking.mode, destination)
