@@ -3,6 +3,8 @@
 import errno
 import os
 import stat
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
 KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFCHR: "a device", stat.S_IFBLK: "a device"}
@@ -21,3 +23,32 @@ def read_file(path: Path) -> bytes:
         raise OSError(errno.EINVAL, f"it is {KINDS.get(kind, 'no file')}", str(path))
     with open(descriptor, "rb") as file:
         return file.read()
+
+
+def write_file(path: Path, data: bytes, *, durable: bool = True) -> None:
+    """Readers see the old file or the new one, whole, also after a kill; no half file stays.
+
+    Args:
+        durable: after a power cut, too; this waits for the disk.
+
+    Raises:
+        OSError: it cannot be written; an earlier file is then still whole.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
+    if durable:  # the new name lives in the folder, not in the file
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)

@@ -19,7 +19,7 @@ from typing import Annotated, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from harness.data.files import read_file
+from harness.data.files import read_file, write_file
 from harness.errors import UserError
 from harness.progress import Reporter
 from harness.tracking.store import SCRATCH
@@ -137,47 +137,34 @@ def sweeping(root: Path, name: str, jobs: Sequence[str], expected_s: Sequence[fl
         with suppress(OSError):
             _write(path, replace(sweep, ended=time.time()))
             for old in sorted(path.parent.iterdir(), key=lambda each: each.name.strip("."))[:-SWEEPS_KEPT]:
-                if not _goes_on(old):
+                kept = _read(old, Sweep)
+                if kept is None or kept.ended is not None or not kept.process.alive:
                     old.unlink(missing_ok=True)
-
-
-def _goes_on(plan: Path) -> bool:
-    try:
-        sweep = TypeAdapter(Sweep).validate_json(read_file(plan))
-    except (OSError, ValidationError):
-        return False
-    return sweep.ended is None and sweep.process.alive
 
 
 def running_jobs(root: Path) -> list[RunningJob]:
     """Jobs whose processes are there, those that started first in front."""
-    jobs = [job for job in _read_all(root / SCRATCH / RUNNING, RunningJob) if job.process.alive]
-    return sorted(jobs, key=lambda job: job.started)
+    found = (_read(path, RunningJob) for path in (root / SCRATCH / RUNNING).glob("*.json"))
+    return sorted((job for job in found if job is not None and job.process.alive), key=lambda job: job.started)
 
 
 def sweeps(root: Path) -> list[Sweep]:
     """Every sweep that is kept, the latest first."""
-    return sorted(_read_all(root / SCRATCH / SWEEPS, Sweep), key=lambda sweep: sweep.started, reverse=True)
+    found = (_read(path, Sweep) for path in (root / SCRATCH / SWEEPS).glob("*.json"))
+    return sorted((sweep for sweep in found if sweep is not None), key=lambda sweep: sweep.started, reverse=True)
 
 
-def _read_all(folder: Path, kind: type[ItemT]) -> Iterator[ItemT]:
-    """What can be read: a file may go, and one of another version is no news."""
-    adapter = TypeAdapter(kind)
-    for path in folder.glob("*.json"):
-        with suppress(OSError, ValidationError):
-            yield adapter.validate_json(read_file(path))
+def _read(path: Path, kind: type[ItemT]) -> ItemT | None:
+    """What the file says, None where nothing can be read: it may have gone, and one of another version is no news."""
+    try:
+        return TypeAdapter(kind).validate_json(read_file(path))
+    except (OSError, ValidationError):
+        return None
 
 
 def _write(path: Path, item: RunningJob | Sweep) -> None:
-    """Readers see the old file or the new one; nothing here needs to survive a power cut."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_bytes(TypeAdapter(type(item)).dump_json(item))
-        os.replace(temporary, path)
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
+    write_file(path, TypeAdapter(type(item)).dump_json(item), durable=False)
 
 
 def _this_process() -> Process:

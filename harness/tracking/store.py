@@ -12,7 +12,6 @@ The folder says what a record is worth::
 import glob
 import os
 import re
-import uuid
 from collections.abc import Iterable, Iterator, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from harness.data.files import read_file
+from harness.data.files import read_file, write_file
 from harness.errors import UserError, setting_aside
 from harness.record import RunRecord, from_json, to_json
 
@@ -72,10 +71,10 @@ class RecordStore:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             if record.questions is not None and questions is not None:
-                _write_atomically(path.with_name(record.questions.name), questions)
+                write_file(path.with_name(record.questions.name), questions)
             if record.status == "done":
                 self._failed(record.job_id).unlink(missing_ok=True)
-            _write_atomically(path, to_json(record))
+            write_file(path, to_json(record))
             with suppress(UserError):  # another record of the job, in the other folder, cannot be read
                 for old in self._unlisted(record.job_id):
                     old.unlink(missing_ok=True)
@@ -212,28 +211,3 @@ def _one_component(name: str) -> str:
     """`name`, which must be usable as the name of one file or folder."""
     assert re.fullmatch(r"[^./\0][^/\0]*", name), f"{name!r} is no file name"
     return name
-
-
-def _write_atomically(path: Path, data: bytes) -> None:
-    """Readers see the old file or the new one, whole, also after a kill or a power cut; no half file stays."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.tmp")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename durable: the new name lives in the folder, not in the file."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -100,7 +100,7 @@ def watch_pruning(monkeypatch: pytest.MonkeyPatch, ends_second: BaseException | 
 
 def stop_second_write(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ctrl-C when all of the second record is in its temporary file, which has not got its name."""
-    write, written = store._write_atomically, []
+    write, written = store.write_file, []
 
     def interrupted(path: Path, data: bytes) -> None:
         written.append(path)
@@ -109,7 +109,7 @@ def stop_second_write(monkeypatch: pytest.MonkeyPatch) -> None:
                 patch.setattr("os.replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             write(path, data)
 
-    monkeypatch.setattr(store, "_write_atomically", interrupted)
+    monkeypatch.setattr(store, "write_file", interrupted)
 
 
 def left_in(results: Path) -> dict[str, bytes]:
