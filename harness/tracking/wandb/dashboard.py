@@ -1,16 +1,18 @@
 """The dashboard of a W&B project: a saved view whose panels are made for pruning, written by `wandb-workspaces`."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import wandb
+from wandb_workspaces.reports.v2 import interface as wr
+from wandb_workspaces.workspaces import RunsetSettings, Section, Workspace
 
 from harness.errors import UserError, first_line
 from harness.record import EvalResult, RunRecord
 from harness.tracking.wandb import content
 from harness.tracking.wandb.client import require_login
-
-if TYPE_CHECKING:
-    from wandb_workspaces.workspaces import Section, Workspace
 
 NAME = "Prunebench"
 LARGE = 12
@@ -42,9 +44,6 @@ def save(records: Sequence[RunRecord], project: str, entity: str | None, view: s
         UserError: there are no records, nobody is logged in, or W&B did not take it.
     """
     require_login()
-    import wandb
-    from wandb_workspaces.workspaces import Workspace
-
     try:
         made = _workspace(records, project, entity or str(wandb.Api().default_entity))
         if view is not None:
@@ -59,40 +58,35 @@ def save(records: Sequence[RunRecord], project: str, entity: str | None, view: s
         raise UserError(f"W&B did not take the dashboard: {first_line(error)}") from error
 
 
-def _workspace(records: Sequence[RunRecord], project: str, entity: str) -> "Workspace":
-    from wandb_workspaces.workspaces import RunsetSettings, Workspace
-
+def _workspace(records: Sequence[RunRecord], project: str, entity: str) -> Workspace:
     results = _metrics(records)
     if not results:
         raise UserError("a dashboard needs records with results; run some jobs first (prunebench run)")
-    names = [content.metric_name(result) for result in results]
+    columns = [f"summary:{name}" for name in (*dict(results), "achieved_sparsity")]
     return Workspace(
         entity=entity,
         project=project,
         name=NAME,
-        sections=[_quality(results), _curves(results), _layers(records), _tables()],
-        runset_settings=RunsetSettings(pinned_columns=[f"summary:{name}" for name in [*names, "achieved_sparsity"]]),
+        sections=[
+            _quality(results),
+            _curves(results),
+            _layers(records),
+            Section(name="Tables", panels=[wr.WeavePanelSummaryTable(table_name="layers"), wr.RunComparer()]),
+        ],
+        runset_settings=RunsetSettings(pinned_columns=columns),
     )
 
 
-def _metrics(records: Sequence[RunRecord]) -> list[EvalResult]:
-    """One example result a metric, perplexities first, then those that most records have."""
-    examples: dict[str, EvalResult] = {}
-    counts: dict[str, int] = {}
-    for record in records:
-        for result in record.results:
-            name = content.metric_name(result)
-            examples.setdefault(name, result)
-            counts[name] = counts.get(name, 0) + 1
+def _metrics(records: Sequence[RunRecord]) -> list[tuple[str, EvalResult]]:
+    """The name of each metric and one result of it, perplexities first, then those that most records have."""
+    named = [(content.metric_name(result), result) for record in records for result in record.results]
+    examples, counts = dict(named), Counter(name for name, _ in named)
     order = sorted(examples, key=lambda name: (examples[name].kind != "perplexity", -counts[name], name))
-    return [examples[name] for name in order[:LARGE]]
+    return [(name, examples[name]) for name in order[:LARGE]]
 
 
-def _quality(results: Sequence[EvalResult]) -> "Section":
+def _quality(results: Sequence[tuple[str, EvalResult]]) -> Section:
     """Each metric against the zeros that were counted, with the best so far as a line: the Pareto front."""
-    from wandb_workspaces.reports.v2 import interface as wr
-    from wandb_workspaces.workspaces import Section
-
     panels: list[Any] = [
         wr.ScatterPlot(
             title=f"{name} against zeros",
@@ -102,18 +96,15 @@ def _quality(results: Sequence[EvalResult]) -> "Section":
             running_ymin=not result.higher_is_better,
             running_ymax=result.higher_is_better,
         )
-        for name, result in _named(results)
+        for name, result in results
     ]
     return Section(name="Quality against zeros", panels=panels, is_open=True, pinned=True)
 
 
-def _curves(results: Sequence[EvalResult]) -> "Section":
+def _curves(results: Sequence[tuple[str, EvalResult]]) -> Section:
     """Each metric against the sparsity asked for and against the time that pruning took, and by method."""
-    from wandb_workspaces.reports.v2 import interface as wr
-    from wandb_workspaces.workspaces import Section
-
     panels: list[Any] = []
-    for name, result in _named(results):
+    for name, result in results:
         metric, log = wr.SummaryMetric(name), result.kind == "perplexity"
         panels += [
             wr.ScatterPlot(title=f"{name} by sparsity", x=wr.Config("sparsity"), y=metric, log_y=log),
@@ -125,11 +116,8 @@ def _curves(results: Sequence[EvalResult]) -> "Section":
     return Section(name="By sparsity, time and method", panels=panels, is_open=True)
 
 
-def _layers(records: Sequence[RunRecord]) -> "Section":
+def _layers(records: Sequence[RunRecord]) -> Section:
     """Lines over the blocks: output error and zeros of every linear."""
-    from wandb_workspaces.reports.v2 import interface as wr
-    from wandb_workspaces.workspaces import Section
-
     rows = [row for record in records for row in content.layer_series(record)[:1]]
     names = list(dict.fromkeys(name for row in rows for name in row if name != content.BLOCK))
     panels: list[Any] = [
@@ -138,14 +126,3 @@ def _layers(records: Sequence[RunRecord]) -> "Section":
         for name in [name for name in names if name.startswith(f"{series}/")][:LARGE]
     ]
     return Section(name="Layers", panels=panels, is_open=True)
-
-
-def _tables() -> "Section":
-    from wandb_workspaces.reports.v2 import interface as wr
-    from wandb_workspaces.workspaces import Section
-
-    return Section(name="Tables", panels=[wr.WeavePanelSummaryTable(table_name="layers"), wr.RunComparer()])
-
-
-def _named(results: Sequence[EvalResult]) -> list[tuple[str, EvalResult]]:
-    return [(content.metric_name(result), result) for result in results]
