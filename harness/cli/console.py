@@ -1,12 +1,12 @@
-"""What commands are made of and print: rich tables and text, without colour codes where nobody looks."""
+"""What commands have in common: options, and rich tables and text, without colour codes where nobody looks."""
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
-if TYPE_CHECKING:
-    from rich.table import Table
+from harness.registry import load_folder
 
 Run = Callable[[argparse.Namespace, Sequence[str]], int]
 """Runs a command with its options and overrides; the exit code."""
@@ -16,15 +16,44 @@ WIDTH = 160
 """Columns where the output is no terminal."""
 
 
-def table_of(*columns: str) -> "Table":
-    """An empty table whose first column is never broken."""
+def add_results_dir(parser: argparse.ArgumentParser) -> None:
+    """Add the option that says where records lie."""
+    parser.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
+
+
+def add_json(parser: argparse.ArgumentParser, what: str = "JSON") -> None:
+    """Add the option for output that programs read."""
+    parser.add_argument("--json", action="store_true", help=f"print {what}")
+
+
+def add_plugins(parser: argparse.ArgumentParser) -> None:
+    """Add the option that names folders of plug-ins; `load_plugins` loads them."""
+    parser.add_argument(
+        "--plugins", metavar="DIR", action="append", default=[], help="a folder of plug-ins; repeatable"
+    )
+
+
+def load_plugins(options: argparse.Namespace) -> None:
+    """Load the folders that the command line names.
+
+    Raises:
+        UserError: one cannot be loaded.
+    """
+    for folder in options.plugins:
+        load_folder(Path(folder))
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Print a table whose first column is never broken."""
     from rich import box
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         table.add_column(column, overflow="fold", no_wrap=index == 0)
-    return table
+    for row in rows:
+        table.add_row(*map(str, row))
+    print_rich(table)
 
 
 def print_rich(content: Any) -> None:

@@ -3,32 +3,28 @@
 import argparse
 import json
 from dataclasses import asdict
-from pathlib import Path
 
-from harness.cli.console import AddCommand, print_rich, table_of
+from harness.cli.console import AddCommand, add_json, add_results_dir, print_table
 
 
 def add_commands(command: AddCommand) -> None:
     """Add the command; `command` adds one by name, function and help text."""
     sub = command("doctor", doctor, "say what this machine has, what it lacks and what to do; 0 = the demo can run")
-    sub.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
-    sub.add_argument("--json", action="store_true", help="print JSON")
-    sub.add_argument(
-        "--gpu", action="store_true", help="instead, check the CUDA device in some minutes; leaves a report"
-    )
-    sub.add_argument("--device", default="cuda", help=argparse.SUPPRESS)  # lets a machine without CUDA try the kit
+    add_results_dir(sub)
+    add_json(sub)
+    sub.add_argument("--gpu", action="store_true", help="instead, run the tests of the CUDA device; leaves a report")
 
 
 def doctor(options: argparse.Namespace, _: object) -> int:
-    """Print the findings, 1 = the embedded demo lacks something; with --gpu run the kit, 1 = a check failed.
+    """Print the findings, 1 = the embedded demo lacks something; with --gpu run the tests, 1 = one failed.
 
     Raises:
-        UserError: the kit has no CUDA device.
+        UserError: there is no CUDA device to test.
     """
     if options.gpu:
         from harness.cli.gpu_check import check_gpu
 
-        return 0 if check_gpu(options.results_dir, options.device) else 1
+        return 0 if check_gpu(options.results_dir) else 1
     from harness.cli.machine import PROBES, findings
 
     found = findings(PROBES, options.results_dir)
@@ -36,9 +32,7 @@ def doctor(options: argparse.Namespace, _: object) -> int:
     if options.json:
         print(json.dumps([asdict(finding) for finding in found], indent=2))
         return 1 if lacking else 0
-    table = table_of("what", "state", "found", "to do")
-    for finding in found:
-        table.add_row(finding.name, finding.state, finding.found, finding.advice)
-    print_rich(table)
+    rows = [(finding.name, finding.state, finding.found, finding.advice) for finding in found]
+    print_table(("what", "state", "found", "to do"), rows)
     print(f"the embedded demo {'cannot run, see ' + ', '.join(lacking) if lacking else 'can run: `make demo`'}")
     return 1 if lacking else 0

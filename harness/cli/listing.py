@@ -6,12 +6,10 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
-from harness.cli.console import AddCommand, print_rich, table_of
+from harness.cli.console import AddCommand, add_json, add_plugins, load_plugins, print_rich, print_table
 from harness.errors import UserError, unknown
-from harness.registry import load_folder
 
 if TYPE_CHECKING:
     from harness.data.places import Role
@@ -23,12 +21,7 @@ if TYPE_CHECKING:
 
     Entry = type[PruningMethod] | type[Allocation] | type[Recovery]
 
-FOLDERS = {
-    "models": "model",
-    "patterns": "pattern",
-    "evaluations": "evaluation",
-    "experiments": "experiment",
-}
+FOLDERS = {"models": "model", "patterns": "pattern", "evaluations": "evaluation", "experiments": "experiment"}
 """Kinds whose entries are files of a folder of the configuration."""
 
 EXPLAINED = {"methods": "method", "allocations": "allocation", "recoveries": "recovery"}
@@ -42,22 +35,7 @@ def add_commands(command: AddCommand) -> None:
     sub.add_argument("kind", choices=KINDS)
     sub.add_argument("name", nargs="?", help="one of the methods, allocations or recoveries")
     add_plugins(sub)
-    sub.add_argument("--json", action="store_true", help="print JSON")
-
-
-def add_plugins(sub: argparse.ArgumentParser) -> None:
-    """Add the option that names folders of plug-ins; `load_plugins` loads them."""
-    sub.add_argument("--plugins", metavar="DIR", action="append", default=[], help="a folder of plug-ins; repeatable")
-
-
-def load_plugins(options: argparse.Namespace) -> None:
-    """Load the folders that the command line names.
-
-    Raises:
-        UserError: one cannot be loaded.
-    """
-    for folder in options.plugins:
-        load_folder(Path(folder))
+    add_json(sub)
 
 
 def listing(options: argparse.Namespace, _: Sequence[str]) -> int:
@@ -72,12 +50,8 @@ def listing(options: argparse.Namespace, _: Sequence[str]) -> int:
     rows = _rows(options.kind)
     if options.json:
         print(json.dumps(rows, indent=2))
-        return 0
-    columns = list(rows[0])
-    table = table_of(*columns)
-    for row in rows:
-        table.add_row(*(row[column] for column in columns))
-    print_rich(table)
+    else:
+        print_table(list(rows[0]), [list(row.values()) for row in rows])
     return 0
 
 
@@ -139,10 +113,10 @@ def _explain(options: argparse.Namespace) -> int:
     print_rich("\n\n".join([about, *(f"patterns: {text}" for text in patterns.values())]))
     if inputs:
         print_rich(f"calibration.propagation=auto stands for {inputs}")
-    table = table_of("parameter", "default", "values")
-    for row in parameters:
-        table.add_row(row["name"], str(row["default"]), row["values"])
-    print_rich(table if parameters else "no parameters")
+    if parameters:
+        print_table(("parameter", "default", "values"), [list(row.values()) for row in parameters])
+    else:
+        print_rich("no parameters")
     return 0
 
 

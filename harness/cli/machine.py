@@ -50,15 +50,15 @@ class Finding:
 
 def findings(names: Iterable[str], results_dir: Path) -> list[Finding]:
     """What these probes say; one that raises or takes too long says so in its line.  No secret is in it."""
-    return [_finding(name, PROBES[name], results_dir) for name in names]
+    return [_finding(name, results_dir) for name in names]
 
 
-def _finding(name: str, look: Probe, results_dir: Path) -> Finding:
+def _finding(name: str, results_dir: Path) -> Finding:
     outcomes: list[Outcome] = []
 
     def probe() -> None:
         try:
-            outcomes.append(look(results_dir))
+            outcomes.append(PROBES[name](results_dir))
         except Exception as error:  # whatever is wrong with a machine, the other lines are still wanted
             outcomes.append(("missing", f"could not be found out: {first_line(error)}", ""))
 

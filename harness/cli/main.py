@@ -16,7 +16,7 @@ from harness.cli import listing as cli_listing
 from harness.cli import records as cli_records
 from harness.cli import reports as cli_reporting
 from harness.cli import wandb as cli_tracking
-from harness.cli.console import Run, print_rich, table_of
+from harness.cli.console import Run, add_json, print_rich, print_table
 from harness.errors import SET_ASIDE, UserError
 from harness.tracking.redact import DiscreetFormatter, without_secrets
 
@@ -132,19 +132,18 @@ def _plan_row(job: "PlannedJob", seconds: float | None, warn: "Preflight") -> di
 
 
 def _print_plan(rows: Sequence[dict[str, Any]]) -> None:
-    table = table_of("job", "state", "time", "peak memory")
-    for row in rows:
-        if row["state"] == "refused":
-            table.add_row("-", "refused", row["reason"], "-")
-        else:
-            seconds = row["estimated_seconds"]
-            time = "unknown" if seconds is None else f"{seconds:.0f} s"
-            table.add_row(row["job_id"], row["state"], time, _memory(row))
-    print_rich(table)
+    print_table(("job", "state", "time", "peak memory"), map(_plan_cells, rows))
     for warning in dict.fromkeys(warning for row in rows for warning in row.get("warnings", ())):
         print_rich(f"warning: {warning}\n")
     states = [row["state"] for row in rows]
     print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no jobs")
+
+
+def _plan_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    if row["state"] == "refused":
+        return "-", "refused", row["reason"], "-"
+    seconds = row["estimated_seconds"]
+    return row["job_id"], row["state"], "unknown" if seconds is None else f"{seconds:.0f} s", _memory(row)
 
 
 def _memory(row: dict[str, Any]) -> str:
@@ -184,7 +183,7 @@ def _parser() -> argparse.ArgumentParser:
         )
         sub.usage = f"prunebench {name} [-m] [OVERRIDE ...]"
         if name == "plan":
-            sub.add_argument("--json", action="store_true", help="print JSON")
+            add_json(sub)
     cli_listing.add_commands(command)
     cli_records.add_commands(command)
     cli_reporting.add_commands(command)

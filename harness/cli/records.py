@@ -7,8 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.console import AddCommand, print_rich, width
-from harness.cli.listing import add_plugins, load_plugins
+from harness.cli.console import AddCommand, add_json, add_plugins, add_results_dir, load_plugins, print_rich, width
 from harness.errors import UserError, unknown
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ def add_commands(command: AddCommand) -> None:
     """Add the commands; `command` adds one by name, function and help text."""
     sub = command("show", show, "print one record")
     sub.add_argument("job_id", metavar="JOB_ID")
-    sub.add_argument("--json", action="store_true", help="print the record itself")
+    add_json(sub, "the record itself")
     add_results_dir(sub)
     sub = command("compare", compare_jobs, "compare two jobs on the same questions: flips, margins, tests")
     sub.add_argument("job_a", metavar="JOB_A")
@@ -30,11 +29,6 @@ def add_commands(command: AddCommand) -> None:
     sub.add_argument("--format", choices=("terminal", "md", "json"), default="terminal")
     add_plugins(sub)
     add_results_dir(sub)
-
-
-def add_results_dir(parser: argparse.ArgumentParser) -> None:
-    """Add the option that says where records lie."""
-    parser.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
 
 
 def show(options: argparse.Namespace, _: object) -> int:

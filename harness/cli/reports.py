@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from harness.cli.console import AddCommand, width
-from harness.cli.listing import add_plugins, load_plugins
-from harness.cli.records import add_results_dir
+from harness.cli.console import AddCommand, add_plugins, add_results_dir, load_plugins, width
 from harness.errors import UserError
 
 if TYPE_CHECKING:

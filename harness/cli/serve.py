@@ -8,6 +8,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from hashlib import sha256
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -184,11 +185,4 @@ def _progress(sweep: Sweep, kept: Sequence[Stored], running: list[RunningJob], n
 
 
 def _running(job: RunningJob, now: float) -> dict[str, object]:
-    return {
-        "job_id": job.job_id,
-        "step": job.step,
-        "done": job.done,
-        "total": job.total,
-        "seconds": max(0.0, now - job.started),
-        "host": job.process.host,
-    }
+    return asdict(job) | {"seconds": max(0.0, now - job.started), "host": job.process.host}

@@ -3,9 +3,8 @@
 import argparse
 import json
 import sys
-from pathlib import Path
 
-from harness.cli.console import AddCommand
+from harness.cli.console import AddCommand, add_results_dir
 
 EXIT_FAILED = 1
 
@@ -75,4 +74,4 @@ def _add_project(parser: argparse.ArgumentParser, project: str | None = "prunebe
     where = "where each run was recorded for" if project is None else "%(default)s"
     parser.add_argument("--project", default=project, help=f"of Weights & Biases (default: {where})")
     parser.add_argument("--entity", default=None, help="of Weights & Biases (default: the account's own)")
-    parser.add_argument("--results-dir", type=Path, default=Path("results"), metavar="DIR")
+    add_results_dir(parser)

@@ -21,17 +21,7 @@ LOGGER = logging.getLogger(__name__)
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 """Linux: writing 5 to the first sets the high-water mark in the second to what is resident now."""
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "datasets",
-    "lm-eval",
-    "hydra-core",
-    "numpy",
-    "tokenizers",
-    "safetensors",
-    "gguf",
-)
+PACKAGES = ("torch", "transformers", "datasets", "lm-eval", "hydra-core", "numpy", "tokenizers", "safetensors", "gguf")
 """The packages that decide numbers."""
 
 WATCHED = ("harness", "conf", "pyproject.toml", "constraints.txt")
@@ -121,10 +111,8 @@ def _packages() -> dict[str, str]:
     """Versions of `PACKAGES`; one that is not installed is not listed."""
     versions = {}
     for name in PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
     return versions
 
 
@@ -141,11 +129,9 @@ def _machine() -> dict[str, JsonValue]:
 
 def _processor() -> str:
     """The processor's name: Linux tells it in /proc/cpuinfo only."""
-    try:
+    with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
             key, _, value = line.partition(":")
             if key.strip() in {"model name", "Model"} and value.strip():
                 return value.strip()
-    except OSError:
-        pass
     return platform.processor() or platform.machine()

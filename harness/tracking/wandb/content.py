@@ -127,13 +127,7 @@ def summary_of(record: RunRecord) -> dict[str, float | int | str | bool]:
 def layer_rows(record: RunRecord) -> list[Iterable[object]]:
     """One row a pruned linear, as `LAYER_COLUMNS` names them."""
     return [
-        [
-            layer.name,
-            *layer.shape,
-            layer.requested_sparsity,
-            layer.achieved_sparsity,
-            layer.relative_output_error,
-        ]
+        [layer.name, *layer.shape, layer.requested_sparsity, layer.achieved_sparsity, layer.relative_output_error]
         for layer in record.layers
     ]
 
