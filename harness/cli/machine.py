@@ -90,10 +90,6 @@ def _packages(_: Path) -> Outcome:
     return "ok", f"transformers {metadata.version('transformers')} and {count - 1} others as required", ""
 
 
-def _python(_: Path) -> Outcome:
-    return "ok", f"{platform.python_version()} on {platform.platform()}", ""
-
-
 def _torch(_: Path) -> Outcome:
     import torch
 
@@ -117,13 +113,8 @@ def _memory(_: Path) -> Outcome:
     return "ok", found, ""
 
 
-def _results(results_dir: Path) -> Outcome:
-    return _disk(results_dir, DEMO_RESULTS, "results_dir=DIR")
-
-
-def _cache(_: Path) -> Outcome:
-    there = all((cache_dir() / asset.filename).exists() for asset in ASSETS)
-    return _disk(cache_dir(), 0 if there else DEMO_CACHE, CACHE_VARIABLE)
+def _all_cached() -> bool:
+    return all((cache_dir() / asset.filename).exists() for asset in ASSETS)
 
 
 def _disk(folder: Path, needed: int, setting: str) -> Outcome:
@@ -222,13 +213,13 @@ def _wandb(_: Path) -> Outcome:
 
 
 PROBES: dict[str, Probe] = {
-    "python": _python,
+    "python": lambda _: ("ok", f"{platform.python_version()} on {platform.platform()}", ""),
     "packages": _packages,
     "torch": _torch,
     "processor": _processor,
     "memory": _memory,
-    "results disk": _results,
-    "cache disk": _cache,
+    "results disk": lambda results_dir: _disk(results_dir, DEMO_RESULTS, "results_dir=DIR"),
+    "cache disk": lambda _: _disk(cache_dir(), 0 if _all_cached() else DEMO_CACHE, CACHE_VARIABLE),
     "embedded wheels": _wheels,
     "CUDA": _cuda,
     "data folder": _data,

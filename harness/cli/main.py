@@ -21,7 +21,6 @@ from harness.errors import SET_ASIDE, UserError
 from harness.tracking.redact import DiscreetFormatter, without_secrets
 
 if TYPE_CHECKING:
-    from harness.config.request import Refusal
     from harness.jobs.plan import PlannedJob
     from harness.jobs.preflight import Preflight
 
@@ -96,7 +95,9 @@ def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     folders = {job.request.options.results_dir for job in jobs if isinstance(job, PlannedJob)}
     records = [record for folder in folders for record in RecordStore(folder).all()]
     rows = [
-        _plan_row(job, estimated_seconds(job, records), warn) if isinstance(job, PlannedJob) else _refused_row(job)
+        _plan_row(job, estimated_seconds(job, records), warn)
+        if isinstance(job, PlannedJob)
+        else {"job_id": None, "state": "refused", "reason": job.reason, "overrides": job.overrides}
         for job in jobs
     ]
     if options.json:
@@ -104,10 +105,6 @@ def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     else:
         _print_plan(rows)
     return 0
-
-
-def _refused_row(refusal: "Refusal") -> dict[str, Any]:
-    return {"job_id": None, "state": "refused", "reason": refusal.reason, "overrides": refusal.overrides}
 
 
 def _plan_row(job: "PlannedJob", seconds: float | None, warn: "Preflight") -> dict[str, Any]:

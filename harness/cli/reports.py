@@ -55,31 +55,34 @@ def report(options: argparse.Namespace, _: object) -> int:
     _check_report(options)
     store = RecordStore(options.results_dir)
     records = _records(options, store)
-    if options.table:
-        _put(_paper(options, records), options)
-    elif not records:
+    if not records and not options.table:
         where = options.source or options.results_dir
         raise UserError(f"no records in {where}; run some jobs first (prunebench run)")
-    elif options.plots:
+    if options.plots:
         _plots(records, options.plots)
     elif options.html:
         _write_page(options, store, records)
     else:
-        _put(_measured_table(records, options), options)
+        _put(_table(options, records), options)
     return 0
 
 
-def _paper(options: argparse.Namespace, records: "Sequence[RunRecord]") -> "Table":
-    """A published table by its id, or the properties of the methods."""
+def _table(options: argparse.Namespace, records: "Sequence[RunRecord]") -> "Table":
+    """The properties of the methods, a published table by its id, or a table of the records."""
     if options.table == "METHODS":
         from harness.cli.properties import method_properties
         from harness.reporting.properties import property_table
 
         return property_table(method_properties())
+    from harness.reporting.knee import knees
     from harness.reporting.papers import paper_table
     from harness.reporting.published import load
+    from harness.reporting.tables import comparison
 
-    return paper_table(options.table, records, load(), mean_over_seed=options.mean_over == "seed")
+    mean_over_seed = options.mean_over == "seed"
+    if options.table:
+        return paper_table(options.table, records, load(), mean_over_seed=mean_over_seed)
+    return knees(records) if options.knees else comparison(records, load(), mean_over_seed=mean_over_seed)
 
 
 def _check_report(options: argparse.Namespace) -> None:
@@ -99,25 +102,6 @@ def _check_report(options: argparse.Namespace) -> None:
         raise UserError("--plots draws figures of the records into a folder; drop --table and --output")
     if options.knees and (options.table or options.plots or options.html or options.mean_over):
         raise UserError("--knees is a table of its own; drop --table, --plots, --html and --mean-over")
-
-
-def _jobs_of(experiment: str) -> set[str]:
-    """Ids of the jobs that an experiment names."""
-    from harness.config.hydra import compose
-    from harness.config.request import JobRequest
-
-    jobs = compose([f"+experiment={experiment}"], multirun=True).jobs
-    return {job.spec.job_id for job in jobs if isinstance(job, JobRequest)}
-
-
-def _measured_table(records: "Sequence[RunRecord]", options: argparse.Namespace) -> "Table":
-    from harness.reporting.knee import knees
-    from harness.reporting.published import load
-    from harness.reporting.tables import comparison
-
-    if options.knees:
-        return knees(records)
-    return comparison(records, load(), mean_over_seed=options.mean_over == "seed")
 
 
 def _put(table: "Table", options: argparse.Namespace) -> None:
@@ -148,7 +132,11 @@ def _records(options: argparse.Namespace, store: "RecordStore") -> "list[RunReco
         records = store.all() + (store.failures() if options.html else [])
     if not options.experiment:
         return records
-    wanted = _jobs_of(options.experiment)
+    from harness.config.hydra import compose
+    from harness.config.request import JobRequest
+
+    jobs = compose([f"+experiment={options.experiment}"], multirun=True).jobs
+    wanted = {job.spec.job_id for job in jobs if isinstance(job, JobRequest)}
     return [record for record in records if record.job_id in wanted]
 
 
