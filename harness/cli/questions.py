@@ -8,7 +8,7 @@ from harness.data.sources import resolve
 from harness.data.tasks.base import TASKS, rows_identity
 from harness.errors import UserError
 from harness.record import EvalResult
-from harness.reporting.compare import Question
+from harness.reporting.compare_text import Question
 
 
 def load_questions(result: EvalResult) -> list[Question]:

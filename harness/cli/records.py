@@ -12,7 +12,8 @@ from harness.errors import UserError, unknown
 
 if TYPE_CHECKING:
     from harness.record import RunRecord
-    from harness.reporting.compare import Answered, Question
+    from harness.reporting.compare import Answered
+    from harness.reporting.compare_text import Question
 
 
 def add_commands(command: AddCommand) -> None:

@@ -2,14 +2,13 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from harness.patterns import parse_n_of_m
 from harness.reporting.frame import NO_RECOVERY, PARAMS_SEPARATOR, JobRow
 from harness.reporting.layout import percent
 from harness.reporting.published import DENSE, UNIFORM, natural_key
 
-CHECKOUT = {False: "clean", True: "uncommitted changes"}
 LONGEST_SETTING = 40
 """Characters of a setting in a label: of a longer one the end is shown, where that tells it apart."""
 
@@ -41,19 +40,6 @@ def pattern_order(pattern: str, sparsity: float) -> tuple[int, float, int, str]:
 CALIBRATED = {"pruned": "sequential calibration", "dense": "dense calibration"}
 """What papers call the two origins of a block's inputs: the blocks before it as they are pruned, or the dense model."""
 
-MODEL, METHOD, PATTERN, SPARSITY = (
-    Axis("model", "model", lambda job: job.model),
-    Axis("method", "method", lambda job: job.method),
-    Axis(
-        "pattern",
-        "pattern",
-        lambda job: "" if job.is_dense else job.pattern,
-        order=lambda text: pattern_order(text, 0),
-    ),
-    Axis("sparsity", "sparsity", lambda job: percent(job.sparsity), order=lambda text: float(text.rstrip("%"))),
-)
-"""What every row of a table says."""
-
 SETTINGS = (
     Axis("checkpoint", "checkpoint", lambda job: job.checkpoint, "model"),
     Axis("dtype", "dtype", lambda job: job.dtype),
@@ -69,10 +55,14 @@ SETTINGS = (
 """What is said only where jobs differ in it."""
 
 AXES = (
-    *(MODEL, METHOD, PATTERN, SPARSITY, *SETTINGS),
+    Axis("model", "model", lambda job: job.model),
+    Axis("method", "method", lambda job: job.method),
+    Axis("pattern", "pattern", lambda job: job.shown_pattern, order=lambda text: pattern_order(text, 0)),
+    Axis("sparsity", "sparsity", lambda job: percent(job.sparsity), order=lambda text: float(text.rstrip("%"))),
+    *SETTINGS,
     Axis("device", "device", lambda job: job.device),
     Axis("status", "status", lambda job: job.status),
-    Axis("checkout", "checkout", lambda job: CHECKOUT[job.dirty]),
+    Axis("checkout", "checkout", lambda job: "uncommitted changes" if job.dirty else "clean"),
 )
 _BY_KEY = {axis.key: axis for axis in AXES}
 
@@ -90,15 +80,9 @@ def differing(jobs: Sequence[JobRow]) -> list[Axis]:
     for job in jobs:
         methods.setdefault(job.method, set()).add((job.params, job.changed))
     told = {method: distinguishing_params(params) for method, params in methods.items()}
-    settings = [
-        replace(axis, value=lambda job: told[job.method][job.params]) if axis.key == "params" else axis
-        for axis in SETTINGS
-    ]
-    return [
-        axis
-        for axis in settings
-        if _differs(axis, jobs) or (axis.key == "params" and any(axis.value(job) for job in jobs))
-    ]
+    params = Axis("params", "params", lambda job: told[job.method][job.params])
+    settings = [params if axis.key == "params" else axis for axis in SETTINGS]
+    return [axis for axis in settings if _differs(axis, jobs) or (axis is params and any(map(params.value, jobs)))]
 
 
 def distinguishing_axes(jobs: Sequence[JobRow]) -> list[Axis]:

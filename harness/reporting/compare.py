@@ -14,21 +14,6 @@ from harness.reporting.statistics import Distribution, mcnemar, paired_interval
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A question as people read it; whoever makes a report hands it in, since records hold no text.
-
-    Args:
-        content: names it, as `answers.content_id` does.
-        asked: what is asked, a line a field of its data set.
-        options: in the order of the scores.
-    """
-
-    content: str
-    asked: str
-    options: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Answered:
     """A record and the answers beside it."""
 
@@ -175,7 +160,7 @@ def _problem(task: str, a: EvalResult, b: EvalResult) -> str | None:
         return f"{task} was measured on different questions: {a.data_fingerprint} ({a.data_source}) and " + (
             f"{b.data_fingerprint} ({b.data_source})"
         )
-    if _unlimited(a.protocol) != _unlimited(b.protocol):
+    if len({re.sub(r":first\d+", "", result.protocol) for result in (a, b)}) > 1:
         return f"{task} was measured under different protocols: {a.protocol} and {b.protocol}"
     return None
 
@@ -244,10 +229,6 @@ def _moved(flip: Flip, a: Judged, b: Judged) -> float:
     if moved is None:
         moved = flip.b.log_likelihoods[0] - flip.a.log_likelihoods[0]
     return abs(moved) if not math.isnan(moved) else math.inf
-
-
-def _unlimited(protocol: str) -> str:
-    return re.sub(r":first\d+", "", protocol)
 
 
 def _differing(a: RunRecord, b: RunRecord) -> tuple[tuple[str, JsonValue, JsonValue], ...]:

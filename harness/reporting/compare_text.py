@@ -2,17 +2,33 @@
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from textwrap import indent, wrap
 from typing import Any
 
 from harness.record import JsonValue
-from harness.reporting.compare import Comparison, Flip, Question, TaskComparison, judged
+from harness.reporting.compare import Comparison, Flip, TaskComparison, judged
 from harness.reporting.formats.base import write
 from harness.reporting.layout import DASH, Cell, Column, Table, clean, number, signed
 from harness.reporting.statistics import CONFIDENCE, QUANTILES, Distribution
 
 FORMATS = ("terminal", "md", "json")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question as people read it; whoever makes a report hands it in, since records hold no text.
+
+    Args:
+        content: names it, as `answers.content_id` does.
+        asked: what is asked, a line a field of its data set.
+        options: in the order of the scores.
+    """
+
+    content: str
+    asked: str
+    options: tuple[str, ...]
+
 
 Questions = Callable[[TaskComparison], Sequence[Question]]
 """Loads the questions of a task."""

@@ -63,6 +63,11 @@ class JobRow:
         return self.method == DENSE
 
     @property
+    def shown_pattern(self) -> str:
+        """The pattern, of which a dense model has none."""
+        return "" if self.is_dense else self.pattern
+
+    @property
     def counted(self) -> float | None:
         """Zeros counted; those asked for where the two only differ by the rounding to whole weights."""
         achieved = self.achieved_sparsity
@@ -78,15 +83,28 @@ class Spread:
     interval: float | None
 
 
+Key = tuple[str, str]
+
+
+def key_of(result: EvalResult) -> Key:
+    """What a column is of: protocol and metric."""
+    return (result.protocol, result.metric)
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A job and all its results, or the means over several jobs, with their spreads by (protocol, metric)."""
+    """A job and all its results, or the means over several jobs, with their spreads by `key_of`."""
 
     job: JobRow
     results: tuple[EvalResult, ...]
     timings_s: Mapping[str, float]
     error: str | None
-    spreads: Mapping[tuple[str, str], Spread] = field(default_factory=dict)
+    spreads: Mapping[Key, Spread] = field(default_factory=dict)
+
+    @property
+    def by_key(self) -> dict[Key, EvalResult]:
+        """Every result by its key."""
+        return {key_of(result): result for result in self.results}
 
     def setting(self, result: EvalResult) -> Setting | None:
         """The published setting this result may be compared with; None when there cannot be one.

@@ -4,16 +4,16 @@ Essential Sparsity reads it off a plot (Jaiswal et al. 2023, https://arxiv.org/a
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from harness.errors import UserError
 from harness.record import EvalResult, RunRecord
-from harness.reporting.axes import Axis, differing, job_order
-from harness.reporting.frame import JobRow, Measured, measured
+from harness.reporting.axes import differing, job_order
+from harness.reporting.frame import Key, Measured, measured
 from harness.reporting.layout import Cell, Column, Table, percent
 from harness.reporting.marks import Footnotes
-from harness.reporting.tables import column_key, columns_of, protocol_notes, value_columns
+from harness.reporting.tables import columns_of, protocol_notes, value_columns
 
 LEAST = 4
 """Fewer sparsities, the dense model's among them, make no sweep."""
@@ -68,21 +68,19 @@ def knees(records: Sequence[RunRecord]) -> Table:
     Raises:
         UserError: no sweep has enough sparsities.
     """
-    entries = sorted(
-        measured([record for record in records if record.status == "done"]), key=lambda one: job_order(one.job)
-    )
-    dense = {_model(one.job): one for one in entries if one.job.is_dense}
+    done = [one for one in measured(records) if one.job.status == "done"]
+    entries = sorted(done, key=lambda one: job_order(one.job))
+    dense = {(one.job.model, one.job.checkpoint, one.job.dtype): one for one in entries if one.job.is_dense}
     unstructured = [one for one in entries if one.job.pattern == "unstructured"]
     axes = differing([one.job for one in unstructured])
     sweeps: dict[tuple[str, ...], list[Measured]] = {}
     for one in unstructured:
-        sweeps.setdefault(_setting(one.job, axes), []).append(one)
-    with_dense = {
-        key: [*(one for one in [dense.get(_model(found[0].job))] if one), *found] for key, found in sweeps.items()
-    }
-    kept = {key: found for key, found in with_dense.items() if len(found) >= LEAST}
+        job, first = one.job, dense.get((one.job.model, one.job.checkpoint, one.job.dtype))
+        shared = (job.model, job.method, *(axis.value(job) for axis in axes))
+        sweeps.setdefault(shared, [first] if first else []).append(one)
+    kept = {shared: found for shared, found in sweeps.items() if len(found) >= LEAST}
     if not kept:
-        most = max(map(len, with_dense.values()), default=0)
+        most = max(map(len, sweeps.values()), default=0)
         raise UserError(f"{most} sparsities of one method in one setting are no sweep; allowed: at least {LEAST}")
     used = [one for found in kept.values() for one in found]
     results, notes = columns_of(used), Footnotes()
@@ -97,28 +95,13 @@ def knees(records: Sequence[RunRecord]) -> Table:
     return Table("Knees of sweeps over sparsity", (*map(Column, labels), *columns), tuple(rows), footnotes)
 
 
-def _model(job: JobRow) -> tuple[str, ...]:
-    return (job.model, job.checkpoint, job.dtype)
-
-
-def _setting(job: JobRow, axes: Sequence[Axis]) -> tuple[str, ...]:
-    """All that the jobs of one sweep share."""
-    return (job.model, job.method, *(axis.value(job) for axis in axes))
-
-
-def _cell(found: Sequence[Measured], column: tuple[str, str], example: EvalResult, notes: Footnotes) -> Cell:
-    scores: Mapping[float, float] = {
-        one.job.sparsity: math.nan if result.value is None else result.value
-        for one in found
-        for result in one.results
-        if column_key(result) == column
-    }
-    if len(scores) < LEAST:
+def _cell(found: Sequence[Measured], column: Key, example: EvalResult, notes: Footnotes) -> Cell:
+    results = {one.job.sparsity: one.by_key[column] for one in found if column in one.by_key}
+    if len(results) < LEAST:
         return Cell()
-    at = knee(list(scores), list(scores.values()), higher_is_better=example.higher_is_better)
-    if at is None:
-        return Cell()
-    reached = at < max(scores)
-    if not reached:
-        notes.add(" ".join(UNREACHED))
-    return Cell(measured=100 * at, marks="" if reached else UNREACHED[0])
+    scores = [math.nan if result.value is None else result.value for result in results.values()]
+    at = knee(list(results), scores, higher_is_better=example.higher_is_better)
+    if at is None or at < max(results):
+        return Cell(measured=None if at is None else 100 * at)
+    notes.add(" ".join(UNREACHED))
+    return Cell(measured=100 * at, marks=UNREACHED[0])

@@ -1,7 +1,7 @@
 """The table of properties: what the code says of every method, beside what a survey prints of it."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from harness.reporting.layout import Cell, Column, Table
@@ -60,7 +60,7 @@ def property_table(methods: Sequence[Properties], survey: Mapping[str, SurveyRow
     """
     survey = load_survey() if survey is None else survey
     notes = Footnotes()
-    rows = [_row(method, survey.get(method.method), notes) for method in methods]
+    rows = [tuple(_row(method, survey.get(method.method), notes)) for method in methods]
     for missing in sorted(set(survey) - {method.method for method in methods}):
         notes.add(f"not here: {survey[missing].method}")
     notes.add("complexity: of a layer of width d, as the survey writes it; O(1): nothing but the weight is looked at")
@@ -81,19 +81,17 @@ def load_survey(file: Path | None = None) -> dict[str, SurveyRow]:
     return {row.name: row for row in read_facts(file or experiments_folder() / SURVEY, SurveyRow)}
 
 
-def _row(method: Properties, printed: SurveyRow | None, notes: Footnotes) -> tuple[Cell, ...]:
-    expected = {name: _plain(getattr(printed, name)) for name in COMPARED} if printed else {}
+def _row(method: Properties, printed: SurveyRow | None, notes: Footnotes) -> Iterator[Cell]:
+    plain = {" hidden": "", "^2": "²", "^3": "³"}  # `O(d^2 hidden)` is O(d²)
+    expected = {name: getattr(printed, name, "") for name in COMPARED}
+    for written, sign in plain.items():
+        expected = {name: value.replace(written, sign) for name, value in expected.items()}
     wrong = [name for name, value in expected.items() if value and value != getattr(method, name)]
     if printed and wrong:
         said = ", ".join(f"{_words(name)} {expected[name]}" for name in wrong)
         notes.add(f"{DIFFERS} {printed.method}: the survey prints {said}; {printed.note or 'the code does otherwise'}")
-    names = [field.name for field in fields(Properties)]
-    return tuple(Cell(getattr(method, name), marks=DIFFERS if name in wrong else "") for name in names)
-
-
-def _plain(printed: str) -> str:
-    """`O(d^2 hidden)` -> `O(d²)`."""
-    return printed.replace(" hidden", "").replace("^2", "²").replace("^3", "³")
+    for name, value in asdict(method).items():
+        yield Cell(value, marks=DIFFERS if name in wrong else "")
 
 
 def _words(name: str) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from harness.record import EvalResult, RunRecord
-from harness.reporting.frame import Measured, Spread, measured
+from harness.reporting.frame import Key, Measured, Spread, measured
 
 CONFIDENCE = 0.95
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -17,29 +17,31 @@ MEAN_NOTE = (
 
 
 def mean_over_seeds(records: Sequence[RunRecord]) -> list[Measured]:
-    """One entry for all done jobs that differ in the seed only; failed jobs stay as they are.
+    """One entry for all done jobs that differ in the seed only, in one type of weights; failed jobs stay as they are.
 
     A result that one of the jobs lacks, or could not measure, is a mean over the others.
     """
+    groups: dict[str, list[Measured]] = {}
+    for record, entry in zip(records, measured(records), strict=True):
+        job = {name: value for name, value in record.job.items() if name != "seed"}
+        groups.setdefault(json.dumps([job, entry.job.dtype, entry.job.status], sort_keys=True), []).append(entry)
     entries: list[Measured] = []
-    for group in _groups(records):
-        members = measured(group)
+    for members in groups.values():
         first = min(members, key=lambda entry: (entry.job.seed or 0, entry.job.job_id))
         if first.job.status == "failed":
             entries += members
             continue
-        results: dict[tuple[str, str], list[EvalResult]] = {}
+        results: dict[Key, list[EvalResult]] = {}
         for entry in members:
-            for result in entry.results:
-                results.setdefault((result.protocol, result.metric), []).append(result)
+            for key, result in entry.by_key.items():
+                results.setdefault(key, []).append(result)
         means, spreads = [], {}
         for key, found in results.items():
             values = [result.value for result in found if result.value is not None]
             spreads[key] = Spread(len(values), mean_interval(values))
             means.append(replace(found[0], value=math.fsum(values) / len(values) if values else None, stderr=None))
-        dirty = any(entry.job.dirty for entry in members)
-        job = replace(first.job, seed=None, dirty=dirty)
-        entries.append(replace(first, job=job, results=tuple(means), spreads=spreads))
+        mean = replace(first.job, seed=None, dirty=any(entry.job.dirty for entry in members))
+        entries.append(replace(first, job=mean, results=tuple(means), spreads=spreads))
     return entries
 
 
@@ -103,13 +105,3 @@ def paired_interval(only_a: int, only_b: int, questions: int) -> tuple[float, fl
     below_D, tail = np.cumsum(chance_D), (1 - CONFIDENCE) / 2
     low, high = ((int(np.searchsorted(below_D, share)) - questions) / questions for share in (tail, 1 - tail))
     return low, high
-
-
-def _groups(records: Sequence[RunRecord]) -> Iterable[list[RunRecord]]:
-    """Records whose jobs are the same but for the seed and that ran in one type of weights; failures apart."""
-    groups: dict[str, list[RunRecord]] = {}
-    for record in records:
-        job = {name: value for name, value in record.job.items() if name != "seed"}
-        key = json.dumps([job, record.provenance.dtype, record.status], sort_keys=True)
-        groups.setdefault(key, []).append(record)
-    return groups.values()

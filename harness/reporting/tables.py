@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from harness.record import EvalResult, RunRecord
 from harness.reporting.axes import SETTINGS, Axis, distinguishing_axes, job_order
-from harness.reporting.frame import NO_RECOVERY, JobRow, Measured, Spread, measured
+from harness.reporting.frame import NO_RECOVERY, JobRow, Key, Measured, Spread, key_of, measured
 from harness.reporting.layout import UNITS, Cell, Column, Table, metric_header, percent
 from harness.reporting.marks import Footnotes, ranked
 from harness.reporting.published import DENSE, UNIFORM, Published, PublishedRow, natural_key
@@ -23,8 +23,6 @@ SAID_ONCE = ("dtype", "allocation", "recovery", "calibration", "propagation", "s
 """Axes that a footnote states when they are the same everywhere."""
 UNSAID = {"", UNIFORM, NO_RECOVERY}
 """What every reader takes for granted."""
-
-Key = tuple[str, str]
 
 
 def comparison(records: Sequence[RunRecord], published: Published, *, mean_over_seed: bool = False) -> Table:
@@ -48,7 +46,7 @@ def comparison(records: Sequence[RunRecord], published: Published, *, mean_over_
     rows = []
     for entry in entries:
         labels = [Cell(entry.job.model), Cell(entry.job.method, marks=notes.job(entry))]
-        labels += [Cell("" if entry.job.is_dense else entry.job.pattern), Cell(_sparsity(entry.job, notes))]
+        labels += [Cell(entry.job.shown_pattern), Cell(_sparsity(entry.job, notes))]
         labels += [Cell(axis.value(entry.job)) for axis in axes]
         rows.append((*labels, *cells_of(entry, results, published, notes)))
     headers = ["model", "method", "pattern", "sparsity", *(axis.header for axis in axes)]
@@ -63,7 +61,7 @@ def comparison(records: Sequence[RunRecord], published: Published, *, mean_over_
 
 def cells_of(entry: Measured, keys: Mapping[Key, EvalResult], published: Published, notes: Footnotes) -> list[Cell]:
     """The numbers of a job, a cell a column of `columns_of`."""
-    found = {column_key(result): result for result in entry.results}
+    found = entry.by_key
     return [beside_published(entry, found[key], published, notes) if key in found else Cell() for key in keys]
 
 
@@ -81,7 +79,7 @@ def beside_published(entry: Measured, result: EvalResult, published: Published, 
 def compared(entry: Measured, result: EvalResult, row: PublishedRow | None, notes: Footnotes) -> Cell:
     """The cell of a measured number beside this published one; no verdict where the two are not of one computation."""
     value = in_unit(result.value, result.metric)
-    spread = entry.spreads.get(column_key(result), Spread(0, None))
+    spread = entry.spreads.get(key_of(result), Spread(0, None))
     return Cell(
         measured=value,
         stderr=in_unit(result.stderr, result.metric),
@@ -110,14 +108,9 @@ def _sparsity(job: JobRow, notes: Footnotes) -> str:
     return f"{percent(job.sparsity)} ({percent(job.counted)})"
 
 
-def column_key(result: EvalResult) -> Key:
-    """What a column is of: protocol and metric."""
-    return (result.protocol, result.metric)
-
-
 def columns_of(entries: Sequence[Measured]) -> dict[Key, EvalResult]:
     """One example result a (protocol, metric): perplexities first, then tasks, as the papers order them."""
-    examples = {column_key(result): result for entry in reversed(entries) for result in entry.results}
+    examples = {key: result for entry in reversed(entries) for key, result in entry.by_key.items()}
 
     def order(item: tuple[Key, EvalResult]) -> tuple[object, ...]:
         task = item[1].task
@@ -164,7 +157,7 @@ def protocol_notes(entries: Sequence[Measured], results: Mapping[Key, EvalResult
     """Subsets, data that are not the published ones, and data that differ under one name: always said."""
     notes: dict[str, None] = {}
     for key, example in results.items():
-        found = [result for entry in entries for result in entry.results if column_key(result) == key]
+        found = [result for entry in entries for result in entry.results if key_of(result) == key]
         seq_len, options = protocol_parts(example.protocol)
         name = " ".join([example.task, *([f"@{seq_len}"] if seq_len else []), *options])
         said = [*dict.fromkeys(result.subset for result in found if result.subset)]

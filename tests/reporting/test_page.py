@@ -15,7 +15,7 @@ from harness.answers import TaskAnswers, chosen
 from harness.errors import UserError
 from harness.patterns import SemiStructured
 from harness.record import LayerReport, QuestionFile
-from harness.reporting.compare import Question
+from harness.reporting.compare_text import Question
 from harness.reporting.figures.base import Picture, pictures
 from harness.reporting.figures.look import COLORS, DENSE_COLOR
 from harness.reporting.frame import measured

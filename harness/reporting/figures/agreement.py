@@ -10,8 +10,9 @@ from harness.reporting.figures.data import Data
 from harness.reporting.figures.look import Spec, composed, file_name, titled, told_apart, tooltip, value_scale
 from harness.reporting.figures.points import quantity
 from harness.reporting.figures.sheet import Row
+from harness.reporting.frame import Key, key_of
 from harness.reporting.marks import Footnotes
-from harness.reporting.tables import Key, beside_published, column_key
+from harness.reporting.tables import beside_published
 
 SIDE = 300
 
@@ -41,8 +42,8 @@ def pairs(data: Data) -> tuple[dict[Key, list[Row]], dict[Key, EvalResult]]:
                     **{"low": value - error, "high": value + error, "job": entry.job.job_id},
                     "verified": cell.published.status != "unverified",
                 }
-                found.setdefault(column_key(result), []).append(row)
-                examples.setdefault(column_key(result), result)
+                found.setdefault(key_of(result), []).append(row)
+                examples.setdefault(key_of(result), result)
     return dict(sorted(found.items())), examples
 
 

@@ -44,11 +44,11 @@ def page(content: Mapping[str, object], blocks: Mapping[str, str], *, live: bool
     template = environment.from_string(asset("page.html"))
     return template.render(
         policy=policy(script, vega, live=live),
-        style=_safe(asset("style.css")),
-        script=_safe(script),
-        vega=_safe(packed(vega.encode())),
-        content=_safe(embedded(content)),
-        blocks={name: _safe(block) for name, block in blocks.items()},
+        style=asset("style.css"),
+        script=script,
+        vega=packed(vega.encode()),
+        content=embedded(content),
+        blocks=blocks,
         live=live,
         version=__version__,
     )
@@ -96,12 +96,6 @@ def embedded(value: object) -> str:
     """JSON that may stand inside a script element: no text in it can end the element or open a comment."""
     text = json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     return text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
-
-
-def _safe(text: str) -> object:
-    from markupsafe import Markup
-
-    return Markup(text)
 
 
 @cache

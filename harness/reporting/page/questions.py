@@ -8,8 +8,8 @@ from itertools import combinations
 from harness.answers import TaskAnswers
 from harness.errors import UserError
 from harness.record import EvalResult, RunRecord
-from harness.reporting.compare import Answered, Comparison, Question, TaskComparison, compare, judged
-from harness.reporting.compare_text import accuracies, margins
+from harness.reporting.compare import Answered, Comparison, TaskComparison, compare, judged
+from harness.reporting.compare_text import Question, accuracies, margins
 from harness.reporting.frame import describe
 from harness.reporting.layout import DASH, Cell, Column, Table, signed
 from harness.reporting.page.details import packed

@@ -7,14 +7,12 @@ from statistics import fmean
 
 from harness.record import EvalResult, RunRecord
 from harness.reporting.axes import AXES, Axis, job_order
-from harness.reporting.frame import JobRow, Measured, describe
+from harness.reporting.frame import JobRow, Key, Measured, describe
 from harness.reporting.layout import Cell, Column, json_number, rounded
 from harness.reporting.marks import Footnotes, last_line
 from harness.reporting.published import Published
 from harness.reporting.tables import (
-    Key,
     beside_published,
-    column_key,
     columns_of,
     protocol_notes,
     unit_of,
@@ -47,7 +45,7 @@ def table(records: Sequence[RunRecord], entries: Sequence[Measured], published: 
     """
     jobs = [entry.job for entry in entries]
     results = columns_of(entries)
-    found = [{column_key(result): result for result in entry.results} for entry in entries]
+    found = [entry.by_key for entry in entries]
     notes = Footnotes()
     for line in protocol_notes(entries, results):
         notes.add(line)
