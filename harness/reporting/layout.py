@@ -69,7 +69,8 @@ class Cell:
         if self.text or (self.measured is None and self.published is None):
             return (((self.text or DASH) + self.marks, 0),)
         measured = (DASH if self.measured is None else number(self.measured), self.rank)
-        after = self._spread + self.marks
+        interval = "" if self.interval is None else f" ±{number(self.interval)}"  # ` ±0.12 (n=5)`
+        after = interval + ("" if self.samples is None else f" (n={self.samples})") + self.marks
         if self.published is None:
             return (measured, (after, 0)) if after else (measured,)
         published = (self.published.text + ("?" if self.published.status == "unverified" else ""), self.published_rank)
@@ -77,12 +78,6 @@ class Cell:
         if order == "measured first":
             return (measured, (f"{after} (", 0), published, (f", {difference})", 0))
         return (published, (" / ", 0), measured, (f"{after} / {difference}", 0))
-
-    @property
-    def _spread(self) -> str:
-        """Interval and number of values of a mean: ` ±0.12 (n=5)`."""
-        interval = "" if self.interval is None else f" ±{number(self.interval)}"
-        return interval + ("" if self.samples is None else f" (n={self.samples})")
 
 
 @dataclass(frozen=True, slots=True)

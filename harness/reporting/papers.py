@@ -42,7 +42,8 @@ def paper_table(
     entries = mean_over_seeds(wanted) if mean_over_seed else measured(wanted)
     one_metric = len({(row.task, row.metric, row.unit) for row in rows}) == 1
     by_model = one_metric and len({row.model for row in rows}) > 1
-    headers = _label_headers(rows, by_model)
+    headers = ["model"] if len({row.model for row in rows}) > 1 and not by_model else []
+    headers += ["method", *(["variant"] if any(row.variant for row in rows) else []), "pattern", "sparsity"]
     notes, found = Footnotes(), _index(entries)
     notes.add(LEGEND)
     shown: list[JobRow] = []
@@ -72,12 +73,6 @@ def paper_table(
     )
 
 
-def _label_headers(rows: Sequence[PublishedRow], by_model: bool) -> list[str]:
-    """Fields of the rows that label the table's."""
-    headers = ["model"] if len({row.model for row in rows}) > 1 and not by_model else []
-    return [*headers, "method", *(["variant"] if any(row.variant for row in rows) else []), "pattern", "sparsity"]
-
-
 def _title(rows: Sequence[PublishedRow], by_model: bool) -> str:
     """Id and captions, and what all columns or all rows share."""
     captions = "; ".join(dict.fromkeys(row.table_caption for row in rows))
@@ -104,18 +99,20 @@ def _quantity(row: PublishedRow, seq_len: int | None) -> str:
 
 
 def _index(entries: Sequence[Measured]) -> dict[Setting, list[Found]]:
-    """Results by the key of the setting they were measured in, the one to show first."""
+    """Results by the setting they were measured in: clean before dirty, the published calibration before others, then
+    the lowest seed; those without a number last.
+    """
+
+    def order(entry: Measured) -> tuple[object, ...]:
+        job = entry.job
+        return (job.dirty, job.calibration != PUBLISHED_CALIBRATION, job.seed or 0, job.job_id)
+
     found: dict[Setting, list[Found]] = {}
-    for entry in sorted(entries, key=lambda entry: _preference(entry.job)):
+    for entry in sorted(entries, key=order):
         for result in entry.results:
             if setting := entry.setting(result):
                 found.setdefault(setting, []).append((entry, result))
     return {key: sorted(some, key=lambda one: one[1].value is None) for key, some in found.items()}
-
-
-def _preference(job: JobRow) -> tuple[object, ...]:
-    """Clean before dirty, the published calibration before others, then the lowest seed."""
-    return (job.dirty, job.calibration != PUBLISHED_CALIBRATION, job.seed or 0, job.job_id)
 
 
 def _cell(row: PublishedRow, matches: Sequence[Found], notes: Footnotes) -> Cell:

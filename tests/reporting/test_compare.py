@@ -15,8 +15,8 @@ from scipy.stats import bootstrap
 from harness.answers import Answer, TaskAnswers, chosen, one_word
 from harness.errors import UserError
 from harness.record import EvalResult, RunRecord
-from harness.reporting.compare import Answered, Question, compare
-from harness.reporting.compare_text import write_comparison
+from harness.reporting.compare import Answered, compare
+from harness.reporting.compare_text import Question, write_comparison
 from harness.reporting.statistics import Distribution, mcnemar, paired_interval
 from tests.reporting.conftest import make_accuracy
 

@@ -4,12 +4,13 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import altair
+
 from harness.record import EvalResult
-from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
+from harness.reporting.figures.base import FIGURES, NotDrawn, Picture, Row
 from harness.reporting.figures.data import Data
 from harness.reporting.figures.look import Spec, composed, file_name, titled, told_apart, tooltip, value_scale
 from harness.reporting.figures.points import quantity
-from harness.reporting.figures.sheet import Row
 from harness.reporting.frame import Key, key_of
 from harness.reporting.marks import Footnotes
 from harness.reporting.tables import beside_published
@@ -48,8 +49,6 @@ def pairs(data: Data) -> tuple[dict[Key, list[Row]], dict[Key, EvalResult]]:
 
 
 def _chart(data: Data, some: list[Row], example: EvalResult) -> Spec:
-    import altair
-
     unit = quantity(example.metric)
     both, axis = value_scale(end for pair in some for end in (pair["published"], pair["measured"]))
 

@@ -4,10 +4,11 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
-from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
+import altair
+
+from harness.reporting.figures.base import FIGURES, NotDrawn, Picture, Row, paged
 from harness.reporting.figures.data import Data
 from harness.reporting.figures.look import COLORS, OTHER_COLOR, Spec, composed, titled, tooltip
-from harness.reporting.figures.sheet import Row, paged
 from harness.reporting.layout import clean
 from harness.reporting.published import DENSE, natural_key
 
@@ -75,8 +76,6 @@ def _phase_order(phase: str) -> tuple[bool, int, str]:
 
 
 def _chart(rows: list[Row]) -> Spec:
-    import altair
-
     order = sorted({row["phase"] for row in rows}, key=_phase_order)
     colors = [OTHER_COLOR if phase == OTHER else COLORS[place % len(COLORS)] for place, phase in enumerate(order)]
     bars = [*dict.fromkeys(row["bar"] for row in rows)]

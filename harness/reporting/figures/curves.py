@@ -3,29 +3,15 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
 
-from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
+import altair
+
+from harness.reporting.figures import look
+from harness.reporting.figures.base import FIGURES, Looks, NotDrawn, Picture, Row, Sheet, rows_of
 from harness.reporting.figures.data import Data
-from harness.reporting.figures.look import (
-    DENSE_COLOR,
-    PANEL_HEIGHT,
-    PANEL_WIDTH,
-    TWO_LINES,
-    Spec,
-    composed,
-    place_width,
-    told_apart,
-    tooltip,
-    value_scale,
-)
 from harness.reporting.figures.points import Panel, Point
-from harness.reporting.figures.sheet import Looks, Row, Sheet, rows_of
 from harness.reporting.layout import clean
 from harness.reporting.published import DENSE
-
-if TYPE_CHECKING:
-    import altair
 
 MARKER_WIDTH = 9
 """Pixels of a pattern beside the lines for every series."""
@@ -69,55 +55,51 @@ def _curves(data: Data, name: str, kinds: tuple[str, ...], across: Across) -> It
     )
 
 
-def curve_panel(panel: Panel, looks: Looks, across: Across) -> Spec:
+def curve_panel(panel: Panel, looks: Looks, across: Across) -> look.Spec:
     """Unstructured sparsities as lines; beside them every other pattern in a place of its own, for 2:4 is not 50 %."""
-    import altair
-
     looks = {label: replace(style, marker="stroke") if label == DENSE else style for label, style in looks.items()}
     lines = [point for point in panel.points if point.pattern == "unstructured"]
     rest = [point for point in panel.points if point.pattern != "unstructured"]
     ends = [min(end, panel.edge) for point in panel.drawn for end in (point.value, point.low, point.high)]
-    scale, axis = value_scale((end for end in ends if end > 0), linear=panel.higher_is_better)
+    scale, axis = look.value_scale((end for end in ends if end > 0), linear=panel.higher_is_better)
     quality, parts = partial(altair.Y, scale=scale, axis=axis, title=panel.label), []
     if lines or not rest:
         rows = [row | {"x": across.of(point)} for row, point in zip(rows_of(lines, panel), lines, strict=True)]
         x = altair.X(
             "x:Q", title=across.title, scale=altair.Scale(zero=False, nice=False, padding=8), axis={"tickCount": 5}
         )
-        parts.append(_layers(panel, rows, looks, {"x": x}, quality) | {"width": PANEL_WIDTH})
+        parts.append(_layers(panel, rows, looks, {"x": x}, quality) | {"width": look.PANEL_WIDTH})
     if rest:
         places = [place for place in panel.places if place in {point.place for point in rest}]
         labels = [label for label in looks if label in {point.label for point in rest}]
         where = {
-            "x": altair.X("place:N", title="pattern", sort=places, axis=altair.Axis(grid=False, **TWO_LINES)),
+            "x": altair.X("place:N", title="pattern", sort=places, axis=altair.Axis(grid=False, **look.TWO_LINES)),
             "xOffset": altair.XOffset("label:N", sort=labels),
         }
         empty = altair.Axis(values=axis["values"], labels=False, ticks=False, domain=False)
         bare = partial(altair.Y, scale=scale, axis=empty, title="")
-        width = len(places) * max(place_width(places), MARKER_WIDTH * len(labels))
+        width = len(places) * max(look.place_width(places), MARKER_WIDTH * len(labels))
         beside = _layers(panel, rows_of(rest, panel), looks, where, bare if parts else quality)
         parts.append(beside | {"width": width})
-    return composed("hconcat", parts, spacing=4, title=clean(panel.model))
+    return look.composed("hconcat", parts, spacing=4, title=clean(panel.model))
 
 
-def _layers(panel: Panel, rows: list[Row], looks: Looks, across: Spec, y: "partial[altair.Y]") -> Spec:
+def _layers(panel: Panel, rows: list[Row], looks: Looks, across: look.Spec, y: partial[altair.Y]) -> look.Spec:
     """Dense model, lines, error bars and points, the later over the earlier."""
-    import altair
-
     base = altair.Chart(altair.InlineData(values=rows)).encode(**across)
     dense = altair.Chart(altair.InlineData(values=rows_of([panel.dense], panel) if panel.dense else []))
     layers = [
-        dense.mark_rect(color=DENSE_COLOR, opacity=0.08).encode(y=y("low:Q"), y2=altair.Y2("high:Q")),
-        dense.mark_rule(size=1.3).encode(**told_apart(looks, "color", "strokeDash"), y=y("value:Q")),
+        dense.mark_rect(color=look.DENSE_COLOR, opacity=0.08).encode(y=y("low:Q"), y2=altair.Y2("high:Q")),
+        dense.mark_rule(size=1.3).encode(**look.told_apart(looks, "color", "strokeDash"), y=y("value:Q")),
     ]
     if "xOffset" not in across:
-        lines = base.mark_line(clip=True).encode(**told_apart(looks, "color", "strokeDash"))
+        lines = base.mark_line(clip=True).encode(**look.told_apart(looks, "color", "strokeDash"))
         layers.append(lines.encode(y=y("value:Q"), order=altair.Order("x:Q")))
     bars = base.transform_filter("datum.error > 0").mark_rule(opacity=0.7, clip=True)
-    layers.append(bars.encode(**told_apart(looks, "color"), y=y("low:Q"), y2=altair.Y2("high:Q")))
-    marks = base.mark_point(size=40).encode(**told_apart(looks, "color", "shape"))
-    layers.append(marks.encode(y=y("shown:Q"), tooltip=tooltip(*TOOLTIP)))
-    return composed("layer", layers, height=PANEL_HEIGHT)
+    layers.append(bars.encode(**look.told_apart(looks, "color"), y=y("low:Q"), y2=altair.Y2("high:Q")))
+    marks = base.mark_point(size=40).encode(**look.told_apart(looks, "color", "shape"))
+    layers.append(marks.encode(y=y("shown:Q"), tooltip=look.tooltip(*TOOLTIP)))
+    return look.composed("layer", layers, height=look.PANEL_HEIGHT)
 
 
 def errors(points: list[Point]) -> str:

@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 
-from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
+import altair
+
+from harness.reporting.figures.base import FIGURES, Looks, NotDrawn, Picture, Sheet, rows_of
 from harness.reporting.figures.curves import TOOLTIP
 from harness.reporting.figures.data import Data
 from harness.reporting.figures.look import TWO_LINES, Spec, composed, place_width, tooltip
 from harness.reporting.figures.points import Panel
-from harness.reporting.figures.sheet import Looks, Sheet, rows_of
 from harness.reporting.layout import clean, number
 
 FIELD_WIDTH, FIELD_HEIGHT = 48, 22
@@ -32,8 +33,6 @@ def _short(value: float) -> str:
 
 def heat_panel(panel: Panel, looks: Looks) -> Spec:
     """Rows are series, the best above, columns patterns."""
-    import altair
-
     rows = [row | {"written": _short(row["value"])} for row in rows_of(panel.points, panel)]
     values = [row["shown"] for row in rows]
     low, high = min(values, default=0.0), max(values, default=1.0)

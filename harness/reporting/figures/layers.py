@@ -7,21 +7,13 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+import altair
+
 from harness.record import LayerReport, RunRecord
-from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
+from harness.reporting.figures import look
+from harness.reporting.figures.base import FIGURES, Looks, NotDrawn, Picture, Row, paged
 from harness.reporting.figures.data import Data
-from harness.reporting.figures.look import (
-    PANEL_HEIGHT,
-    PANEL_WIDTH,
-    Spec,
-    composed,
-    titled,
-    told_apart,
-    tooltip,
-    value_scale,
-)
 from harness.reporting.figures.points import MAX_SERIES, pattern_name
-from harness.reporting.figures.sheet import Looks, Row, paged
 from harness.reporting.layout import clean
 from harness.reporting.published import natural_key
 
@@ -115,22 +107,20 @@ def _blocks(layers: Sequence[LayerReport]) -> Iterator[Row]:
         }
 
 
-def _chart(page: Sequence[Selection], data: Data) -> Spec:
+def _chart(page: Sequence[Selection], data: Data) -> look.Spec:
     labels = set().union(*(each.labels for each in page))
     looks = {label: style for label, style in data.styles.items() if label in labels}
-    chart = composed("hconcat", [layer_panel(each, looks) for each in page], spacing=24)
+    chart = look.composed("hconcat", [layer_panel(each, looks) for each in page], spacing=24)
     notes = ["over the linears of a block: zeros weighted by their weights"]
     notes += ["output error: plain mean of ||XW' - XW|| / ||XW|| on calibration data (lower is better)"]
     notes += [note for note in data.notes if note.startswith(tuple(f"{each.model}: " for each in page))]
     notes += [f"{each.model}: {each.left_out} further settings are not drawn" for each in page if each.left_out]
     title = "In which blocks are the zeros, and what do they do to the output?"
-    return titled(chart, title, notes, 1.6 * PANEL_WIDTH * len(page))
+    return look.titled(chart, title, notes, 1.6 * look.PANEL_WIDTH * len(page))
 
 
-def layer_panel(selection: Selection, looks: Looks) -> Spec:
+def layer_panel(selection: Selection, looks: Looks) -> look.Spec:
     """Zeros above, output error below, over the blocks of one model."""
-    import altair
-
     rows = selection.rows
     zeros = [row["zeros"] for row in rows]
     if max(zeros) - min(zeros) < 1:  # counts that differ by single weights are the same picture
@@ -140,17 +130,19 @@ def layer_panel(selection: Selection, looks: Looks) -> Spec:
     block = altair.X("block:Q", title="block", axis=ticks, scale=altair.Scale(nice=False, padding=6))
     base = altair.Chart(altair.InlineData(values=list(rows))).encode(x=block)
 
-    def part(field: str, title: str, scale: Any, axis: Any) -> Spec:
-        one = base.encode(y=altair.Y(f"{field}:Q", title=title, scale=scale, axis=axis), **told_apart(looks, "color"))
-        marks = one.transform_filter(f"datum.marked && isValid(datum.{field})").mark_point(size=40)
-        shown = tooltip("label:N", "model:N", "block:Q", "zeros:Q", "error:Q", "jobs:N")
-        drawn = (
-            one.mark_line().encode(**told_apart(looks, "strokeDash")),
-            marks.encode(**told_apart(looks, "shape"), tooltip=shown),
+    def part(field: str, title: str, scale: Any, axis: Any) -> look.Spec:
+        one = base.encode(
+            y=altair.Y(f"{field}:Q", title=title, scale=scale, axis=axis), **look.told_apart(looks, "color")
         )
-        return composed("layer", drawn, width=PANEL_WIDTH, height=PANEL_HEIGHT)
+        marks = one.transform_filter(f"datum.marked && isValid(datum.{field})").mark_point(size=40)
+        shown = look.tooltip("label:N", "model:N", "block:Q", "zeros:Q", "error:Q", "jobs:N")
+        drawn = (
+            one.mark_line().encode(**look.told_apart(looks, "strokeDash")),
+            marks.encode(**look.told_apart(looks, "shape"), tooltip=shown),
+        )
+        return look.composed("layer", drawn, width=look.PANEL_WIDTH, height=look.PANEL_HEIGHT)
 
     errors = [row["error"] for row in rows if row["error"] is not None]
-    parts = [part("zeros", "zeros counted [%]", *value_scale(zeros, linear=True))]
-    parts += [part("error", "relative output error", *value_scale(errors))] if errors else []
-    return composed("vconcat", parts, title=clean(f"{selection.model}, {selection.pattern}"))
+    parts = [part("zeros", "zeros counted [%]", *look.value_scale(zeros, linear=True))]
+    parts += [part("error", "relative output error", *look.value_scale(errors))] if errors else []
+    return look.composed("vconcat", parts, title=clean(f"{selection.model}, {selection.pattern}"))

@@ -5,12 +5,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from textwrap import wrap
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
+
+import altair
 
 from harness.reporting.layout import clean
-
-if TYPE_CHECKING:
-    import altair
 
 Spec: TypeAlias = dict[str, Any]
 """A chart as Vega-Lite."""
@@ -87,8 +86,6 @@ def place_width(places: Iterable[str]) -> float:
 
 def told_apart(known: Mapping[str, Style], *channels: str) -> dict[str, Any]:
     """Encodings of the column `label` by these channels (color, shape, strokeDash), with one legend for all."""
-    import altair
-
     labels, styles = list(known), list(known.values())
     # The other way round, and not the same domain to Vega-Lite: in one legend, dashes would tear the markers' outlines.
     dashes = altair.Scale(domain=labels[::-1], range=[list(style.dash) for style in styles[::-1]])
@@ -102,10 +99,8 @@ def told_apart(known: Mapping[str, Style], *channels: str) -> dict[str, Any]:
     return {channel: looks[channel] for channel in channels}
 
 
-def value_scale(values: Iterable[float], *, linear: bool = False) -> tuple["altair.Scale", "altair.Axis"]:
+def value_scale(values: Iterable[float], *, linear: bool = False) -> tuple[altair.Scale, altair.Axis]:
     """A scale that holds all values, logarithmic where positive ones span more than a factor of ten, or linear."""
-    import altair
-
     found = list(values)
     low, high = min(found, default=0.0), max(found, default=1.0)
     if not linear and low > 0 and high > 10 * low:
@@ -123,18 +118,13 @@ def value_scale(values: Iterable[float], *, linear: bool = False) -> tuple["alta
 
 def composed(how: Literal["layer", "hconcat", "vconcat"], parts: Iterable[Any], **properties: Any) -> Spec:
     """Altair's charts, or what was composed of them before, as one: Altair's own way copies all parts at every step."""
-    return {how: [part if isinstance(part, dict) else _single(part) for part in parts], **properties}
+    made = (part if isinstance(part, dict) else part.to_dict(validate=False) for part in parts)
+    own = ("$schema", "config")
+    return {how: [{name: value for name, value in part.items() if name not in own} for part in made], **properties}
 
 
-def _single(chart: "altair.Chart") -> Spec:
-    made: Spec = chart.to_dict(validate=False)
-    return {name: value for name, value in made.items() if name not in ("$schema", "config")}
-
-
-def tooltip(*fields: str) -> "list[altair.Tooltip]":
+def tooltip(*fields: str) -> list[altair.Tooltip]:
     """What a mark says under the pointer; Altair looks up a bare string in its whole schema, which takes 8 ms."""
-    import altair
-
     return [altair.Tooltip(field) for field in fields]
 
 

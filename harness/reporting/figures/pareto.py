@@ -5,20 +5,12 @@ from dataclasses import dataclass
 from functools import partial
 from statistics import fmean
 
-from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
+import altair
+
+from harness.reporting.figures import look
+from harness.reporting.figures.base import FIGURES, Looks, NotDrawn, Picture, Sheet, rows_of
 from harness.reporting.figures.data import Data, Measurement
-from harness.reporting.figures.look import (
-    PANEL_HEIGHT,
-    PANEL_WIDTH,
-    QUIET,
-    Spec,
-    composed,
-    told_apart,
-    tooltip,
-    value_scale,
-)
 from harness.reporting.figures.points import Panel, Point
-from harness.reporting.figures.sheet import Looks, Sheet, rows_of
 from harness.reporting.layout import clean
 
 SPEED_METRICS = ("tokens_per_second", "latency")
@@ -123,10 +115,8 @@ def front(costs: Sequence[float], values: Sequence[float], *, less: bool, higher
     return kept
 
 
-def front_panel(panel: Panel, looks: Looks, cost: Cost) -> Spec:
+def front_panel(panel: Panel, looks: Looks, cost: Cost) -> look.Spec:
     """One marker a point, and the front over all of them with the dense model."""
-    import altair
-
     points = [point for point in panel.drawn if cost.of(point) is not None]
     costs = [value for value in map(cost.of, points) if value is not None]
     best = front(costs, [one.value for one in points], less=cost.less_is_better, higher=panel.higher_is_better)
@@ -134,21 +124,21 @@ def front_panel(panel: Panel, looks: Looks, cost: Cost) -> Spec:
     for number, (row, spent) in enumerate(zip(rows, costs, strict=True)):
         row |= {"cost": spent, "leads": number in best}
         row["hollow"] = row["pattern"] not in ("unstructured", "dense")
-    across, across_axis = value_scale(costs)
-    up, up_axis = value_scale((row["shown"] for row in rows), linear=panel.higher_is_better)
+    across, across_axis = look.value_scale(costs)
+    up, up_axis = look.value_scale((row["shown"] for row in rows), linear=panel.higher_is_better)
     base = altair.Chart(altair.InlineData(values=rows)).encode(
         x=altair.X("cost:Q", title=cost.label, scale=across, axis=across_axis),
         y=altair.Y("shown:Q", title=panel.label, scale=up, axis=up_axis),
     )
     marks = base.encode(
-        **told_apart(looks, "color", "shape"),
+        **look.told_apart(looks, "color", "shape"),
         opacity=altair.condition("datum.leads", altair.value(1), altair.value(BEATEN_OPACITY)),
-        tooltip=tooltip("label:N", "model:N", "place:N", "cost:Q", "value:Q", "jobs:N"),
+        tooltip=look.tooltip("label:N", "model:N", "place:N", "cost:Q", "value:Q", "jobs:N"),
     )
     steps = base.transform_filter("datum.leads").mark_line(
-        color=QUIET, strokeWidth=1, interpolate="step-after" if cost.less_is_better else "step-before"
+        color=look.QUIET, strokeWidth=1, interpolate="step-after" if cost.less_is_better else "step-before"
     )
     solid = marks.transform_filter("!datum.hollow").mark_point(size=50, filled=True)
     hollow = marks.transform_filter("datum.hollow").mark_point(size=50, filled=False, strokeWidth=1.4)
     parts = (steps.encode(order=altair.Order("cost:Q")), solid, hollow)
-    return composed("layer", parts, width=PANEL_WIDTH, height=PANEL_HEIGHT, title=clean(panel.model))
+    return look.composed("layer", parts, width=look.PANEL_WIDTH, height=look.PANEL_HEIGHT, title=clean(panel.model))

@@ -89,17 +89,18 @@ def _character(character: str) -> str:
 
 def _fit(table: Table) -> tuple[str, str, list[list[int]]]:
     """Page, size and parts: the largest size at which it is one part, else turned, the smallest, and several."""
-    widths = [_width(table, index) for index in range(len(table.columns))]
+    columns = range(len(table.columns))
+    widths = [_width(table, index) for index in columns]
+    needed: list[float] = []
     for page, room in PAGE_PT.items():
         for size, character in SIZES:
-            if sum(characters * character + COLUMN_PT for characters in widths) <= room:
-                return page, size, [list(range(len(table.columns)))]
-    size, character = SIZES[-1]
-    labels = [index for index, column in enumerate(table.columns) if column.is_label and column.tells]
-    needed = [characters * character + COLUMN_PT for characters in widths]
-    values = [(index, width) for index, width in enumerate(needed) if index not in labels]
+            needed = [characters * character + COLUMN_PT for characters in widths]
+            if sum(needed) <= room:
+                return page, size, [[*columns]]
+    labels = [index for index in columns if table.columns[index].is_label and table.columns[index].tells]
+    values = [(index, needed[index]) for index in columns if index not in labels]
     parts = in_parts(values, sum(needed[index] for index in labels), PAGE_PT["landscape"])
-    return "landscape", size, [[*labels, *part] for part in parts]
+    return "landscape", SIZES[-1][0], [[*labels, *part] for part in parts]
 
 
 def _width(table: Table, index: int) -> int:

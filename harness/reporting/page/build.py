@@ -23,9 +23,6 @@ MODULES = (
 )
 """The scripts in the order they are joined; each may use what those before it export."""
 
-STATIC_NETWORK = "'none'"
-LIVE_NETWORK = "'self'"
-
 
 def page(content: Mapping[str, object], blocks: Mapping[str, str], *, live: bool = False) -> str:
     """One HTML document that needs nothing else.
@@ -84,8 +81,9 @@ def payload(
 
 def policy(*scripts: str, live: bool) -> str:
     """The content security policy under which only these scripts run."""
-    hashes = " ".join(f"'sha256-{_sha256(script)}'" for script in scripts)
-    network = LIVE_NETWORK if live else STATIC_NETWORK
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    hashes = " ".join(f"'sha256-{digest}'" for digest in digests)
+    network = "'self'" if live else "'none'"
     return (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data: blob:; "
         f"connect-src {network}; base-uri 'none'; form-action 'none'"
@@ -123,8 +121,3 @@ def _vega() -> str:
     from vl_convert import javascript_bundle
 
     return str(javascript_bundle("window.vegaEmbed = vegaEmbed;")).replace("\r\n", "\n")
-
-
-@cache
-def _sha256(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

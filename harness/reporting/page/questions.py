@@ -10,9 +10,9 @@ from harness.errors import UserError
 from harness.record import EvalResult, RunRecord
 from harness.reporting.compare import Answered, Comparison, TaskComparison, compare, judged
 from harness.reporting.compare_text import Question, accuracies, margins
-from harness.reporting.frame import describe
 from harness.reporting.layout import DASH, Cell, Column, Table, signed
 from harness.reporting.page.details import packed
+from harness.reporting.published import DENSE
 from harness.tracking.answers import read
 from harness.tracking.store import RecordStore
 
@@ -84,10 +84,15 @@ def packed_comparisons(records: Sequence[RunRecord], answers: Answers) -> dict[s
 
     As many as fit the budget; of two jobs that cannot be compared the block says why.
     """
+
+    def remoteness(pair: tuple[int, int]) -> tuple[bool, bool]:
+        a, b = (records[row].job for row in pair)
+        return a["model"] != b["model"], a["method"]["name"] != DENSE
+
     rows = [row for row, record in enumerate(records) if record.job_id in answers.by_job]
     budget = COMPARED_BUDGET
     blocks = {}
-    for a, b in sorted(combinations(rows, 2), key=lambda pair: _remoteness(records[pair[0]], records[pair[1]])):
+    for a, b in sorted(combinations(rows, 2), key=remoteness):
         one, other = (Answered(records[row], tuple(answers.by_job[records[row].job_id])) for row in (a, b))
         budget -= sum(len(task.questions) for task in one.answers)
         if budget < 0:
@@ -98,10 +103,6 @@ def packed_comparisons(records: Sequence[RunRecord], answers: Answers) -> dict[s
             found = str(error)
         blocks[f"compared-{a}-{b}"] = packed(json.dumps(found, separators=(",", ":")).encode())
     return blocks
-
-
-def _remoteness(a: RunRecord, b: RunRecord) -> tuple[bool, bool]:
-    return a.job["model"] != b.job["model"], not describe(a).is_dense
 
 
 def _tables(comparison: Comparison, texts: Texts) -> Iterator[Table]:
