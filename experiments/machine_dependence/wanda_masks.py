@@ -37,10 +37,10 @@ def loaded(folder: Path) -> tuple[nn.Module, Tensor]:
 
 def ours(folder: Path, sequences: str = "32", start: str = "0") -> None:
     """The walk of this project; first keeps the model and the tokens."""
+    from harness.data.arrays import windows
     from harness.data.corpora.base import CORPORA, TextCorpus
     from harness.data.sequences import RandomWindows
     from harness.data.sources import resolve
-    from harness.data.windows import windows
     from harness.models.checkpoint import Checkpoint
     from harness.models.loading import load_model
     from harness.patterns import SemiStructured

@@ -1,16 +1,19 @@
-"""Arrays of given numbers, [rows, columns]: token ids from ``.npy`` files, and their fingerprints."""
+"""Token ids (or other given numbers, [rows, columns]): read from ``.npy`` files, made of text, cut into windows."""
 
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from harness.errors import UserError
 
-if TYPE_CHECKING:  # planning imports this and reads no array
+if TYPE_CHECKING:  # planning imports this, reads no array and tokenises nothing
     import numpy as np
     from numpy.typing import NDArray
 
 Ids: TypeAlias = "NDArray[np.int64]"
+Tokenizer = Any
+"""A transformers tokenizer; Any, because this room must not import transformers."""
 
 
 def read_array(path: Path) -> Ids:
@@ -41,3 +44,41 @@ def fingerprint_array(array: Ids) -> str:
 
     content = np.ascontiguousarray(array, dtype="<i8")
     return f"sha256:{sha256(repr(content.shape).encode() + content.tobytes()).hexdigest()}"
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationTokens:
+    """What perplexity is measured on, before it is cut into windows.
+
+    Args:
+        ids: token ids, [tokens].
+        fingerprint: of the text or array that they come from.
+        num_unk: how many of them are the tokenizer's unknown token; 0 when it has none.
+    """
+
+    ids: Ids
+    fingerprint: str
+    num_unk: int = 0
+
+
+def windows(ids: Ids, seq_len: int, max_windows: int | None = None) -> Ids:
+    """Non-overlapping windows, [windows, seq_len]; the tail that fills none is dropped.
+
+    Raises:
+        UserError: fewer ids than one window.
+    """
+    count = len(ids) // seq_len
+    if count == 0:
+        raise UserError(f"the corpus has {len(ids)} tokens, less than one window of seq_len={seq_len}")
+    count = count if max_windows is None else min(count, max_windows)
+    return ids[: count * seq_len].reshape(count, seq_len)
+
+
+def tokenise(text: str, tokenizer: Tokenizer | None, purpose: str, split_special_tokens: bool = False) -> Ids:
+    """Token ids of one text; `verbose=False` keeps back the warning that it is longer than the model's window."""
+    import numpy as np
+
+    if tokenizer is None:
+        raise UserError(f"the model has no tokenizer, which {purpose} needs; give token arrays (corpus tokens) instead")
+    options = {"split_special_tokens": True} if split_special_tokens else {}
+    return np.asarray(tokenizer(text, verbose=False, **options)["input_ids"], dtype=np.int64)

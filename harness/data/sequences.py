@@ -6,8 +6,7 @@ from functools import cache, cached_property
 
 import numpy as np
 
-from harness.data.arrays import Ids
-from harness.data.windows import Tokenizer, tokenise
+from harness.data.arrays import Ids, Tokenizer, tokenise
 from harness.errors import UserError
 from harness.job import Sampling
 

@@ -11,12 +11,11 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from harness.data.arrays import Ids, fingerprint_array
+from harness.data.arrays import EvaluationTokens, Ids, fingerprint_array, windows
 from harness.data.corpora.base import CORPORA, ArrayCorpus, TextCorpus
 from harness.data.corpora.wikipedia_sample import articles
 from harness.data.sequences import RandomWindows
 from harness.data.sources import resolve
-from harness.data.windows import EvaluationTokens, windows
 from harness.errors import UserError
 
 

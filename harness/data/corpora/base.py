@@ -10,10 +10,9 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from harness.data.arrays import Ids, fingerprint_array, read_array
+from harness.data.arrays import EvaluationTokens, Ids, Tokenizer, fingerprint_array, read_array, tokenise
 from harness.data.formats import has_rows, read_file, read_rows, read_text, texts_of
 from harness.data.places import DataRef, Given, Places, Role, check_published, read_content
-from harness.data.windows import EvaluationTokens, Tokenizer, tokenise
 from harness.errors import UserError
 from harness.job import Sampling
 from harness.registry import Registry

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import Field
 
+from harness.data.arrays import EvaluationTokens, windows
 from harness.data.corpora.base import CORPORA
 from harness.data.places import DataRef
-from harness.data.windows import EvaluationTokens, windows
 from harness.errors import UserError
 from harness.evaluation.base import (
     EVALUATIONS,

@@ -4,6 +4,7 @@ Nothing here is decided by the name of a family. A short forward pass of the mod
 log-probabilities; a shortcut is used only if it reproduces them, and what was found is said.
 """
 
+from bisect import bisect_left
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -59,9 +60,7 @@ class Scorer:
         log_probs, greedy = [], []
         begin = 0
         for first in range(0, len(layout.states), HEAD_ROWS):
-            end = begin
-            while end < len(layout.sources) and layout.sources[end] < first + HEAD_ROWS:
-                end += 1
+            end = bisect_left(layout.sources, first + HEAD_ROWS, begin)
             logits_NV = self.head.logits(states_NH[first : first + HEAD_ROWS]).float()
             rows, wanted = sources[begin:end] - first, targets[begin:end]
             greedy.append(logits_NV.argmax(-1)[rows] == wanted)
