@@ -14,12 +14,13 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from harness.blocks.offload import outside_on
+from harness.blocks.offload import Offloading, outside_on
 from harness.blocks.runner import BlockRunner, in_batches
+from harness.blocks.trial import Edited, Edits
 from harness.evaluation.base import HEAD_ROWS, Estimate
 from harness.evaluation.head import Head, find_head, first_output
 from harness.models.compiled import compiled_blocks
-from harness.progress import Reporter
+from harness.progress import Reporter, Silent
 
 PROBE_TOKENS = 16
 """Positions on which the head is tried."""
@@ -106,3 +107,44 @@ def _summary(nll_N: Tensor) -> Estimate:
         return Estimate(math.inf, None, count)
     value = math.exp(mean)
     return Estimate(value, value * float(nll_N.std()) / math.sqrt(count) if count > 1 else None, count)
+
+
+class TrialLoss:
+    """Mean negative log-likelihood a token of a language model, in nats, for many candidates on the same windows.
+
+    Args:
+        model: everything but its blocks on the CPU.
+        dense: gives out the blocks of `model` as they are.
+        windows_NL: token windows.
+        batch_tokens: most tokens in one forward pass; at least one window is run at a time.
+        device: where a block is computed.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel, dense: Offloading, windows_NL: Tensor, *, batch_tokens: int, device: torch.device
+    ) -> None:
+        self._model = model
+        self._dense = dense
+        self._batches = in_batches(windows_NL, batch_tokens)
+        self._device = device
+        self._runner: BlockRunner | None = None
+        self._passed: dict[int, object] = {}
+        """Edits of the blocks that the kept hidden states went through."""
+
+    def __call__(self, edits: Edits, base: Edits = {}) -> float:  # noqa: B006  # nobody writes to it
+        """The loss with `edits` on top of those of `base`; infinite where it is no number."""
+        first = min(edits, default=0)
+        runner = self._runner
+        if runner is None or first < runner.position or self._passed != _before(base, runner.position):
+            self._runner = runner = BlockRunner(self._model, self._batches, self._dense, self._device)
+        forward = runner.fork(Edited(self._dense, base)) if runner.position < first else runner
+        while forward.position < first:
+            with forward.next_block() as step:
+                step.hand_on()
+        self._runner, self._passed = forward, _before(base, first)
+        measured = perplexity_from(forward.fork(Edited(self._dense, {**base, **edits})), Silent())
+        return math.inf if measured.value is None else math.log(measured.value)
+
+
+def _before(edits: Edits, position: int) -> dict[int, object]:
+    return {index: edit for index, edit in edits.items() if index < position}

@@ -14,7 +14,7 @@ from harness.data.sequences import RandomWindows
 from harness.errors import UserError
 from harness.evaluation.base import check_length
 from harness.evaluation.kinds.accuracy import accuracy
-from harness.evaluation.trials import TrialLoss
+from harness.evaluation.perplexity import TrialLoss
 from harness.models.loading import LoadedModel
 
 

@@ -18,8 +18,7 @@ from harness.blocks.offload import InMemory, outside_on
 from harness.blocks.runner import BlockRunner, in_batches
 from harness.errors import UserError
 from harness.evaluation.base import Estimate
-from harness.evaluation.perplexity import perplexity, perplexity_from
-from harness.evaluation.trials import TrialLoss
+from harness.evaluation.perplexity import TrialLoss, perplexity, perplexity_from
 from harness.job import Choice
 from harness.models.checkpoint import Checkpoint
 from harness.models.loading import LoadedModel, load_from_disk, load_model

@@ -12,7 +12,7 @@ from harness.blocks.layers import decoder_blocks, weight_view
 from harness.blocks.offload import InMemory
 from harness.blocks.runner import BlockRunner
 from harness.blocks.trial import Edits, OtherWeights, Skipped
-from harness.evaluation.trials import TrialLoss
+from harness.evaluation.perplexity import TrialLoss
 from tests.families import tiny_model
 
 CPU = torch.device("cpu")

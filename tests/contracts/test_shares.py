@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM
 from harness.blocks.layers import decoder_blocks, prunable_layers, prunable_shapes, weight_view
 from harness.blocks.offload import InMemory
 from harness.errors import UserError
-from harness.evaluation.trials import TrialLoss
+from harness.evaluation.perplexity import TrialLoss
 from harness.job import Choice
 from harness.patterns import Structured
 from harness.pruning.context import PruningOutcome

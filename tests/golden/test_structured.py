@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from harness.blocks.layers import decoder_blocks, weight_view
 from harness.blocks.offload import InMemory
 from harness.blocks.trial import Edits
-from harness.evaluation.trials import TrialLoss
+from harness.evaluation.perplexity import TrialLoss
 from harness.patterns import Structured
 from harness.pruning.methods.flap import Flap
 from harness.pruning.methods.shortgpt import block_influence

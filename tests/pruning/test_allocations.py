@@ -15,8 +15,7 @@ from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_sha
 from harness.blocks.offload import InMemory
 from harness.calibration.statistics import FeatureNorm
 from harness.errors import UserError
-from harness.evaluation.perplexity import perplexity
-from harness.evaluation.trials import TrialLoss
+from harness.evaluation.perplexity import TrialLoss, perplexity
 from harness.job import Choice, Propagation
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Silent
