@@ -46,8 +46,9 @@ def load_documents(ref: DataRef) -> list[str]:
     return text(ref.name).documents(ref)
 
 
+@cache
 def load_rows(ref: DataRef) -> list[Row]:
-    """The questions of a task."""
+    """The questions of a task, read once for all tests."""
     return TASKS.get(ref.name).rows(ref)
 
 

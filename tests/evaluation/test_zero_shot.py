@@ -14,8 +14,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from harness.answers import content_id
 from harness.data.places import DataRef
@@ -25,20 +24,16 @@ from harness.errors import UserError
 from harness.evaluation.base import EvaluationContext, Measured, Ready
 from harness.evaluation.kinds.zero_shot import ZeroShot, ZeroShotProtocol
 from harness.models.cache import Cache
+from harness.models.folders import byte_tokenizer
 from harness.progress import Silent
 
 WORDS = ["the", "a", "red", "blue", "cat", "dog", "sees", "eats", "big", "small", "never", "always", "water", "stone"]
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerFast:
+def tokenizer() -> PreTrainedTokenizerBase:
     """One token a byte, and an end-of-text token; no padding token, as many checkpoints have none."""
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    backend = Tokenizer(models.BPE(vocab={letter: number for number, letter in enumerate(alphabet)}, merges=[]))
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.decoder = decoders.ByteLevel()
-    backend.add_special_tokens([AddedToken("<end>", special=True)])
-    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<end>")
+    return byte_tokenizer()
 
 
 @pytest.fixture
@@ -112,7 +107,7 @@ def log_likelihood(model: Any, tokenizer: Any, context: str, continuation: str) 
     """Log-probability of the continuation after the context, one pass a request, no padding, no sharing."""
     start = len(tokenizer(context)["input_ids"])
     ids = torch.tensor([tokenizer(context + continuation)["input_ids"]])
-    log_probs = copy.deepcopy(model).eval()(ids).logits.float().log_softmax(-1)[0]
+    log_probs = model(ids).logits.float().log_softmax(-1)[0]  # in training mode, too: it drops nothing out
     return sum(float(log_probs[t - 1, ids[0, t]]) for t in range(start, ids.shape[1]))
 
 
