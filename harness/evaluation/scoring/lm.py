@@ -96,6 +96,8 @@ class PackedLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         if (string, special) not in self._encoded:
             options = {} if special else {"add_special_tokens": False}
             self._encoded[string, special] = self._tokenizer.encode(string, **options)
+        if not self._encoded[string, special] and add_special_tokens is False:  # what lm-eval asks for without context
+            raise UserError(f"nothing to score: continuation {string!r}, which stands alone, has no tokens")
         return self._encoded[string, special]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> Any:

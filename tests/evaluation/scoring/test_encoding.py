@@ -62,7 +62,7 @@ def test_known_texts_are_not_encoded_again(
     assert second.loglikelihood(requests, disable_tqdm=True) == first
 
 
-@pytest.mark.parametrize("pair", [("the cat", ""), ("  ", "eats"), ("", "<s>")])
+@pytest.mark.parametrize("pair", [("the cat", ""), ("  ", "eats"), ("", "<s>"), ("", "")])
 def test_nothing_to_score_is_the_users_mistake(tokenizer: PreTrainedTokenizerFast, pair: tuple[str, str]) -> None:
     """One line that shows the request."""
     with pytest.raises(UserError, match="nothing to score"):
