@@ -49,7 +49,9 @@ class Watched:
         return {
             "version": _version(kept),
             "sweeps": [_progress(sweep, kept, running, now) for sweep in latest],
-            "running": [_running(job, now) for job in running],
+            "running": [
+                asdict(job) | {"seconds": max(0.0, now - job.started), "host": job.process.host} for job in running
+            ],
         }
 
     def content(self) -> Payload:
@@ -182,7 +184,3 @@ def _progress(sweep: Sweep, kept: Sequence[Stored], running: list[RunningJob], n
         "seconds_left": sum(known) / max(1, len(started)) if len(known) == len(rest) else None,
         "alive": sweep.ended is None and sweep.process.alive,
     }
-
-
-def _running(job: RunningJob, now: float) -> dict[str, object]:
-    return asdict(job) | {"seconds": max(0.0, now - job.started), "host": job.process.host}
