@@ -28,12 +28,10 @@ def mirror(options: argparse.Namespace, _: object) -> int:
     from harness.tracking.wandb.mirror import Destination, rebuild
 
     store = RecordStore(options.results_dir)
-    done = store.all()
-    finished = {record.job_id for record in done}
-    records = [*done, *(record for record in store.failures() if record.job_id not in finished)]
+    records = {record.job_id: record for record in (*store.failures(), *store.all())}  # of a job, what is done counts
     destination = Destination(options.results_dir / "wandb", options.project, options.entity)
     counts = dict.fromkeys(("written", "unchanged", "failed"), 0)
-    for outcome in rebuild(records, destination):
+    for outcome in rebuild(records.values(), destination):
         counts[outcome.state] += 1
         if outcome.state == "failed":
             print(f"{outcome.run}: NOT mirrored: {outcome.message}", file=sys.stderr)

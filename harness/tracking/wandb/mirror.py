@@ -8,7 +8,6 @@ that hangs or a tracker that crashes costs one warning, and what was not uploade
 A run is written again only when something in it changed: its folder holds a stamp of what went in.
 """
 
-import glob
 import logging
 import os
 import shutil
@@ -168,17 +167,16 @@ def _write_offline(record: RunRecord, destination: Destination) -> Path:
         if destination.model is not None:
             _log_model(run, identity, destination.model)
         run.finish(exit_code=0 if record.status == "done" else 1)
-    (written,) = [path for path in folder.glob(f"offline-run-*-{glob.escape(identity)}") if id_in(path) == identity]
-    return written
+    return Path(run.dir).parent
 
 
 def _log(run: "wandb.Run", record: RunRecord) -> None:
     """Lines over the blocks, one row a block, then all the numbers and the table of layers in one row."""
     import wandb
 
-    for series in (content.BLOCK, content.LAYER_ERROR, content.LAYER_SPARSITY):
-        name = series if series == content.BLOCK else f"{series}/*"
-        run.define_metric(name, step_metric=None if series == content.BLOCK else content.BLOCK, summary="none")
+    run.define_metric(content.BLOCK, summary="none")
+    for series in (content.LAYER_ERROR, content.LAYER_SPARSITY):
+        run.define_metric(f"{series}/*", step_metric=content.BLOCK, summary="none")
     for row in content.layer_series(record):
         run.log(row)
     layers = wandb.Table(columns=list(content.LAYER_COLUMNS), data=content.layer_rows(record))
