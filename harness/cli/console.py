@@ -43,14 +43,14 @@ def load_plugins(options: argparse.Namespace) -> None:
         load_folder(Path(folder))
 
 
-def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table whose first column is never broken."""
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, unbroken: int = 1) -> None:
+    """Print a table whose first `unbroken` columns are never broken; close together, for job ids are long."""
     from rich import box
     from rich.table import Table
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, padding=(0, 1, 0, 0))
     for index, column in enumerate(columns):
-        table.add_column(column, overflow="fold", no_wrap=index == 0)
+        table.add_column(column, overflow="fold", no_wrap=index < unbroken)
     for row in rows:
         table.add_row(*map(str, row))
     print_rich(table)

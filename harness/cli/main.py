@@ -23,6 +23,7 @@ from harness.tracking.redact import DiscreetFormatter, without_secrets
 if TYPE_CHECKING:
     from harness.jobs.plan import PlannedJob
     from harness.jobs.preflight import Preflight
+    from harness.record import RunRecord
 
 DESCRIPTION = "Prune language models, measure them, and tabulate the outcome."
 OVERRIDES = """overrides are Hydra's: axis=choice and field=value, for example
@@ -86,7 +87,7 @@ def _run(options: argparse.Namespace, overrides: Sequence[str]) -> int:
 
 def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     from harness.config.hydra import compose
-    from harness.jobs.plan import PlannedJob, distinct_jobs, estimated_seconds
+    from harness.jobs.plan import PlannedJob, distinct_jobs
     from harness.jobs.preflight import Preflight
     from harness.tracking.store import RecordStore
 
@@ -95,7 +96,7 @@ def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     folders = {job.request.options.results_dir for job in jobs if isinstance(job, PlannedJob)}
     records = [record for folder in folders for record in RecordStore(folder).all()]
     rows = [
-        _plan_row(job, estimated_seconds(job, records), warn)
+        _plan_row(job, records, warn)
         if isinstance(job, PlannedJob)
         else {"job_id": None, "state": "refused", "reason": job.reason, "overrides": job.overrides}
         for job in jobs
@@ -107,10 +108,11 @@ def _plan(options: argparse.Namespace, overrides: Sequence[str]) -> int:
     return 0
 
 
-def _plan_row(job: "PlannedJob", seconds: float | None, warn: "Preflight") -> dict[str, Any]:
+def _plan_row(job: "PlannedJob", records: Sequence["RunRecord"], warn: "Preflight") -> dict[str, Any]:
     from harness.jobs.peak_memory import estimated_peak
+    from harness.jobs.wall_time import estimated
 
-    spec = job.request.spec
+    spec, time = job.request.spec, estimated(job, records)
     peak = estimated_peak(job.request) if job.needs_run else None
     return {
         "job_id": spec.job_id,
@@ -121,7 +123,8 @@ def _plan_row(job: "PlannedJob", seconds: float | None, warn: "Preflight") -> di
         "state": job.state,
         "missing": job.missing,
         "record": str(job.record[1]) if job.record else None,
-        "estimated_seconds": seconds,
+        "estimated_seconds": time.seconds if time else None,
+        "estimated_seconds_from": time.basis if time else None,
         "estimated_peak_bytes": asdict(peak) if peak else None,
         "warnings": warn(job.request) if job.needs_run else [],
         "named": job.named,
@@ -129,29 +132,62 @@ def _plan_row(job: "PlannedJob", seconds: float | None, warn: "Preflight") -> di
 
 
 def _print_plan(rows: Sequence[dict[str, Any]]) -> None:
-    print_table(("job", "state", "time", "peak memory"), map(_plan_cells, rows))
-    for warning in dict.fromkeys(warning for row in rows for warning in row.get("warnings", ())):
-        print_rich(f"warning: {warning}\n")
+    planned = [row for row in rows if row["state"] != "refused"]
+    if planned:
+        cells = ((row["job_id"], row["state"], _time(row), *_memory(row)) for row in planned)
+        print_table(("job", "state", "time", "CPU GB", "GPU GB"), cells, unbroken=3)
+    notes = [f"refused: {row['reason']}" for row in rows if row["state"] == "refused"]
+    for said_by in (_marks, _warnings):
+        notes += [note for row in planned for note in said_by(row)]
+    for note in dict.fromkeys(notes):
+        print_rich(f"{note}\n")
     states = [row["state"] for row in rows]
     print(", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states)) or "no jobs")
 
 
-def _plan_cells(row: dict[str, Any]) -> tuple[str, ...]:
-    if row["state"] == "refused":
-        return "-", "refused", row["reason"], "-"
+def _time(row: dict[str, Any]) -> str:
     seconds = row["estimated_seconds"]
-    return row["job_id"], row["state"], "unknown" if seconds is None else f"{seconds:.0f} s", _memory(row)
+    if not seconds and row["state"] == "done":
+        return "-"
+    if seconds is None:
+        return "unknown"
+    unit, size = next(each for each in TIMES if seconds < 60 * each[1] or each[0] == "h")
+    return f"{'~' if _is_scaled(row) else ''}{_short(seconds / size)} {unit}"
 
 
-def _memory(row: dict[str, Any]) -> str:
-    """The estimated peak in words; the sizes are unknown until the checkpoint is on this machine."""
+TIMES = (("s", 1), ("min", 60), ("h", 3600))
+
+
+def _short(amount: float) -> str:
+    return f"{amount:.1f}" if amount < 10 else f"{amount:,.0f}"
+
+
+def _is_scaled(row: dict[str, Any]) -> bool:
+    from harness.jobs.wall_time import LIKE_IT
+
+    return row["estimated_seconds_from"] not in (None, LIKE_IT)
+
+
+def _memory(row: dict[str, Any]) -> tuple[str, str]:
+    """The estimated peaks: of a job on the CPU, and of one on an accelerator, there."""
     peak = row["estimated_peak_bytes"]
     if peak is None:
-        return "-" if row["state"] == "done" else "unknown"
-    on_cpu, beside, accelerator = (
-        f"{peak[name] / 1e9:.1f} GB" for name in ("on_cpu", "beside_accelerator", "on_accelerator")
-    )
-    return f"{on_cpu} on CPU; {accelerator} on an accelerator and {beside} beside it"
+        return ("-", "-") if row["state"] == "done" else ("unknown", "unknown")
+    least = ">" if peak["from_size"] else ""
+    return f"{least}{_short(peak['on_cpu'] / 1e9)}", f"{least}{_short(peak['on_accelerator'] / 1e9)}"
+
+
+def _marks(row: dict[str, Any]) -> list[str]:
+    """What the marks before a job's numbers mean."""
+    scaled, peak = row["estimated_seconds_from"], row["estimated_peak_bytes"] or {}
+    return [
+        *([f"~: {scaled}"] if _is_scaled(row) else []),
+        *([">: the number of parameters alone: weights and libraries"] if peak.get("from_size") else []),
+    ]
+
+
+def _warnings(row: dict[str, Any]) -> list[str]:
+    return [f"warning: {warning}" for warning in row["warnings"]]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -81,6 +81,7 @@ def build(config: Configuration, overrides: tuple[str, ...], *, in_sweep: bool) 
         evaluation=evaluation_data,
         command=tuple(text.replace("\\:", ":") for text in overrides),  # Hydra escapes what it hands on
         paper_name=config.model.paper_name,
+        size_b=config.model.size_b,
     )
 
 

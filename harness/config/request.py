@@ -28,6 +28,7 @@ class JobRequest:
         evaluation: data behind every protocol, by the protocol's key.
         command: the overrides that made the job.
         paper_name: how papers spell the model, None = none prints numbers of it.
+        size_b: billions of its parameters as its authors say, None = not known; for estimates alone.
     """
 
     spec: JobSpec
@@ -37,6 +38,7 @@ class JobRequest:
     evaluation: Mapping[str, DataRef]
     command: tuple[str, ...]
     paper_name: str | None = None
+    size_b: float | None = None
 
     @property
     def pruning(self) -> PruningSpec:

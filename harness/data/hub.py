@@ -1,9 +1,10 @@
 """Commits and files on the Hugging Face hub: a branch is resolved once a process, and loaded by its commit."""
 
+import json
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from harness.errors import UserError
 
@@ -93,6 +94,18 @@ def commit_of(repository: str, kind: RepositoryKind, revision: str | None = None
     )
 
 
+@cache
+def config_of(repository: str, commit: str) -> tuple[dict[str, Any], str]:
+    """The ``config.json`` of a model at a commit, from the cache or fetched; or nothing, and why it cannot be had."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        config = json.loads(Path(hf_hub_download(repository, "config.json", revision=commit)).read_text())
+    except Exception as error:  # whatever a hub can answer
+        return {}, explained(error, repository)
+    return (config, "") if isinstance(config, dict) else ({}, "it is no JSON object")
+
+
 def explained(error: BaseException, repository: str) -> str:
     """Why the hub or the way to it did not give what was asked of a repository, in one line with what to do."""
     from huggingface_hub import constants, errors
@@ -126,5 +139,6 @@ _unreachable: set[str] = set()
 def forget() -> None:
     """Ask the hub again, as another process would."""
     commit_of.cache_clear()
+    config_of.cache_clear()
     first_available.cache_clear()
     _unreachable.clear()

@@ -13,7 +13,8 @@ from harness.config.hydra import compose
 from harness.config.launcher import Launcher, hydra_launcher
 from harness.config.request import JobRequest, Refusal, from_json, to_json
 from harness.errors import UserError
-from harness.jobs.plan import PlannedJob, distinct_jobs, estimated_seconds, in_running_order, with_state
+from harness.jobs.plan import PlannedJob, distinct_jobs, in_running_order, with_state
+from harness.jobs.wall_time import measured_seconds
 from harness.jobs.workplace import hand_over, settle, workplace
 from harness.progress import JobReporter
 from harness.record import RunRecord
@@ -124,7 +125,7 @@ def _announced(to_run: Sequence[PlannedJob]) -> Iterator[None]:
     with ExitStack() as open_sweeps:
         for folder, jobs in by_folder.items() if len(to_run) > 1 else ():
             records = RecordStore(folder).all()
-            expected = [estimated_seconds(job, records) for job in jobs]
+            expected = [measured_seconds(job, records) for job in jobs]
             ids = [job.request.spec.job_id for job in jobs]
             open_sweeps.enter_context(sweeping(folder, jobs[0].request.options.sweep, ids, expected))
         yield

@@ -31,27 +31,31 @@ class PeakMemory:
         on_cpu: resident memory of a job that computes on the CPU.
         beside_accelerator: resident memory of a job that computes on an accelerator, without that one's own libraries.
         on_accelerator: allocated memory of that accelerator.
+        from_size: only the model's number of parameters is known: these are libraries and weights, and no more.
     """
 
     on_cpu: int
     beside_accelerator: int
     on_accelerator: int
+    from_size: bool = False
 
 
 def estimated_peak(request: JobRequest) -> PeakMemory | None:
     """The peaks of a job.
 
-    None while its checkpoint is not on this machine, whose headers tell the sizes, where that stores another type than
-    plain floating point, and for methods that see the whole model at once, whose gradients and factors are not counted.
+    None where nothing is known of the model's size, where its checkpoint stores another type than plain floating point,
+    and for methods that see the whole model at once, whose gradients and factors are not counted.
     """
     pruning = request.spec.pruning
     if pruning is not None and METHODS.build(pruning.method).needs_whole_model:
         return None
     dimensions = dimensions_of(request.checkpoint)
-    if dimensions is None or dimensions.stored_type not in STORED_TYPES:
+    if dimensions is None:
+        return _of_size(request)
+    if dimensions.stored_type not in STORED_TYPES:
         return None
     asked, stored = request.spec.model.dtype, STORED_TYPES[dimensions.stored_type]
-    cpu_type = ("bfloat16" if multiplies_bfloat16() else "float32") if asked == "auto" else asked
+    cpu_type = _cpu_type(asked)
     accelerator_type = stored if asked == "auto" else asked
     on_cpu = _Terms(request, dimensions, cpu_type, converts=cpu_type != stored)
     with_accelerator = _Terms(request, dimensions, accelerator_type, converts=accelerator_type != stored)
@@ -61,6 +65,29 @@ def estimated_peak(request: JobRequest) -> PeakMemory | None:
         + max(with_accelerator.load, with_accelerator.kept + with_accelerator.buffer),
         on_accelerator=with_accelerator.resident + with_accelerator.working,
     )
+
+
+def _cpu_type(asked: str) -> str:
+    return ("bfloat16" if multiplies_bfloat16() else "float32") if asked == "auto" else asked
+
+
+def _of_size(request: JobRequest) -> PeakMemory | None:
+    """Libraries and weights; an accelerator's in half precision where no type is asked for, as checkpoints store it."""
+    if request.size_b is None or request.options.offload == "disk":
+        return None
+    asked, weights = request.spec.model.dtype, round(request.size_b * 1e9)
+    on_accelerator = weights * TYPE_BYTES["float16" if asked == "auto" else asked]
+    host = LIBRARIES + on_accelerator
+    return PeakMemory(LIBRARIES + weights * TYPE_BYTES[_cpu_type(asked)], host, on_accelerator, from_size=True)
+
+
+def calibration_tokens(request: JobRequest) -> int:
+    """How many go through the model while it is pruned: where nothing is read of them, enough to measure errors on."""
+    if request.spec.pruning is None:
+        return 0
+    calibration, method = request.pruning.calibration, METHODS.get(request.spec.method)
+    tokens = calibration.num_sequences * calibration.seq_len
+    return tokens if method.needs else min(tokens, max(ERROR_TOKENS, calibration.seq_len))
 
 
 class _Terms:
@@ -158,11 +185,7 @@ class _Terms:
 
     @property
     def _calibration_tokens(self) -> int:
-        if self._request.spec.pruning is None:
-            return 0
-        calibration = self._request.pruning.calibration
-        tokens = calibration.num_sequences * calibration.seq_len
-        return tokens if self._needs else min(tokens, max(ERROR_TOKENS, calibration.seq_len))
+        return calibration_tokens(self._request)
 
     def _batch(self, tokens: int) -> int:
         if self._request.spec.pruning is None:

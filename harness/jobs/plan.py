@@ -163,25 +163,3 @@ def in_running_order(jobs: Iterable[PlannedJob]) -> list[PlannedJob]:
         return places.setdefault(model, len(places)), places.setdefault(drawn, len(places))
 
     return sorted(jobs, key=place)
-
-
-def estimated_seconds(job: PlannedJob, records: Iterable[RunRecord]) -> float | None:
-    """Wall time of the like of this job: the median over finished ones of the same work.
-
-    That is the same model, method, calibration, allocation, recovery and evaluations; the sparsity may be another.
-    None when nothing like it has finished, and 0 when it is done.
-    """
-    if not job.needs_run:
-        return 0.0
-    spec = job.request.spec
-    wanted = {protocol.key for protocol in spec.evaluation}
-    identity = spec.identity()
-    alike = sorted(
-        record.timings_s["total"]
-        for record in records
-        if record.job["model"] == identity["model"]
-        and record.job["method"] == identity["method"]
-        and all(record.job[axis] == identity[axis] for axis in ("calibration", "allocation", "recovery"))
-        and wanted == {result.protocol for result in record.results}
-    )
-    return alike[len(alike) // 2] if alike else None

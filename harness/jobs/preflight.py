@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from harness.config.request import JobRequest
+from harness.data.hub import config_of
 from harness.data.sources import sample_note
 from harness.errors import UserError
 from harness.job import PruningSpec
@@ -37,6 +38,9 @@ class Preflight:
             request.checkpoint.check_resolved()
         except UserError as error:
             return [f"this job gets another id when it is run, and cannot run yet: {error}"]
+        checkpoint = request.checkpoint
+        if checkpoint.source == "hub" and (reason := config_of(str(checkpoint.location), str(checkpoint.commit))[1]):
+            return [f"{checkpoint.location} cannot run yet: its config.json cannot be had: {reason}"]
         pruning, data = request.spec.pruning, request.calibration
         if pruning is None or data is None:
             return []

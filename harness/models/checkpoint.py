@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from harness.data.assets import SMOLLM2_GGUF
-from harness.data.hub import commit_of
+from harness.data.hub import commit_of, config_of
 from harness.data.safetensors_files import check_whole
 from harness.errors import UserError, unknown
-from harness.models.kinds.base import KINDS, LANGUAGE_MODEL, ModelKind, kind_of
+from harness.models.kinds.base import KINDS, ModelKind, kind_of
 from harness.models.kinds.image_classifier import IMAGE_CLASSIFIER
 from harness.models.recipe import RECIPES, SCRATCH, digest_of
 
@@ -94,13 +94,20 @@ class Checkpoint:
         Raises:
             UserError: a folder that holds no model.
         """
-        if self.source == "trained":
-            return KINDS.get(IMAGE_CLASSIFIER)
+        return KINDS.get(IMAGE_CLASSIFIER) if self.source == "trained" else kind_of(self.config.get("model_type"))
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Its ``config.json``; of a model of the hub where that can be had, and empty where there is none.
+
+        Raises:
+            UserError: a folder that holds no model.
+        """
         if self.source == "local":
             folder = Path(str(self.location))
             _shards_of(folder)  # that it is no folder is said first
-            return kind_of(_json_of(folder / "config.json").get("model_type"))
-        return KINDS.get(LANGUAGE_MODEL)
+            return _json_of(folder / "config.json")
+        return config_of(str(self.location), self.commit)[0] if self.source == "hub" and self.commit else {}
 
 
 def folder_fingerprint(folder: Path) -> str:

@@ -1,4 +1,4 @@
-"""The sizes of a model, read from the headers of its checkpoint's files: no weight is read and no library loaded."""
+"""The sizes of a model, from the headers of its checkpoint's files or from its configuration: no weight is read."""
 
 import math
 import re
@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from harness.data.assets import cache_dir
 from harness.data.safetensors_files import safetensors_header, tensor_bytes
@@ -63,10 +64,12 @@ class Dimensions:
 
 
 def dimensions_of(checkpoint: Checkpoint) -> Dimensions | None:
-    """The sizes of the model, None while no file of it is on this machine or it is no stack of blocks."""
+    """The sizes of the model; None where neither files nor a configuration are at hand, or it is no stack of blocks."""
     folder = _folder(checkpoint)
     files = sorted(folder.glob("*.safetensors")) if folder else []
-    return _of_files(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files)) if files else None
+    if files:
+        return _of_files(tuple((file, file.stat().st_size, file.stat().st_mtime_ns) for file in files))
+    return of_config(checkpoint.config) if checkpoint.source == "hub" else None
 
 
 @cache
@@ -92,6 +95,44 @@ def _folder(checkpoint: Checkpoint) -> Path | None:
             return Path(found).parent if isinstance(found, str) else None
         case _:  # other kinds of checkpoint hold no language model
             return None
+
+
+def of_config(config: Mapping[str, Any]) -> Dimensions | None:
+    """The matrices of a plain decoder, by the names that families have for its sizes; no biases and no norms.
+
+    None where a size is missing, and of a mixture of experts.
+    """
+    config = config.get("text_config", config)
+
+    def size(*names: str) -> int:
+        return next((config[name] for name in names if config.get(name)), 0)
+
+    width, blocks, heads = size("hidden_size", "n_embd"), size("num_hidden_layers", "n_layer"), _heads(config)
+    vocab_size = size("vocab_size")
+    if not (width and blocks and heads and vocab_size) or any("expert" in name for name in config):
+        return None
+    read, keyed = (count * size("head_dim") or count * width // heads[0] for count in heads)
+    inner = size("intermediate_size", "ffn_dim", "n_inner") or 4 * width
+    gated = config.get("hidden_act") in ("silu", "swish") or str(config.get("model_type")).startswith("gemma")
+    matrices = [(read, width), *[(keyed, width)] * 2, (width, read), *[(inner, width)] * (1 + gated), (width, inner)]
+    embedding = (vocab_size, size("word_embed_proj_dim") or width)
+    outside = [embedding] if config.get("tie_word_embeddings", True) else [embedding] * 2
+    block_weights = sum(map(math.prod, matrices))
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
+    stored_type, each = STORED.get(dtype, ("F32", 4))
+    weights = blocks * block_weights + sum(map(math.prod, outside))
+    return Dimensions(blocks, tuple(matrices), block_weights, tuple(outside), stored_type, weights * each)
+
+
+def _heads(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """How many heads of queries, and of keys and values, an attention has."""
+    heads: int = config.get("num_attention_heads") or config.get("n_head") or 0
+    keyed: int = config.get("num_key_value_heads") or (1 if config.get("multi_query") else heads)
+    return (heads, keyed) if heads else None
+
+
+STORED = {"float32": ("F32", 4), "float16": ("F16", 2), "bfloat16": ("BF16", 2)}
+"""Types of weights: safetensors' name, and bytes."""
 
 
 def _dimensions(tensors: Mapping[str, tuple[str, tuple[int, ...]]], *, stored_bytes: int) -> Dimensions | None:

@@ -94,6 +94,38 @@ def test_a_branch_that_moved_is_another_job(
     assert (by_commit["job_id"], by_commit["state"]) == (first["job_id"], "done")
 
 
+def test_a_plan_reads_the_configuration_and_no_weight(
+    cli: Cli, hub: StandInHub, checkpoints: tuple[Path, Path], job: tuple[str, ...]
+) -> None:
+    """Memory and time of a model that was never fetched are near those of the same with its files here."""
+    hub.commit("org/tiny", checkpoints[0])
+    told = planned(cli, *job, "method=wanda")
+    assert {request.rpartition("/")[2] for request in hub.requests if "/resolve/" in request} == {"config.json"}
+    assert told["estimated_peak_bytes"]["from_size"] is False
+    assert told["estimated_seconds_from"].endswith("in a short trial")
+    assert cli("run", *job, "method=magnitude").code == 0
+    here = planned(cli, *job, "method=wanda")
+    assert told["estimated_peak_bytes"] == pytest.approx(here["estimated_peak_bytes"], rel=0.01)
+    assert here["estimated_seconds"] > 0
+    assert here["estimated_seconds_from"].endswith("finished jobs here")
+
+
+def test_what_a_hub_model_is_comes_from_its_configuration(cli: Cli, hub: StandInHub, job: tuple[str, ...]) -> None:
+    """One that classifies images takes no text: said before anything is fetched."""
+    hub.commit("org/tiny", {"config.json": b'{"model_type": "digits_cnn"}'})
+    outcome = cli("plan", *job)
+    assert outcome.code == 2
+    assert "model tiny is an image classifier" in outcome.err
+
+
+def test_a_configuration_that_cannot_be_had_is_said(cli: Cli, hub: StandInHub, job: tuple[str, ...]) -> None:
+    """By the plan, with the reason; sizes are then those that the user gives."""
+    hub.commit("org/tiny", {"README.md": b"no model"})
+    row = planned(cli, *job, "model.size_b=0.001")
+    assert "org/tiny cannot run yet: its config.json cannot be had" in row["warnings"][0]
+    assert row["estimated_peak_bytes"]["from_size"] is True
+
+
 @pytest.mark.parametrize("offload", ["none", "disk"])
 def test_a_branch_that_moves_between_jobs_of_a_process_is_not_followed(
     cli: Cli, hub: StandInHub, checkpoints: tuple[Path, Path], job: tuple[str, ...], tmp_path: Path, offload: str

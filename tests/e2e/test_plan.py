@@ -23,7 +23,7 @@ from tests.e2e.conftest import Outcome
 
 pytestmark = pytest.mark.e2e
 Cli = Callable[..., Outcome]
-HEAVY = ("torch", "transformers", "lm_eval", "datasets", "wandb", "pandas", "numpy")
+HEAVY = ("torch", "transformers", "lm_eval", "datasets", "wandb", "pandas")
 
 
 def test_plan_names_every_distinct_job_once(cli: Cli, job: tuple[str, ...]) -> None:

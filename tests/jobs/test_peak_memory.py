@@ -1,15 +1,18 @@
-"""The peak memory that `plan` estimates is near the one that the job has, and unknown where the sizes are."""
+"""The peak memory that `plan` estimates is near the one that the job has, and says so where only its size is known."""
 
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
+
+from harness.jobs.peak_memory import LIBRARIES
 
 VOCAB = 8000
 
@@ -104,10 +107,30 @@ def test_what_takes_less_memory_is_estimated_lower(model: Path, tmp_path: Path) 
     assert half["on_accelerator"] < full["on_accelerator"]
 
 
-def test_a_model_that_is_not_here_has_no_estimate(tmp_path: Path) -> None:
-    """A hub repository that was never fetched: unknown, and nothing is downloaded to find out."""
-    environment = os.environ | {"HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-m", "harness", "plan", "--json", "model=opt-125m", "method=dense"]
-    command += ["evaluation=none", f"results_dir={tmp_path}"]
+@pytest.mark.parametrize(("more", "weights"), [((), 250e6), (("dtype=float32",), 500e6)])
+def test_of_a_model_that_is_not_here_its_size_is_told(more: tuple[str, ...], weights: float, tmp_path: Path) -> None:
+    """A hub repository that was never fetched, without a network: the weights of 0.125 billion parameters."""
+    (row,) = offline(tmp_path, "model=opt-125m", *more)
+    assert row["estimated_peak_bytes"]["from_size"] is True
+    assert row["estimated_peak_bytes"]["on_accelerator"] == weights
+    assert row["estimated_peak_bytes"]["on_cpu"] >= LIBRARIES + weights
+    assert row["estimated_seconds_from"].startswith("tokens")
+
+
+def test_of_a_model_that_says_no_size_nothing_is_told(tmp_path: Path) -> None:
+    """Neither is that of one whose blocks come from disk: what lies beside them is not known."""
+    for job in (("model=hub", "model.name=org/any"), ("model=opt-125m", "offload=disk")):
+        (row,) = offline(tmp_path, *job)
+        assert row["estimated_peak_bytes"] is None
+    (row,) = offline(tmp_path, "model=hub", "model.name=org/any")
+    assert row["estimated_seconds"] is None
+
+
+def offline(folder: Path, *job: str) -> list[dict[str, Any]]:
+    """The plan of dense jobs where no hub can be reached and its cache is empty."""
+    environment = os.environ | {"HF_HOME": str(folder / "hub"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "harness", "plan", "--json", *job, "method=dense"]
+    command += ["evaluation=none", f"results_dir={folder}"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert json.loads(done.stdout)[0]["estimated_peak_bytes"] is None
+    rows: list[dict[str, Any]] = json.loads(done.stdout)
+    return rows

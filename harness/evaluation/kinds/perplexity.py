@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     Windows = tuple[Tensor, EvaluationTokens]
     """Token windows of one protocol, [windows, seq_len], and the tokens that they were cut out of."""
 
-MANY_WINDOWS = 300
-"""Windows of a text whose length is not known before it is tokenised: about what WikiText-2 has at 1,024 tokens."""
+MANY_TOKENS = 300 * 1024
+"""Of a text whose length is not known before it is tokenised: about what WikiText-2 has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ class WindowPerplexity(Evaluation[PerplexityProtocol]):
     def needs(cls, protocol: PerplexityProtocol, data: DataRef | None, options: RunOptions) -> MemoryNeed:
         assert data is not None, "perplexity is measured on a corpus"
         shape = CORPORA.get(protocol.corpus).shape(data)
-        count = MANY_WINDOWS if shape is None else shape[0] * shape[1] // protocol.seq_len
+        count = (MANY_TOKENS if shape is None else shape[0] * shape[1]) // protocol.seq_len
         if protocol.max_windows is not None:
             count = min(count, protocol.max_windows)
         tokens = count * protocol.seq_len

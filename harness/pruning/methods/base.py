@@ -83,6 +83,14 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
         return bool(self.needs)
 
     @property
+    def passes(self) -> float | None:
+        """What pruning takes, in times that its calibration sequences take to go through the blocks once.
+
+        None where more decides it, such as training or a search.
+        """
+        return None
+
+    @property
     def comparison_group(self) -> str:
         """The weights or channels that compete, where the pattern does not say it."""
         return ""
@@ -171,6 +179,10 @@ class ScoreMethod(MaskMethod):
     """Keeps the weights of the highest score; `comparison_group` are the weights ranked against each other."""
 
     __slots__ = ()
+
+    @property
+    def passes(self) -> float | None:
+        return 1.72  # Wanda's, measured: docs/performance.md
 
     @abstractmethod
     def score(self, weight_OI: Tensor, stats: Statistics) -> Tensor:

@@ -45,6 +45,10 @@ class RIA(ScoreMethod):
     def permutes(self) -> bool:
         return self.permutation != "none"
 
+    @property
+    def passes(self) -> float | None:
+        return None if self.permutes else ScoreMethod.passes.__get__(self)
+
     def refuses(self, pattern: Pattern) -> str | None:
         if (refusal := ScoreMethod.refuses(self, pattern)) is not None:
             return refusal
