@@ -107,7 +107,7 @@ def _run_loaded(
         pruned = _prune_and_recover(request, loaded, device, place, clock, reporter)
         notes += pruned.notes
     layers = tuple(pruned.layers)
-    unreached = dense_weights - sum(math.prod(report.shape) for report in layers)
+    unpruned = dense_weights - sum(math.prod(report.shape) for report in layers)
     with clock("evaluate"):
         if options.offload == "none":
             loaded.model.to(device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
@@ -134,14 +134,14 @@ def _run_loaded(
         status="done",
         results=_in_order(spec.evaluation, [*measured, *results]),
         layers=layers,
-        achieved_sparsity=_achieved(pruned, unreached),
+        achieved_sparsity=_achieved(pruned, unpruned),
         weights_fingerprint=fingerprint,
         timings_s={phase: round(seconds, 4) for phase, seconds in clock.seconds.items()},
         peak_memory_bytes=_peak_memory(device),
         provenance=replace(provenance, dirty=provenance.dirty or kept_dirty),
         notes=tuple(notes),
         error=None,
-        unreached_weights=unreached if layers else None,
+        unreached_weights=unpruned if layers else None,
     )
     return FinishedJob(record, tuple(answers)), pruned.change
 
@@ -150,9 +150,9 @@ def _prune_and_recover(
     request: JobRequest, loaded: LoadedModel, device: torch.device, place: Path, clock: Clock, reporter: Reporter
 ) -> PruningOutcome:
     """What became of the model, with reports of the layers as they are after the recovery."""
-    unpruned = unpruned_note(loaded.model)
+    said = unpruned_note(loaded.model)
     assert request.calibration is not None, "calibration has data"
-    notes = [note for note in (unpruned, sample_note(request.calibration)) if note is not None]
+    notes = [note for note in (said, sample_note(request.calibration)) if note is not None]
     notes += warnings(request.pruning, prunable_shapes(loaded.model), device)
     for note in notes:
         reporter.note(note)
@@ -178,11 +178,11 @@ def _teacher(request: JobRequest, device: torch.device, place: Path) -> Abstract
     return load_from_disk(request.checkpoint, dtype, place)
 
 
-def _achieved(pruned: PruningOutcome, unreached: int) -> float:
+def _achieved(pruned: PruningOutcome, unpruned: int) -> float:
     """What the pattern's `sparsity` is a fraction of, counted; 0 of the dense model."""
     if pruned.share_gone is not None:
         return pruned.share_gone
-    return achieved_sparsity(pruned.layers, unreached) if pruned.layers else 0.0
+    return achieved_sparsity(pruned.layers, unpruned) if pruned.layers else 0.0
 
 
 def _plugin_notes(spec: JobSpec) -> list[str]:

@@ -64,18 +64,18 @@ def layer_report(
     )
 
 
-def achieved_sparsity(layers: Sequence[LayerReport], unreached: int = 0) -> float:
+def achieved_sparsity(layers: Sequence[LayerReport], unpruned: int = 0) -> float:
     """Zeros, or weights that were cut out, over all weights of the dense blocks' matrices, counted.
 
     Args:
-        unreached: weights of matrices that the method did not reach; they count as kept.
+        unpruned: weights of matrices that the method leaves as they are; they count as kept.
     """
     zeros = sum(report.achieved_sparsity * math.prod(report.shape) for report in layers)
-    return zeros / (unreached + sum(math.prod(report.shape) for report in layers))
+    return zeros / (unpruned + sum(math.prod(report.shape) for report in layers))
 
 
 def unpruned_note(model: nn.Module) -> str | None:
-    """What layerwise methods do not reach in this model, to be said before the job starts."""
+    """What layerwise methods leave unpruned in this model, to be said before the job starts."""
     prefix, blocks = decoder_blocks(model)
     missed = [
         (f"{prefix}.{index}.{name}", math.prod(shape))

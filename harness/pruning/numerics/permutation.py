@@ -165,7 +165,8 @@ def describe(permutation_I: Tensor, *, absorbed: bool, same_as: str | None = Non
             written out (base64 of unsigned little-endian integers of `permutation_bits`).
         same_as: path of a layer whose report has the same permutation written out.
     """
-    data, bits = _bytes(permutation_I)
+    bits = 16 if len(permutation_I) <= 1 << 16 else 32
+    data = permutation_I.cpu().numpy().astype(f"<u{bits // 8}").tobytes()
     said: dict[str, JsonValue] = {
         "permuted": "absorbed" if absorbed else "virtual",
         "permutation_sha256": hashlib.sha256(data).hexdigest(),
@@ -175,8 +176,3 @@ def describe(permutation_I: Tensor, *, absorbed: bool, same_as: str | None = Non
     if same_as is not None:
         return said | {"permutation_of": same_as}
     return said | {"permutation_bits": bits, "permutation": base64.b64encode(data).decode()}
-
-
-def _bytes(permutation_I: Tensor) -> tuple[bytes, int]:
-    bits = 16 if len(permutation_I) <= 1 << 16 else 32
-    return permutation_I.cpu().numpy().astype(f"<u{bits // 8}").tobytes(), bits
