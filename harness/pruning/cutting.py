@@ -19,7 +19,7 @@ from harness.surgery.channels import add_bias, consumer_columns, cut, cuts_clean
 from harness.surgery.dependencies import DependencyGroup
 
 if TYPE_CHECKING:  # methods reach this module through their kind
-    from harness.pruning.methods.base import StructuredMethod
+    from harness.pruning.methods.structured import StructuredMethod
 
 
 @dataclass(frozen=True, slots=True)

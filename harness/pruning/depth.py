@@ -15,7 +15,7 @@ from harness.surgery.blocks import remove_blocks
 if TYPE_CHECKING:  # methods reach this module through their kind
     from torch import nn
 
-    from harness.pruning.methods.base import DepthMethod
+    from harness.pruning.methods.whole_model import DepthMethod
 
 
 def prune_blocks(method: DepthMethod, context: PruningContext) -> PruningOutcome:

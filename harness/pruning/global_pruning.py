@@ -18,7 +18,7 @@ from harness.pruning.layer_reports import NewLayer, layer_report
 from harness.record import ERROR_TOKENS, LayerReport
 
 if TYPE_CHECKING:  # methods reach this module through their kind
-    from harness.pruning.methods.base import GlobalMethod
+    from harness.pruning.methods.whole_model import GlobalMethod
 
 
 def prune_globally(method: GlobalMethod, context: PruningContext) -> PruningOutcome:

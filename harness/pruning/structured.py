@@ -25,7 +25,7 @@ from harness.surgery.configuration import apply_fields, fields_after
 from harness.surgery.free import free_dependency_groups
 
 if TYPE_CHECKING:  # methods reach this module through their kind
-    from harness.pruning.methods.base import StructuredMethod
+    from harness.pruning.methods.structured import StructuredMethod
 
 
 def prune_structured(method: StructuredMethod, context: PruningContext) -> PruningOutcome:

@@ -17,7 +17,8 @@ from harness.models.objective import in_float32
 from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.progress import Clock
 from harness.pruning.context import GlobalOutcome, PruningContext, PruningOutcome
-from harness.pruning.methods.base import METHODS, GlobalMethod
+from harness.pruning.methods.base import METHODS
+from harness.pruning.methods.whole_model import GlobalMethod
 from harness.record import JsonValue
 from tests.contexts import a_context
 from tests.families import tiny_model

@@ -18,7 +18,9 @@ from harness.job import Choice
 from harness.patterns import Structured
 from harness.pruning.context import PruningOutcome
 from harness.pruning.fingerprints import weights_fingerprint
-from harness.pruning.methods.base import METHODS, DepthMethod, StructuredMethod
+from harness.pruning.methods.base import METHODS
+from harness.pruning.methods.structured import StructuredMethod
+from harness.pruning.methods.whole_model import DepthMethod
 from harness.pruning.shares import kept_over_model, num_parameters
 from tests.contexts import a_context
 from tests.contracts.test_methods import choices_of, label

@@ -22,8 +22,10 @@ from harness.pruning.context import PruningOutcome
 from harness.pruning.cutting import Candidates
 from harness.pruning.fingerprints import weights_fingerprint
 from harness.pruning.layer_reports import achieved_sparsity
-from harness.pruning.methods.base import METHODS, DepthMethod, StructuredMethod
+from harness.pruning.methods.base import METHODS
 from harness.pruning.methods.channel_magnitude import ChannelMagnitude
+from harness.pruning.methods.structured import StructuredMethod
+from harness.pruning.methods.whole_model import DepthMethod
 from harness.pruning.shares import most_important, num_kept
 from tests.contexts import a_context
 from tests.contracts.test_methods import choices_of, label

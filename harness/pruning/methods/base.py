@@ -1,4 +1,4 @@
-"""What a pruning method is.
+"""What a pruning method is, and the kinds that prune layer by layer.
 
 Shape letters, used as suffixes of tensor names throughout: `O` out_features, `I` in_features, `T` tokens,
 `B` sequences, `L` sequence length, `H` hidden size, `V` vocabulary.
@@ -11,11 +11,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from harness.calibration.statistics import Statistic, Statistics
 from harness.job import Propagation
-from harness.patterns import Pattern, SemiStructured, Structured, Unit, Unstructured
+from harness.patterns import Pattern, SemiStructured, Unstructured
 from harness.pruning.numerics.masks import ComparisonGroup, keep_mask
 from harness.registry import Registry
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from harness.pruning.context import GlobalOutcome, PruningContext, PruningOutcome
-    from harness.pruning.cutting import Candidates
+    from harness.pruning.context import PruningContext, PruningOutcome
     from harness.pruning.dense_analysis import DenseAnalysis
     from harness.record import JsonValue
 
@@ -46,7 +45,7 @@ class PrunedWeight:
 
 
 @dataclass(frozen=True, slots=True)
-class PruningMethod(ABC):  # noqa: B024  # what every method must have is said by the two kinds below
+class PruningMethod(ABC):  # noqa: B024  # what every method must have is said by its kinds
     """Base of all methods.
 
     Attributes:
@@ -198,125 +197,3 @@ class ScoreMethod(MaskMethod):
     def prune(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> PrunedWeight:
         scores_OI = self.finite_score(weight_OI, stats)
         return PrunedWeight(weight_OI * keep_mask(scores_OI, pattern, self.comparison_group))
-
-
-class StructuredMethod(PruningMethod):
-    """Scores channels and heads; the least important are cut out of all layers that make, pass on or read them.
-
-    Attributes:
-        units: what it cuts; a head is a key/value head with all of its query heads.
-        scope: whether those of one `block` compete, from the inputs behind the cut blocks before it and with the same
-            numbers in blocks of one shape, or those of the whole `model`, from the dense model's inputs.
-
-    The statistics that it needs are those of the consumer's input.
-    """
-
-    __slots__ = ()
-    patterns: ClassVar[tuple[type[Pattern], ...]] = (Structured,)
-    updates_weights = False
-    units: ClassVar[tuple[Unit, ...]] = ("channel", "head")
-    scope: ClassVar[Literal["block", "model"]] = "block"
-
-    @property
-    def comparison_group(self) -> str:
-        return "channels of a block" if self.scope == "block" else "model"
-
-    @property
-    def decides_layer_sparsities(self) -> bool:
-        return self.scope == "model"
-
-    @property
-    def unsaveable(self) -> str | None:
-        return "every block gets sizes of its own" if self.scope == "model" else None
-
-    def run(self, context: PruningContext) -> PruningOutcome:
-        from harness.pruning.structured import prune_structured
-
-        return prune_structured(self, context)
-
-    @abstractmethod
-    def importance(self, candidates: Candidates, stats: Statistics) -> Tensor:
-        """Importance [C] of every channel or head of a dependency group, finite, higher = keep."""
-
-    def choose(
-        self, importances: Sequence[Sequence[Tensor]], sizes: Sequence[Sequence[int]], fraction: float
-    ) -> list[list[Tensor]]:
-        """Numbers, ascending, of what stays of every group of every block, where all of the model competes.
-
-        Args:
-            importances: [C] of every group.
-            sizes: parameters that one channel or head of it takes along.
-            fraction: of all these parameters that is to go.
-        """
-        from harness.pruning.shares import kept_over_model
-
-        return kept_over_model(importances, sizes, fraction)
-
-    def compensation(self, weight_OI: Tensor, kept: Tensor, stats: Statistics) -> Tensor | None:
-        """What is added to the bias [O] of a consumer to make up for the columns that go; None = nothing.
-
-        Args:
-            weight_OI: dense.
-            kept: numbers of the columns that stay.
-        """
-        return None
-
-
-class WholeModelMethod(PruningMethod):
-    """Decides with all of the model in memory, from passes over it, what goes where."""
-
-    __slots__ = ()
-    decides_layer_sparsities = True
-    needs_whole_model = True
-    reads_data = True
-    complexity = "passes over the model"
-
-
-class DepthMethod(WholeModelMethod):
-    """Takes whole blocks out of the model: as many as come closest to the requested fraction of all parameters."""
-
-    __slots__ = ()
-    patterns = (Structured,)
-    updates_weights = False
-    propagation = "dense"
-    comparison_group = "model"
-
-    def run(self, context: PruningContext) -> PruningOutcome:
-        from harness.pruning.depth import prune_blocks
-
-        return prune_blocks(self, context)
-
-    @abstractmethod
-    def removals(self, context: PruningContext, count: int) -> tuple[list[int], list[str]]:
-        """Indices of `count` blocks in the order in which they go, and notes; the model is left dense."""
-
-
-class GlobalMethod(WholeModelMethod):
-    """Prunes all linears of a model together, having seen the whole of it: gradients, one threshold, several shots.
-
-    The model is on the device and in float32 while it is pruned, whatever the job's type: gradients of half-precision
-    weights underflow.  Afterwards it is in its own type again.  Where the inputs of a block come from is the method's
-    affair, so `calibration.propagation` makes no difference.
-    """
-
-    __slots__ = ()
-    uses_gradients = True
-    patterns = (Unstructured, SemiStructured)
-
-    def run(self, context: PruningContext) -> PruningOutcome:
-        from harness.pruning.global_pruning import prune_globally
-
-        return prune_globally(self, context)
-
-    @property
-    def comparison_group(self) -> Literal["matrix", "model"]:
-        """The weights that compete where any may go."""
-        return "model"
-
-    @abstractmethod
-    def prune_model(self, context: PruningContext) -> GlobalOutcome:
-        """Prune the context's model in place, and say what else of it changed.
-
-        Masks have exactly `int(weights * sparsity)` zeros in all prunable weights together (or in every layer, for a
-        method that ranks within layers), or are N:M in every layer.
-        """

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from harness.patterns import Channels, Structured
-from harness.pruning.methods.base import METHODS, StructuredMethod
+from harness.pruning.methods.base import METHODS
+from harness.pruning.methods.structured import StructuredMethod
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Literal
 from harness.job import Count, Positive
 from harness.patterns import Pattern
 from harness.pruning.context import GlobalOutcome, PruningContext
-from harness.pruning.methods.base import METHODS, GlobalMethod
+from harness.pruning.methods.base import METHODS
+from harness.pruning.methods.whole_model import GlobalMethod
 from harness.pruning.numerics.masks import decision_width, keep_mask, keeping, ranks_in_groups, removable
 
 if TYPE_CHECKING:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from harness.pruning.methods.base import METHODS, DepthMethod
+from harness.pruning.methods.base import METHODS
+from harness.pruning.methods.whole_model import DepthMethod
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -17,7 +17,8 @@ from pydantic import Field
 
 from harness.errors import UserError
 from harness.job import Count
-from harness.pruning.methods.base import METHODS, DepthMethod
+from harness.pruning.methods.base import METHODS
+from harness.pruning.methods.whole_model import DepthMethod
 
 if TYPE_CHECKING:
     from harness.blocks.trial import Edits

@@ -1,0 +1,79 @@
+"""What a structured pruning method is; `harness.pruning.structured` finds, cuts and makes up for what it scores."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from harness.calibration.statistics import Statistics
+from harness.patterns import Pattern, Structured, Unit
+from harness.pruning.methods.base import PruningMethod
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from harness.pruning.context import PruningContext, PruningOutcome
+    from harness.pruning.cutting import Candidates
+
+
+class StructuredMethod(PruningMethod):
+    """Scores channels and heads; the least important are cut out of all layers that make, pass on or read them.
+
+    Attributes:
+        units: what it cuts; a head is a key/value head with all of its query heads.
+        scope: whether those of one `block` compete, from the inputs behind the cut blocks before it and with the same
+            numbers in blocks of one shape, or those of the whole `model`, from the dense model's inputs.
+
+    The statistics that it needs are those of the consumer's input.
+    """
+
+    __slots__ = ()
+    patterns: ClassVar[tuple[type[Pattern], ...]] = (Structured,)
+    updates_weights = False
+    units: ClassVar[tuple[Unit, ...]] = ("channel", "head")
+    scope: ClassVar[Literal["block", "model"]] = "block"
+
+    @property
+    def comparison_group(self) -> str:
+        return "channels of a block" if self.scope == "block" else "model"
+
+    @property
+    def decides_layer_sparsities(self) -> bool:
+        return self.scope == "model"
+
+    @property
+    def unsaveable(self) -> str | None:
+        return "every block gets sizes of its own" if self.scope == "model" else None
+
+    def run(self, context: PruningContext) -> PruningOutcome:
+        from harness.pruning.structured import prune_structured
+
+        return prune_structured(self, context)
+
+    @abstractmethod
+    def importance(self, candidates: Candidates, stats: Statistics) -> Tensor:
+        """Importance [C] of every channel or head of a dependency group, finite, higher = keep."""
+
+    def choose(
+        self, importances: Sequence[Sequence[Tensor]], sizes: Sequence[Sequence[int]], fraction: float
+    ) -> list[list[Tensor]]:
+        """Numbers, ascending, of what stays of every group of every block, where all of the model competes.
+
+        Args:
+            importances: [C] of every group.
+            sizes: parameters that one channel or head of it takes along.
+            fraction: of all these parameters that is to go.
+        """
+        from harness.pruning.shares import kept_over_model
+
+        return kept_over_model(importances, sizes, fraction)
+
+    def compensation(self, weight_OI: Tensor, kept: Tensor, stats: Statistics) -> Tensor | None:
+        """What is added to the bias [O] of a consumer to make up for the columns that go; None = nothing.
+
+        Args:
+            weight_OI: dense.
+            kept: numbers of the columns that stay.
+        """
+        return None
