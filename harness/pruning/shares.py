@@ -118,7 +118,7 @@ def kept_over_model(
     groups = [each for block in zip(importances, sizes, strict=True) for each in zip(*block, strict=True)]
     ranked = torch.cat([importance_C.float().cpu() for importance_C, _ in groups])
     weights = torch.cat([torch.full((len(importance_C),), size, dtype=torch.long) for importance_C, size in groups])
-    stays = torch.cat([_is_best(importance_C.cpu()) for importance_C, _ in groups])
+    stays = torch.cat([torch.arange(len(scores_C)) == int(scores_C.argmax()) for scores_C, _ in groups])
     order = least_first(ranked)
     order = order[~stays[order]]
     gone_so_far = torch.cat([weights.new_zeros(1), weights[order].cumsum(0)])
@@ -127,9 +127,3 @@ def kept_over_model(
     keeps[order[:count]] = False
     masks = iter(keeps.split([len(importance_C) for importance_C, _ in groups]))
     return [[next(masks).nonzero().flatten() for _ in block] for block in importances]
-
-
-def _is_best(importance_C: Tensor) -> Tensor:
-    best = torch.zeros(len(importance_C), dtype=torch.bool)
-    best[importance_C.argmax()] = True
-    return best

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.blocks.layers import PrunableLinear
-    from harness.pruning.numerics.kfac import Curvature, CurvatureObserver
+    from harness.pruning.numerics.kfac import Curvature
 
 LONG_FLOP = 1e13
 """Operations of updates that are worth a warning."""
@@ -75,8 +75,6 @@ class LLMSurgeon(GlobalMethod):
         )
 
     def prune_model(self, context: PruningContext) -> GlobalOutcome:
-        import torch
-
         from harness.blocks.changes import ModelChange
         from harness.blocks.layers import prunable_layers
         from harness.pruning.numerics.ranking import none_removed
@@ -84,62 +82,43 @@ class LLMSurgeon(GlobalMethod):
         layers = {name: Layer(linear, self.prune_bias) for name, linear in prunable_layers(context.model).items()}
         removed = none_removed({name: layer.prunable(context.pattern) for name, layer in layers.items()})
         for shot in range(1, self.shots + 1):
-            with context.clock("calibrate"):
-                observer = self._observed(layers, context, shot)
-            context.reporter.start(f"prune: shot {shot} of {self.shots}, layers", 2 * len(layers))
-            with torch.no_grad():
-                removed = self._choose(layers, observer, removed, shot / self.shots, context)
-                self._apply(layers, observer, removed, context)
-            del observer  # before the next one fills: the factors are the largest thing in memory
+            removed = self._shot(layers, removed, context, shot)
         biases = frozenset(f"{name}.bias" for name, layer in layers.items() if layer.has_bias_column)
         details = {name: self._details(layer, removed[name]) for name, layer in layers.items()}
         return GlobalOutcome(details, change=ModelChange(tensors=biases))
 
-    def _observed(self, layers: Mapping[str, Layer], context: PruningContext, shot: int) -> CurvatureObserver:
-        """The curvature of the model as it is; layers' factors are scaled one at a time, when they are asked for."""
-        from harness.blocks.inputs import check_reached
-        from harness.pruning.numerics.kfac import CurvatureObserver
-
-        batches = context.batches()
-        context.reporter.start(f"prune: curvature for shot {shot} of {self.shots}, batches", len(batches))
-        linears = {name: layer.linear for name, layer in layers.items()}
-        observer = CurvatureObserver(linears, with_bias=self.prune_bias)
-        observer.observe(context.model, batches, context.reporter)
-        check_reached(linears, observer.inputs)
-        return observer
-
-    def _choose(
-        self,
-        layers: Mapping[str, Layer],
-        observer: CurvatureObserver,
-        removed: Mapping[str, Tensor],
-        progress: float,
-        context: PruningContext,
+    def _shot(
+        self, layers: Mapping[str, Layer], removed: Mapping[str, Tensor], context: PruningContext, shot: int
     ) -> dict[str, Tensor]:
-        """Masks of all that is removed after this shot."""
-        from harness.pruning.numerics.ranking import remove_globally
-
-        costs = {}
-        for name, layer in layers.items():
-            costs_OI = self.costs(layer.weight_OI, observer.factors(name))
-            costs[name] = costs_OI[:, : removed[name].shape[1]]  # in N:M a bias is in no group
-            context.reporter.advance()
-        return remove_globally(costs, removed, context.pattern, progress)
-
-    def _apply(
-        self,
-        layers: Mapping[str, Layer],
-        observer: CurvatureObserver,
-        removed: Mapping[str, Tensor],
-        context: PruningContext,
-    ) -> None:
+        """Masks of all that is removed after this shot; the other weights have made up for it."""
+        import torch
         from torch.nn import functional
 
-        for name, layer in layers.items():
-            weight_OI = layer.weight_OI
-            mask_OI = functional.pad(removed[name], (0, weight_OI.shape[1] - removed[name].shape[1]))
-            layer.write(self.updated(weight_OI, mask_OI, observer.factors(name)))
-            context.reporter.advance()
+        from harness.blocks.inputs import check_reached
+        from harness.pruning.numerics.kfac import CurvatureObserver
+        from harness.pruning.numerics.ranking import remove_globally
+
+        batches, advance = context.batches(), context.reporter.advance
+        context.reporter.start(f"prune: curvature for shot {shot} of {self.shots}, batches", len(batches))
+        linears = {name: layer.linear for name, layer in layers.items()}
+        observer = CurvatureObserver(linears, with_bias=self.prune_bias)  # layers' factors are scaled one at a time
+        with context.clock("calibrate"):
+            observer.observe(context.model, batches, context.reporter)
+        check_reached(linears, observer.inputs)
+        context.reporter.start(f"prune: shot {shot} of {self.shots}, layers", 2 * len(layers))
+        with torch.no_grad():
+            costs = {}
+            for name, layer in layers.items():
+                costs_OI = self.costs(layer.weight_OI, observer.factors(name))
+                costs[name] = costs_OI[:, : removed[name].shape[1]]  # in N:M a bias is in no group
+                advance()
+            now = remove_globally(costs, removed, context.pattern, shot / self.shots)
+            for name, layer in layers.items():
+                weight_OI = layer.weight_OI
+                mask_OI = functional.pad(now[name], (0, weight_OI.shape[1] - now[name].shape[1]))
+                layer.write(self.updated(weight_OI, mask_OI, observer.factors(name)))
+                advance()
+        return now
 
     def costs(self, weight_OI: Tensor, curvature: Curvature | None) -> Tensor:
         """Estimated loss increase [O, I] of removing each weight alone: 0 where the loss does not see the layer."""

@@ -142,6 +142,9 @@ class CurvatureObserver:
     Args:
         linears: by path in the model; those that are given the very same input share one A.
         with_bias: biases are a column of the weight.
+
+    Attributes:
+        inputs: A, not yet divided, of every linear that any token reached.
     """
 
     def __init__(self, linears: Mapping[str, PrunableLinear], *, with_bias: bool) -> None:
@@ -149,11 +152,7 @@ class CurvatureObserver:
         self._gram = InputGramWithOne if with_bias else InputGram
         self._inputs = InputObserver(linears, (self._gram,), sample_tokens=0, stop_early=False)
         self._gradients: dict[str, Tensor] = {}
-
-    @property
-    def inputs(self) -> dict[str, InputGram]:
-        """Of every linear that any token reached."""
-        return {name: group.statistics[self._gram] for group in self._inputs.groups for name in group.names}
+        self.inputs: dict[str, InputGram] = {}
 
     def factors(self, name: str) -> Curvature | None:
         """Means over all tokens that reached the linear, balanced; None where its inputs or gradients were all 0.
@@ -192,6 +191,8 @@ class CurvatureObserver:
         finally:
             for handle in handles:
                 handle.remove()
+        groups = self._inputs.groups
+        self.inputs = {name: group.statistics[self._gram] for group in groups for name in group.names}
 
     def _hook(self, name: str) -> Any:
         def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:

@@ -40,14 +40,13 @@ class LearningPlan:
         smoothing: ``sigmoid``: beta = softmax(sigmoid(logits)), which keeps every rate from 0.376 to 0.624;
             ``none``: beta = softmax(logits).
         epochs: passes over the sequences, >= 1.
-        lr, d_coef: of Prodigy, > 0.
+        d_coef: of Prodigy, > 0.
     """
 
     target: float
     penalty: float
     smoothing: Smoothing
     epochs: int = 1
-    lr: float = 1.0
     d_coef: float = 5.0
 
 
@@ -150,7 +149,7 @@ def learn_rates(
     linears = prunable_linears(block)
     sizes = [weight.weight_OI.numel() for weight in weights.values()]
     logits = [weight.logits_RD for weight in weights.values()]
-    optimiser = Prodigy(logits, lr=plan.lr, d_coef=plan.d_coef)
+    optimiser = Prodigy(logits, lr=1.0, d_coef=plan.d_coef)
     for call, hidden in [*sequences] * plan.epochs:
         with torch.no_grad():
             hidden_BLH = hidden.to(logits[0].device)
