@@ -31,23 +31,26 @@ def channel_order(group: DependencyGroup, order_I: Tensor) -> Tensor | None:
 
 
 @torch.no_grad()
-def reorder(block: nn.Module, group: DependencyGroup, order_C: Tensor, *, consumer: bool = True) -> ModelChange:
-    """Let channels change places, in place: channel c becomes what channel `order_C[c]` is now.
+def reorder(block: nn.Module, group: DependencyGroup, order_C: Tensor) -> ModelChange:
+    """Let channels change places, in place: channel c becomes what channel `order_C[c]` is now."""
+    _reorder_made(block, group, order_C)
+    _reorder_read(block, group, order_C)
+    shapes = _shapes(block, group)
+    return _change(block, group, shapes)
 
-    Args:
-        consumer: reorder the consumer's columns, too; without, the block computes something else.
-    """
-    before = _shapes(block, group)
+
+def _reorder_made(block: nn.Module, group: DependencyGroup, order_C: Tensor) -> None:
     for name, rows_CM in {**group.producers, **group.norms}.items():
         for tensor in row_tensors(block.get_submodule(name)).values():
             old = tensor.clone()
             tensor[rows_CM.to(tensor.device)] = old[rows_CM[order_C].to(tensor.device)]
-    if consumer:
-        weight_OI = weight_view(linear_at(block, group.consumer))
-        old_OI = weight_OI.clone()
-        columns_CK = group.columns_CK.to(weight_OI.device)
-        weight_OI[:, columns_CK] = old_OI[:, columns_CK[order_C.to(weight_OI.device)]]
-    return _change(block, group, before)
+
+
+def _reorder_read(block: nn.Module, group: DependencyGroup, order_C: Tensor) -> None:
+    weight_OI = weight_view(linear_at(block, group.consumer))
+    old_OI = weight_OI.clone()
+    columns_CK = group.columns_CK.to(weight_OI.device)
+    weight_OI[:, columns_CK] = old_OI[:, columns_CK[order_C.to(weight_OI.device)]]
 
 
 @torch.no_grad()
@@ -56,11 +59,12 @@ def reorders_cleanly(block: nn.Module, run: Run, group: DependencyGroup, order_C
 
     Channels that feed anything but the consumer, and those of different attention heads, cannot change places.
     """
-    before = run(scratch_copy(block))
-    whole, half = scratch_copy(block), scratch_copy(block)
-    reorder(whole, group, order_C)
-    reorder(half, group, order_C, consumer=False)
-    return same(before, run(whole), run(half))
+    scratch = scratch_copy(block)
+    before = run(scratch)
+    _reorder_made(scratch, group, order_C)
+    half = run(scratch)
+    _reorder_read(scratch, group, order_C)
+    return same(before, run(scratch), half)
 
 
 @torch.no_grad()
@@ -81,17 +85,18 @@ def cut(block: nn.Module, group: DependencyGroup, kept_C: Tensor) -> ModelChange
 @torch.no_grad()
 def cuts_cleanly(block: nn.Module, run: Run, group: DependencyGroup, kept_C: Tensor) -> bool:
     """Whether the block computes after `cut` what it computes when the consumer does not read the other channels."""
-    shrunk, blind = scratch_copy(block), scratch_copy(block)
+    scratch = scratch_copy(block)
+    dense = run(scratch)
     gone_C = torch.ones(group.num_channels, dtype=torch.bool)
     gone_C[kept_C.cpu()] = False
-    weight_OI = weight_view(linear_at(blind, group.consumer))
+    weight_OI = weight_view(linear_at(scratch, group.consumer))
     weight_OI[:, group.columns_CK[gone_C].reshape(-1).to(weight_OI.device)] = 0.0
-    cut(shrunk, group, kept_C)
+    blind = run(scratch)
+    cut(scratch, group, kept_C)
     try:
-        after = run(shrunk)
+        return same(blind, run(scratch), dense)
     except (RuntimeError, ValueError):  # the block's own code counts on the old shape
         return False
-    return same(run(blind), after, run(scratch_copy(block)))
 
 
 def producer_rows(block: nn.Module, group: DependencyGroup) -> list[Tensor]:

@@ -125,7 +125,8 @@ def made_with(model: PreTrainedModel, fields: Mapping[str, Any]) -> PreTrainedMo
 @torch.no_grad()
 def _computes(first: nn.Module, cuts: BlockCuts, probe: Probe, made: PreTrainedModel) -> bool:
     """Whether the first block of a new model computes what `first` does after its cuts, with the same weights."""
-    dense, shrunk = scratch_copy(first), scratch_copy(first)
+    shrunk = scratch_copy(first)
+    dense = probe(shrunk)
     for group, kept in cuts:
         cut(shrunk, group, torch.arange(kept))
     block = decoder_blocks(made)[1][0].float().to_empty(device=probe.device).eval()
@@ -134,7 +135,7 @@ def _computes(first: nn.Module, cuts: BlockCuts, probe: Probe, made: PreTrainedM
     for name, buffer in block.named_buffers():
         buffer.copy_(buffers[name])
     try:
-        return same(probe(shrunk), probe(block), probe(dense))
+        return same(probe(shrunk), probe(block), dense)
     except (RuntimeError, ValueError):
         return False
 
