@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.setting import DTYPES, embedded_model, embedded_tokens
-from harness.blocks.calls import record_calls
 from harness.blocks.layers import decoder_blocks
+from harness.blocks.runner import BlockRunner
 
 
 def main(arguments: list[str]) -> None:
@@ -30,17 +30,17 @@ def main(arguments: list[str]) -> None:
     loaded = embedded_model(DTYPES[options.dtype])
     tokens_BL = embedded_tokens(loaded, options.windows, options.seq_len)
     with torch.no_grad():
-        recorded = record_calls(loaded.model, list(tokens_BL.split(4)))
+        recorded = BlockRunner(loaded.model, list(tokens_BL.split(4)), loaded.offloading, torch.device("cpu"))
         _, blocks = decoder_blocks(loaded.model)
         compiled = [torch.compile(block) for block in blocks]
         start = time.perf_counter()
-        _pass(compiled, recorded.calls, recorded.hidden)
+        _pass(compiled, recorded.calls, list(recorded.hidden))
         first = time.perf_counter() - start
         seconds: dict[str, list[float]] = {"eager": [], "compiled": []}
         for _ in range(options.rounds):
             for name, ways in (("eager", list(blocks)), ("compiled", compiled)):
                 start = time.perf_counter()
-                _pass(ways, recorded.calls, recorded.hidden)
+                _pass(ways, recorded.calls, list(recorded.hidden))
                 seconds[name].append(time.perf_counter() - start)
     eager, later = (statistics.median(values) for values in seconds.values())
     print(f"SmolLM2-135M {options.dtype}, {options.windows} x {options.seq_len} tokens, all blocks")

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.setting import DTYPES, embedded_model, embedded_tokens
-from harness.blocks.calls import record_calls
 from harness.blocks.layers import decoder_blocks, prunable_linears, weight_view
+from harness.blocks.runner import BlockRunner, in_batches
 from harness.job import Choice
 from harness.models.loading import LoadedModel
 from harness.patterns import Pattern, SemiStructured, Unstructured
@@ -62,9 +62,10 @@ def main(arguments: list[str]) -> None:
 @torch.no_grad()
 def two_bare_passes(loaded: LoadedModel, tokens_BL: Tensor) -> None:
     """Every block on every batch, twice, and nothing else."""
-    recorded = record_calls(loaded.model, list(tokens_BL.split(max(1, BATCH_TOKENS // tokens_BL.shape[1]))))
+    batches = in_batches(tokens_BL, BATCH_TOKENS)
+    recorded = BlockRunner(loaded.model, batches, loaded.offloading, torch.device("cpu"))
     _, blocks = decoder_blocks(loaded.model)
-    hidden = recorded.hidden
+    hidden = list(recorded.hidden)
     for block, calls in zip(blocks, recorded.calls, strict=True):
         for _ in range(2):
             outputs = [call.replay(block, state) for call, state in zip(calls, hidden, strict=True)]

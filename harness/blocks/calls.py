@@ -5,14 +5,15 @@ replayed with another hidden state.  Blocks of one model may be called different
 each block's own call is kept, for every batch.
 """
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from harness.blocks.activations import Activations
 from harness.blocks.layers import decoder_blocks
 
 
@@ -53,14 +54,12 @@ class RecordedCalls:
     """How a model calls its blocks on a list of batches.
 
     Attributes:
-        hidden: input of the first block, one [B, L, H] tensor a batch.
         calls: calls[block][batch].
         in_tuple: whether blocks return their hidden state as the first of a tuple.
     """
 
-    hidden: list[Tensor]
     calls: list[list[BlockCall]]
-    in_tuple: bool = False
+    in_tuple: bool
 
     def as_output(self, hidden: Tensor) -> Any:
         """A hidden state in the form in which blocks return theirs."""
@@ -68,73 +67,94 @@ class RecordedCalls:
 
 
 @torch.no_grad()
-def record_calls(model: nn.Module, batches: Sequence[Tensor]) -> RecordedCalls:
+def returns_tuple(model: nn.Module, row_1L: Tensor) -> bool:
+    """Whether the blocks return a tuple: seen by running the first one, on one row of token ids [1, L]."""
+    form: list[bool] = []
+
+    def see(_: nn.Module, __: Any, output: Any) -> None:
+        form.append(isinstance(output, tuple))
+        raise StopForwardError
+
+    handle = decoder_blocks(model)[1][0].register_forward_hook(see)
+    try:
+        with suppress(StopForwardError):
+            model(input_ids=row_1L, use_cache=False)
+    finally:
+        handle.remove()
+    return form[0]
+
+
+@torch.no_grad()
+def record_calls(
+    model: nn.Module, batches: Iterable[Tensor], hidden: list[Tensor] | Activations, *, in_tuple: bool
+) -> RecordedCalls:
     """Run everything of `model` but its blocks on every batch of token ids [B, L], recording the call of every block.
 
     While recording, a block returns its input, in the form (tensor or tuple) that it returns outputs in.
+
+    Args:
+        hidden: takes the input of the first block, one [B, L, H] tensor a batch.
+        in_tuple: that form, see `returns_tuple`.
     """
     _, blocks = decoder_blocks(model)
-    recorded = RecordedCalls([], [[] for _ in blocks])
-    interned: list[Tensor] = []
-    for batch in batches:
-        seen = 0
+    recorded = RecordedCalls([[] for _ in blocks], in_tuple)
+    kept, turn = _KeptOnce(), 0
 
-        def stub(index: int, form: type, block_call: BlockCall, hidden: Tensor) -> Any:
-            nonlocal seen
-            assert index == seen, f"block {index} was called out of order; blocks must run once, one after the other"
-            seen += 1
-            if index == 0:
-                recorded.hidden.append(hidden)
-            recorded.calls[index].append(block_call)
-            if seen == len(blocks):
-                raise StopForwardError
-            recorded.in_tuple = form is tuple
-            return recorded.as_output(hidden)
-
-        with _stubbed(blocks, stub, interned), suppress(StopForwardError):
-            model(input_ids=batch, use_cache=False)
-    return recorded
-
-
-@contextmanager
-def _stubbed(blocks: nn.ModuleList, stub: Any, interned: list[Tensor]) -> Iterator[None]:
-    """Replace the blocks' forward by `stub`; the first block runs once for real, to see the form of its output."""
-    form: list[type] = []
-
-    def forward_of(index: int, block: nn.Module) -> Any:
-        real = block.forward
-
+    def forward_of(index: int) -> Any:
         def forward(*args: Any, **kwargs: Any) -> Any:
-            if not form:
-                form.append(type(real(*args, **kwargs)))
-            in_args = bool(args)
-            hidden = args[0] if in_args else kwargs["hidden_states"]
+            nonlocal turn
+            assert index == turn, f"block {index} was called out of order; blocks must run once, one after the other"
+            turn = (turn + 1) % len(blocks)
+            hidden_BLH = args[0] if args else kwargs["hidden_states"]
+            if index == 0:
+                kept.next_batch()
+                hidden.append(hidden_BLH)
             rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-            call = BlockCall(_intern(args[1:], interned), _intern(rest, interned), in_args)
-            return stub(index, form[0], call, hidden)
+            recorded.calls[index].append(BlockCall(kept(args[1:]), kept(rest), bool(args)))
+            if turn == 0:
+                raise StopForwardError
+            return recorded.as_output(hidden_BLH)
 
         return forward
 
     try:
         for index, block in enumerate(blocks):
-            block.forward = forward_of(index, block)
-        yield
+            block.forward = forward_of(index)
+        for batch in batches:
+            with suppress(StopForwardError):
+                model(input_ids=batch, use_cache=False)
     finally:
         for block in blocks:
-            del block.forward
+            vars(block).pop("forward", None)
+    return recorded
 
 
-def _intern(value: Any, interned: list[Tensor]) -> Any:
-    """`value` with every tensor replaced by an equal one that was seen before: masks are the same in every batch."""
-    if isinstance(value, Tensor):
-        for known in interned:
-            if known is value or (
-                known.shape == value.shape and known.dtype == value.dtype and torch.equal(known, value)
-            ):
+class _KeptOnce:
+    """Arguments with every tensor replaced by an equal one that was seen before: masks are the same in every batch.
+
+    A tensor is compared once a batch, however many blocks are given it: on an accelerator the host waits for that.
+    """
+
+    def __init__(self) -> None:
+        self._kept: list[Tensor] = []
+        self._of_batch: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def next_batch(self) -> None:
+        self._of_batch.clear()
+
+    def __call__(self, value: Any) -> Any:
+        if not isinstance(value, Tensor):
+            return _mapped(value, self)
+        if id(value) not in self._of_batch:  # which also holds it: no other tensor gets its id
+            self._of_batch[id(value)] = value, self._equal_one(value)
+        return self._of_batch[id(value)][1]
+
+    def _equal_one(self, value: Tensor) -> Tensor:
+        for known in self._kept:
+            if known.shape == value.shape and known.dtype == value.dtype and torch.equal(known, value):
                 return known
-        interned.append(value)
+        self._kept.append(value)
         return value
-    return _mapped(value, lambda item: _intern(item, interned))
 
 
 def _to_device(value: Any, device: torch.device) -> Any:

@@ -4,10 +4,12 @@ Pruning and block-by-block perplexity see a model through a `Offloading` only, s
 blocks are in memory or none is.
 """
 
+import math
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -19,7 +21,7 @@ from harness.blocks.experts import stacked_again
 from harness.blocks.layers import decoder_blocks
 from harness.blocks.prefetch import Prefetcher
 from harness.blocks.shards import Shards
-from harness.errors import UserError
+from harness.blocks.slots import Slot, check_finite, like, replaced, slots_of
 
 
 class Offloading(Protocol):
@@ -33,8 +35,11 @@ class Offloading(Protocol):
         """
         ...
 
-    def activations(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """Room for hidden states of many sequences, on the CPU; what is in it is not defined."""
+    def activations(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        """Room for hidden states that `device` works on: there while they fit, else in main memory, pinned.
+
+        What is in it is not defined.
+        """
         ...
 
     def save(self, folder: Path) -> None:
@@ -45,34 +50,65 @@ class Offloading(Protocol):
         ...
 
 
-class InMemory:
-    """All blocks are in memory, where the model was loaded to; one goes to another device and comes back."""
+class _Blocks(ABC):
+    """What both ways to give out blocks have in common.
 
-    def __init__(self, model: nn.Module) -> None:
-        self._model = model
-        self._blocks = decoder_blocks(model)[1]
+    Args:
+        reserved: bytes of an accelerator's memory that are not for hidden states, since blocks and solves need them;
+            None = half of what is free.
+    """
+
+    def __init__(self, model: nn.Module, reserved: int | None = None) -> None:
+        self._model, self._reserved = model, reserved
+        self._prefix, self._blocks = decoder_blocks(model)
         self._prefetcher = Prefetcher(self._tensors, len(self._blocks))
 
     @contextmanager
     def block(self, index: int, device: torch.device, *, writes: bool = False) -> Iterator[nn.Module]:
         block = self._blocks[index]
-        slots = list(_slots(block))
+        slots = list(slots_of(block))
         moved = self._prefetcher.take(index, device)
-        with _replaced(slots, lambda slot: moved[slot.path]):
+        with replaced(slots, lambda slot: moved.pop(slot.path)):
             yield block
             if writes:
                 with torch.no_grad():
-                    for slot in slots:
-                        if slot.now.shape != slot.tensor.shape:
-                            slot.tensor = _like(slot.tensor, slot.now.to(slot.tensor.device))
-                        elif slot.now is not slot.tensor:
-                            slot.tensor.copy_(slot.now)
+                    self._keep(index, slots)
+
+    def activations(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        if device.type != "cpu":
+            free = free_memory(device)
+            reserved = free // 2 if self._reserved is None else self._reserved
+            if math.prod(shape) * dtype.itemsize <= free - reserved:
+                return torch.empty(shape, dtype=dtype, device=device)
+        return self._in_main_memory(shape, dtype, pinned=device.type == "cuda")
+
+    @abstractmethod
+    def _tensors(self, index: int) -> dict[str, Tensor]:
+        """The block's parameters and buffers by path, as they are now, on the CPU."""
+
+    @abstractmethod
+    def _keep(self, index: int, slots: list[Slot]) -> None:
+        """Take over what hangs in the slots of a block."""
+
+    @abstractmethod
+    def _in_main_memory(self, shape: tuple[int, ...], dtype: torch.dtype, *, pinned: bool) -> Tensor: ...
+
+
+class InMemory(_Blocks):
+    """All blocks are in memory, where the model was loaded to; one goes to another device and comes back."""
 
     def _tensors(self, index: int) -> dict[str, Tensor]:
-        return {slot.path: slot.tensor for slot in _slots(self._blocks[index])}
+        return {slot.path: slot.tensor for slot in slots_of(self._blocks[index])}
 
-    def activations(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        return torch.empty(shape, dtype=dtype)
+    def _keep(self, index: int, slots: list[Slot]) -> None:
+        for slot in slots:
+            if slot.now.shape != slot.tensor.shape:
+                slot.tensor = like(slot.tensor, slot.now.to(slot.tensor.device))
+            elif slot.now is not slot.tensor:
+                slot.tensor.copy_(slot.now)
+
+    def _in_main_memory(self, shape: tuple[int, ...], dtype: torch.dtype, *, pinned: bool) -> Tensor:
+        return torch.empty(shape, dtype=dtype, pin_memory=pinned)
 
     def save(self, folder: Path) -> None:
         assert isinstance(self._model, PreTrainedModel), "only a transformers model can be saved"
@@ -80,7 +116,7 @@ class InMemory:
             self._model.save_pretrained(folder)
 
 
-class OnDisk:
+class OnDisk(_Blocks):
     """Blocks have no memory: each is read when it is needed and dropped after; changed ones are written.
 
     Args:
@@ -89,44 +125,35 @@ class OnDisk:
         folder: for blocks that were changed and for activations; its owner removes it.
     """
 
-    def __init__(self, model: PreTrainedModel, shards: Shards, folder: Path) -> None:
-        self._model = model
-        self._prefix, self._blocks = decoder_blocks(model)
+    def __init__(self, model: PreTrainedModel, shards: Shards, folder: Path, reserved: int | None = None) -> None:
+        super().__init__(model, reserved)
+        self._model: PreTrainedModel = model
         self._shards = shards
         self._folder = folder
         self._written: dict[int, Path] = {}
-        self._prefetcher = Prefetcher(self._tensors, len(self._blocks))
 
-    @contextmanager
-    def block(self, index: int, device: torch.device, *, writes: bool = False) -> Iterator[nn.Module]:
-        block = self._blocks[index]
-        slots = list(_slots(block))
-        moved = self._prefetcher.take(index, device)
-        with _replaced(slots, lambda slot: moved.pop(slot.path)):
-            yield block
-            if writes:
-                prefix, stored = f"{self._prefix}.{index}", _stored_names(block)
-                file = self._folder / f"block-{index:05d}.safetensors"
-                named = {f"{prefix}.{slot.path}": slot.now for slot in slots if slot.path in stored}
-                self._shards.write(file, named)
-                self._written[index] = file
-                for slot in slots:
-                    if slot.now.shape != slot.tensor.shape:
-                        slot.tensor = _like(slot.tensor, torch.empty_like(slot.now, device=slot.tensor.device))
+    def _keep(self, index: int, slots: list[Slot]) -> None:
+        prefix, stored = f"{self._prefix}.{index}", _stored_names(self._blocks[index])
+        file = self._folder / f"block-{index:05d}.safetensors"
+        self._shards.write(file, {f"{prefix}.{slot.path}": slot.now for slot in slots if slot.path in stored})
+        self._written[index] = file
+        for slot in slots:
+            if slot.now.shape != slot.tensor.shape:
+                slot.tensor = like(slot.tensor, torch.empty_like(slot.now, device=slot.tensor.device))
 
     def _tensors(self, index: int) -> dict[str, Tensor]:
         """The block's tensors, those that a checkpoint holds read from it; rotary tables and the like are in memory."""
         block, prefix = self._blocks[index], f"{self._prefix}.{index}"
         stored = _stored_names(block)
-        tensors = {slot.path: slot.tensor for slot in _slots(block)}
+        tensors = {slot.path: slot.tensor for slot in slots_of(block)}
         wanted = {f"{prefix}.{path}": tensor for path, tensor in tensors.items() if path in stored}
         read = self._shards.read(wanted, torch.device("cpu"))
         if index not in self._written:
-            _check_finite(read)
+            check_finite(read)
         return tensors | {name.removeprefix(f"{prefix}."): tensor for name, tensor in read.items()}
 
-    def activations(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """A memory-mapped file: the system can write its pages out and take their memory."""
+    def _in_main_memory(self, shape: tuple[int, ...], dtype: torch.dtype, *, pinned: bool) -> Tensor:
+        """A memory-mapped file, which cannot be pinned: the system can write its pages out and take their memory."""
         with tempfile.NamedTemporaryFile(dir=self._folder, prefix="activations-") as file:
             # The file has no name after this and lives as long as the tensor: nothing is left to remove.
             return torch.from_file(file.name, shared=True, size=torch.Size(shape).numel(), dtype=dtype).view(shape)
@@ -152,98 +179,14 @@ class OnDisk:
         return name in self._shards and not name.startswith(f"{self._prefix}.")
 
 
-@dataclass(slots=True)
-class _Slot:
-    """A parameter or buffer of a module tree: where it hangs, and what hung there first."""
-
-    path: str
-    owner: dict[str, Tensor | None]
-    name: str
-    tensor: Tensor
-
-    @property
-    def now(self) -> Tensor:
-        tensor = self.owner[self.name]
-        assert tensor is not None, f"{self.path} is gone"
-        return tensor
-
-
-@contextmanager
-def outside_on(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Everything of `model` but its blocks on `device`, for the time of the body."""
-    prefix, _ = decoder_blocks(model)
-    slots = [slot for slot in _slots(model) if not slot.path.startswith(f"{prefix}.")]
-    with _replaced(slots, _mover(device)):
-        yield
-
-
-def materialise_outside(model: PreTrainedModel, shards: Shards) -> None:
-    """Give everything of a ``meta`` model but its blocks its weights from `shards`; tied weights stay tied.
-
-    Raises:
-        UserError: the checkpoint lacks a tensor of the model, in a block or outside, or holds one that is not finite.
-    """
-    prefix, _ = decoder_blocks(model)
-    names = list(model.state_dict())
-    missing = {name for name in names if name not in shards}
-    slots = {slot.path: slot for slot in _slots(model) if slot.path in names and slot.path in shards}
-    outside = {path: slot for path, slot in slots.items() if not path.startswith(f"{prefix}.")}
-    read = shards.read({path: slot.tensor for path, slot in outside.items()}, torch.device("cpu"))
-    _check_finite(read)
-    for path, slot in outside.items():
-        slot.owner[slot.name] = _like(slot.tensor, read[path])
-    model.tie_weights(missing_keys=missing, recompute_mapping=False)  # takes what it ties out of `missing`
-    shards.check(name for name in names if name in missing)
-
-
-def _slots(module: nn.Module) -> Iterator[_Slot]:
-    for path, part in module.named_modules():
-        for owner in (part._parameters, part._buffers):
-            for name, tensor in owner.items():
-                if tensor is not None:
-                    yield _Slot(f"{path}.{name}" if path else name, owner, name, tensor)
-
-
-@contextmanager
-def _replaced(slots: list[_Slot], replacement: Callable[[_Slot], Tensor]) -> Iterator[None]:
-    """Hang another tensor into every slot and put the first one back in the end."""
-    try:
-        for slot in slots:
-            slot.owner[slot.name] = _like(slot.tensor, replacement(slot))
-        yield
-    finally:
-        for slot in slots:
-            slot.owner[slot.name] = slot.tensor
-
-
-def _mover(device: torch.device) -> Callable[[_Slot], Tensor]:
-    """Moves the tensor of a slot; one that hangs in two slots stays one tensor."""
-    moved: dict[int, Tensor] = {}
-
-    def move(slot: _Slot) -> Tensor:
-        if slot.tensor.device == device:
-            return slot.tensor
-        if id(slot.tensor) not in moved:
-            moved[id(slot.tensor)] = _like(slot.tensor, slot.tensor.to(device))
-        return moved[id(slot.tensor)]
-
-    return move
-
-
-def _like(old: Tensor, new: Tensor) -> Tensor:
-    """`new` as a parameter where `old` was one."""
-    if not isinstance(old, nn.Parameter) or isinstance(new, nn.Parameter):
-        return new
-    return nn.Parameter(new, requires_grad=False)
+def free_memory(device: torch.device) -> int:
+    """Bytes of an accelerator that tensors can have, those that torch keeps for the next ones with them."""
+    if device.type != "cuda":  # of another one torch knows nothing
+        return sys.maxsize
+    kept = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + kept
 
 
 def _stored_names(module: nn.Module) -> set[str]:
     """Paths of the parameters and buffers that a checkpoint holds."""
     return set(module.state_dict())
-
-
-def _check_finite(tensors: dict[str, Tensor]) -> None:
-    floating = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
-    if floating and not torch.stack([torch.isfinite(tensor).all() for tensor in floating.values()]).all():
-        first = next(name for name, tensor in floating.items() if not torch.isfinite(tensor).all())
-        raise UserError(f"the model has weights that are not finite, first in {first}; allowed: finite weights")

@@ -1,14 +1,12 @@
 """One short random input of every block, given to it as the model does: to try changes of a block on."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from harness.blocks.calls import BlockCall
-from harness.blocks.offload import Offloading
-from harness.blocks.runner import record_into_buffer
+from harness.blocks.runner import BlockRunner, BlockStep
 
 PROBE_TOKENS = 64
 PROBE_IMAGES = 8
@@ -40,19 +38,25 @@ class Probes:
     """The probes of all blocks of a model.
 
     Args:
-        batches: calibration rows; the calls are recorded on the start of the first.
-        hidden: input of the first block on the first batch: of tokens [B, L, H], or of images.
+        runner: in front of the first block; the calls are recorded anew, on the start of its first batch.
     """
 
-    def __init__(self, model: nn.Module, batches: Sequence[Tensor], hidden: Tensor, offloading: Offloading) -> None:
-        self._of_tokens = hidden.dim() == 3
-        rows = batches[0][:1, :PROBE_TOKENS] if self._of_tokens else batches[0][:PROBE_IMAGES]
-        self._calls = [calls[0] for calls in record_into_buffer(model, [rows], offloading).calls]
+    def __init__(self, runner: BlockRunner) -> None:
+        self._of_tokens, self._device = runner.hidden[0].dim() == 3, runner.device
+        rows = runner.batches[0]
+        start = BlockRunner(
+            runner.model,
+            [rows[:1, :PROBE_TOKENS] if self._of_tokens else rows[:PROBE_IMAGES]],
+            runner.offloading,
+            runner.device,
+        )
+        self._calls = [calls[0] for calls in start.calls]
 
-    def of_block(self, index: int, hidden: Tensor, device: torch.device) -> Probe:
-        """The probe of one block, whose inputs look like `hidden`."""
+    def of(self, step: BlockStep) -> Probe:
+        """The probe of the block whose turn it is."""
+        hidden = step.hidden[0]
         if self._of_tokens:
             shape: tuple[int, ...] = (1, min(PROBE_TOKENS, hidden.shape[1]), *hidden.shape[2:])
         else:
             shape = (min(PROBE_IMAGES, len(hidden)), *hidden.shape[1:])
-        return Probe(self._calls[index], shape, device)
+        return Probe(self._calls[step.index], shape, self._device)

@@ -88,8 +88,8 @@ class Edited:
             with self._edits[index].applied_to(block) as edited:
                 yield edited
 
-    def activations(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        return self._dense.activations(shape, dtype)
+    def activations(self, shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+        return self._dense.activations(shape, dtype, device)
 
     def save(self, folder: Path) -> None:
         raise AssertionError("a candidate is only measured")

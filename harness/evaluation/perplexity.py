@@ -14,8 +14,9 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import PreTrainedModel
 
-from harness.blocks.offload import Offloading, outside_on
+from harness.blocks.offload import Offloading
 from harness.blocks.runner import BlockRunner, in_batches
+from harness.blocks.slots import outside_on
 from harness.blocks.trial import Edited, Edits
 from harness.evaluation.base import HEAD_ROWS, Estimate
 from harness.evaluation.head import Head, find_head, first_output

@@ -109,9 +109,9 @@ def _run_loaded(
     layers = tuple(pruned.layers)
     unpruned = dense_weights - sum(math.prod(report.shape) for report in layers)
     with clock("evaluate"):
+        fingerprint = weights_fingerprint(loaded.model, loaded.offloading)  # of weights on the CPU, where they can be
         if options.offload == "none":
             loaded.model.to(device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
-        fingerprint = weights_fingerprint(loaded.model, loaded.offloading)
         if previous is not None and previous.weights_fingerprint != fingerprint:
             _check_none_lost(request, measured)
             notes.append("the weights came out otherwise than before on this machine: everything was measured again")

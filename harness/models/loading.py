@@ -24,8 +24,9 @@ from transformers.core_model_loading import build_glob_alternation
 
 from harness.blocks.experts import split_experts
 from harness.blocks.layers import decoder_blocks
-from harness.blocks.offload import InMemory, Offloading, OnDisk, materialise_outside
+from harness.blocks.offload import InMemory, Offloading, OnDisk
 from harness.blocks.shards import Shards, stored_dtype
+from harness.blocks.slots import materialise_outside
 from harness.errors import UserError
 from harness.models.cache import Cache
 from harness.models.checkpoint import Checkpoint, weight_files

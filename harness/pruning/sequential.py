@@ -129,13 +129,13 @@ def prune_sequentially(
     context.reporter.start("prune: record the model's calls", 1)
     with clock("calibrate"):
         runner = BlockRunner(context.model, batches, context.offloading, context.device)
-        probes = Probes(context.model, batches, runner.hidden[0], context.offloading) if with_probes else None
+        probes = Probes(runner) if with_probes else None
     context.reporter.start("prune: blocks", len(runner.blocks))
     deficit = 0.0  # zeros that patterns of the blocks so far have too few
-    for index in range(len(runner.blocks)):
+    for _ in runner.blocks:
         with runner.next_block(writes=True) as step:
             with clock("calibrate"):
-                probe = probes.of_block(index, step.hidden[0], context.device) if probes is not None else None
+                probe = probes.of(step) if probes is not None else None
                 block = observed_block(step, _observed(context, step, needs), needs, probe)
             sizes = {name: weight_OI.numel() for name, weight_OI in block.weights.items()}
             wanted = {name: patterns[name] for name in sizes}

@@ -83,11 +83,11 @@ def find_cuttable(context: PruningContext, units: tuple[Unit, ...]) -> tuple[lis
     first: Probe | None = None
     with torch.no_grad():
         runner = BlockRunner(context.model, [context.tokens_BL[:1]], context.offloading, context.device)
-        probes = Probes(context.model, [context.tokens_BL], runner.hidden[0], context.offloading)
+        probes = Probes(runner)
         shapes = [{name: tensor.shape for name, tensor in block.state_dict().items()} for block in runner.blocks]
         alike = all(shape == shapes[0] for shape in shapes)
         for step in runner.rest():
-            probe = probes.of_block(step.index, step.hidden[0], context.device)
+            probe = probes.of(step)
             groups = free_dependency_groups(step.block, probe, units)
             found.append([Cuttable.of(step.block, group) for group in groups])
             first = probe if step.index == 0 else first

@@ -39,7 +39,7 @@ class Distill(MaskedTraining):
     def recover(self, context: RecoveryContext) -> Recovered:
         import torch
 
-        from harness.blocks.offload import outside_on
+        from harness.blocks.slots import outside_on
 
         assert context.teacher is not None, "a recovery that needs a teacher is given one"
         teacher = Teacher(context.teacher, context)

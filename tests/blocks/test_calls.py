@@ -9,11 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from harness.blocks.calls import BlockCall, record_calls
+from harness.blocks.calls import BlockCall
 from harness.blocks.inputs import InputObserver
 from harness.blocks.layers import decoder_blocks, prunable_linears
+from harness.blocks.offload import InMemory
+from harness.blocks.runner import BlockRunner
 from harness.calibration.statistics import FeatureNorm, InputHessian
 from tests.families import tiny_model
+
+
+def recorded_by(model: nn.Module, batches: list[Tensor]) -> BlockRunner:
+    """In front of the first block, with the recorded calls of all."""
+    return BlockRunner(model, batches, InMemory(model), torch.device("cpu"))
 
 
 @contextmanager
@@ -41,7 +48,7 @@ def test_replayed_blocks_compute_what_the_model_computes(family: str, random_tok
     model = tiny_model(family)
     _, blocks = decoder_blocks(model)
     batches = list(random_tokens(3).split(2))
-    recorded = record_calls(model, batches)
+    recorded = recorded_by(model, batches)
     for place, batch in enumerate(batches):
         with blocks_watched(blocks) as real:
             model(input_ids=batch, use_cache=False)
@@ -59,7 +66,7 @@ def test_recording_leaves_the_model_as_it_was(family: str, random_tokens: Callab
     model = tiny_model(family)
     tokens = random_tokens(2)
     before = model(input_ids=tokens, use_cache=False).logits
-    record_calls(model, [tokens])
+    recorded_by(model, [tokens])
     assert torch.equal(model(input_ids=tokens, use_cache=False).logits, before)
     assert not any("forward" in vars(block) for block in decoder_blocks(model)[1])
 
@@ -69,14 +76,14 @@ def test_a_failing_model_is_left_as_it_was() -> None:
     model = tiny_model("llama")
     _, blocks = decoder_blocks(model)
     with pytest.raises(IndexError):
-        record_calls(model, [torch.tensor([[1, 10_000]])])
+        recorded_by(model, [torch.tensor([[1, 10_000]])])
     assert not any("forward" in vars(block) for block in blocks)
 
 
 def test_sliding_and_full_attention_keep_their_own_masks(random_tokens: Callable[..., Tensor]) -> None:
     """Gemma-3's blocks alternate between two masks; each block's call holds its own."""
     model = tiny_model("gemma-3")
-    recorded = record_calls(model, [random_tokens(1)])
+    recorded = recorded_by(model, [random_tokens(1)])
     masks = [calls[0].kwargs["attention_mask"] for calls in recorded.calls]
     assert masks[0] is masks[2]
     assert masks[1] is masks[3]
@@ -85,7 +92,7 @@ def test_sliding_and_full_attention_keep_their_own_masks(random_tokens: Callable
 
 def test_equal_arguments_of_many_batches_are_kept_once(random_tokens: Callable[..., Tensor]) -> None:
     """Masks and rotary tables of equal batches are one tensor in memory, not one a batch and block."""
-    recorded = record_calls(tiny_model("gemma-2"), list(random_tokens(6).split(1)))
+    recorded = recorded_by(tiny_model("gemma-2"), list(random_tokens(6).split(1)))
 
     def tensors(value: Any) -> Iterator[Tensor]:
         if isinstance(value, Tensor):
@@ -162,7 +169,7 @@ def test_grouped_query_attention_gives_every_input_its_own_statistic(random_toke
         model(input_ids=batch, use_cache=False)
     for handle in handles:
         handle.remove()
-    recorded = record_calls(model, batches)
+    recorded = recorded_by(model, batches)
     observer = InputObserver(prunable_linears(blocks[0]), (FeatureNorm,), sample_tokens=1, stop_early=True)
     for call, hidden in zip(recorded.calls[0], recorded.hidden, strict=True):
         assert observer.forward(blocks[0], call, hidden) is None

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForImageClassification
 
-from harness.blocks.calls import record_calls
 from harness.blocks.layers import decoder_blocks, prunable_shapes
 from harness.blocks.offload import InMemory
+from harness.blocks.runner import BlockRunner
 from harness.data.arrays import fingerprint_array
 from harness.data.corpora.digits import DIGITS, IDENTITIES, PIXELS, ROW, TRAINING_ROWS, digit_rows
 from harness.data.sources import resolve
@@ -84,7 +84,7 @@ def test_the_training_loss_is_the_labels_cross_entropy(untrained: DigitsCnn, row
 def test_replayed_blocks_compute_what_the_network_computes(untrained: DigitsCnn, rows: Tensor) -> None:
     """Blocks that change the shape of what they are given are recorded and replayed as any other."""
     batches = list(rows[:5].split(3))
-    recorded = record_calls(untrained, batches)
+    recorded = BlockRunner(untrained, batches, InMemory(untrained), torch.device("cpu"))
     for place, batch in enumerate(batches):
         hidden = recorded.hidden[place]
         for block, calls in zip(decoder_blocks(untrained)[1], recorded.calls, strict=True):

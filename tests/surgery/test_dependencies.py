@@ -10,7 +10,7 @@ from torch.nn import functional
 from harness.blocks.layers import decoder_blocks
 from harness.blocks.offload import InMemory
 from harness.blocks.probe import Probe, Probes
-from harness.blocks.runner import record_into_buffer
+from harness.blocks.runner import BlockRunner
 from harness.surgery.channels import reorders_cleanly
 from harness.surgery.dependencies import DependencyGroup, find_dependency_groups
 from tests.families import HIDDEN, INNER, tiny_model
@@ -31,10 +31,12 @@ FREE: dict[str, dict[str, tuple[set[str], int]]] = {
 
 def probe_of(model: nn.Module, index: int) -> tuple[nn.Module, Probe]:
     """A block of a language model and its probe."""
-    offloading, tokens_BL = InMemory(model), torch.arange(3, 27).view(2, 12)
-    hidden = record_into_buffer(model, [tokens_BL], offloading).hidden[0]
-    probes = Probes(model, [tokens_BL], hidden, offloading)
-    return decoder_blocks(model)[1][index], probes.of_block(index, hidden, torch.device("cpu"))
+    tokens_BL = torch.arange(3, 27).view(2, 12)
+    runner = BlockRunner(model, [tokens_BL], InMemory(model), torch.device("cpu"))
+    probes = Probes(runner)
+    runner.position = index
+    with runner.next_block() as step:
+        return step.block, probes.of(step)
 
 
 def run_on(*shape: int) -> Callable[[nn.Module], Tensor]:

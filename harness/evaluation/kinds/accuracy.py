@@ -97,7 +97,7 @@ def accuracy(model: "PreTrainedModel", offloading: "Offloading", rows_NR: "Tenso
     import torch
 
     from harness.blocks.layers import decoder_blocks
-    from harness.blocks.offload import outside_on
+    from harness.blocks.slots import outside_on
 
     right, finite, count = 0, True, len(rows_NR)
     with ExitStack() as stack:
