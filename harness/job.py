@@ -24,7 +24,7 @@ Scalar = str | int | float | bool | None
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Propagation = Literal["pruned", "dense"]
 Sampling = Literal["documents", "stream", "given"]
-Offload = Literal["none", "cpu", "disk"]
+Offload = Literal["auto", "none", "cpu", "disk"]
 
 T = TypeVar("T")
 Identity = Annotated[T, "identity"]
@@ -214,7 +214,7 @@ class RunOptions:
         in_sweep: the job is one of a sweep: it saves its model below `save_model`, and its failure ends no other job.
         offload: where the model's blocks are while they are not computed: ``none`` = they are pruned one by one, and
             the whole model is on the device when it is measured; ``cpu`` = in main memory, one at a time on the device;
-            ``disk`` = in the checkpoint's shards, one at a time in memory.
+            ``disk`` = in the checkpoint's shards, one at a time in memory; ``auto`` = the first of these that fits.
         compile: run the blocks through `torch.compile` while perplexity is measured.
     """
 
@@ -228,7 +228,7 @@ class RunOptions:
     sweep: str
     in_sweep: bool = False
     plugins: tuple[Path, ...] = ()
-    offload: Offload = "none"
+    offload: Offload = "auto"
     compile: bool = False
 
 

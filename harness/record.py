@@ -126,6 +126,9 @@ class Provenance:
     device: Annotated[str, "device the job ran on"]
     dtype: Annotated[str, "type of the weights, after `auto` was resolved"]
     command: Annotated[tuple[str, ...], "the overrides that made the job"]
+    placement: Annotated[
+        Mapping[str, JsonValue], "where the blocks were (none, cpu, disk), by which estimate and memory; runtime only"
+    ] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -113,7 +113,7 @@ def _plan_row(job: "PlannedJob", records: Sequence["RunRecord"], warn: "Prefligh
     from harness.jobs.wall_time import estimated
 
     spec, time = job.request.spec, estimated(job, records)
-    peak = estimated_peak(job.request) if job.needs_run else None
+    peak = estimated_peak(job.request, job.request.options.offload) if job.needs_run else None
     return {
         "job_id": spec.job_id,
         "method": spec.method,

@@ -65,15 +65,12 @@ def build(config: Configuration, overrides: tuple[str, ...], *, in_sweep: bool) 
     checkpoint, asked = _checkpoint(config), _evaluations(config)
     _check_kind(checkpoint, config, asked, calibrates=pattern is not None)
     pruning, calibration_data = None, None
-    whole = [f"method={method.name}"] if pruner.needs_whole_model else []
     if pattern is not None:  # the dense model is one job, whatever is said of pruning
-        recovery, recoverer = _chosen(RECOVERIES, config.recovery, config.seed)
-        whole += [f"recovery={recovery.name}"] if recoverer.changes_model else []
+        recovery, _ = _chosen(RECOVERIES, config.recovery, config.seed)
         calibration, calibration_data = _calibration(config, pruner, allocator)
         pruning = PruningSpec(method, pattern, allocation, calibration, recovery, config.seed)
-    _check_runtime(config, [*whole, *_whole_model(asked)])
     evaluation, evaluation_data = _evaluation(config, asked)
-    return JobRequest(
+    request = JobRequest(
         spec=JobSpec(ModelSpec(checkpoint.name, checkpoint.identity, config.dtype), pruning, evaluation),
         options=_options(config, overrides, in_sweep),
         checkpoint=checkpoint,
@@ -83,6 +80,8 @@ def build(config: Configuration, overrides: tuple[str, ...], *, in_sweep: bool) 
         paper_name=config.model.paper_name,
         size_b=config.model.size_b,
     )
+    _check_runtime(request)
+    return request
 
 
 def _chosen(table: Registry[type[OneT]], asked: Mapping[str, Any], seed: int) -> tuple[Choice, OneT]:
@@ -145,16 +144,12 @@ def _check_kind(
             )
 
 
-def _check_runtime(config: Configuration, whole: Sequence[str]) -> None:
-    """What cannot be run in the way that is asked for is said now, and not after hours of pruning.
-
-    Args:
-        whole: what needs the whole model in memory.
-    """
-    whole = [*whole, *(["compile=true"] if config.compile else [])]
-    if whole and config.offload != "none":
-        raise UserError(f"offload={config.offload} cannot run {whole[0]}; allowed: offload=none")
-    if config.tracking.log_model and config.save_model is None:
+def _check_runtime(request: JobRequest) -> None:
+    """What cannot be run in the way that is asked for is said now, and not after hours of pruning."""
+    options, whole = request.options, request.needs_whole_model
+    if whole and options.offload not in ("auto", "none"):
+        raise UserError(f"offload={options.offload} cannot run {whole}; allowed: offload=none")
+    if options.tracking.log_model and options.save_model is None:
         raise UserError("tracking.log_model=true needs a saved model; add save_model=DIR")
 
 
@@ -212,11 +207,6 @@ def _evaluations(config: Configuration) -> list[Evaluation[Any]]:
 
 def _names(evaluation: Evaluation[Any]) -> list[str]:
     return [name for names in evaluation.names.values() for name in names]
-
-
-def _whole_model(asked: Sequence[Evaluation[Any]]) -> list[str]:
-    """The evaluations that need all of the model in memory."""
-    return [f"{each.called} ({','.join(_names(each))})" for each in asked if each.needs_whole_model and _names(each)]
 
 
 def _evaluation(

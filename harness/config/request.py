@@ -16,6 +16,8 @@ from harness.data.places import DataRef
 from harness.evaluation.base import EVALUATIONS
 from harness.job import EvaluationProtocol, JobSpec, PruningSpec, RunOptions
 from harness.models.checkpoint import Checkpoint
+from harness.pruning.methods.base import METHODS
+from harness.recovery.base import RECOVERIES
 from harness.registry import load_folder
 
 
@@ -45,6 +47,21 @@ class JobRequest:
         """What is done to the weights; only of a job that prunes."""
         assert self.spec.pruning is not None, "the dense model is not pruned"
         return self.spec.pruning
+
+    @property
+    def needs_whole_model(self) -> str | None:
+        """What of the job needs all of the model in memory; None where its blocks may be elsewhere."""
+        pruning, found = self.spec.pruning, []
+        if pruning is not None:
+            if METHODS.build(pruning.method).needs_whole_model:
+                found.append(f"method={pruning.method.name}")
+            if RECOVERIES.build(pruning.recovery).changes_model:
+                found.append(f"recovery={pruning.recovery.name}")
+        for kind in dict.fromkeys(protocol.kind for protocol in self.spec.evaluation):
+            if EVALUATIONS.get(kind).needs_whole_model:
+                names = [protocol.name for protocol in self.spec.evaluation if protocol.kind == kind]
+                found.append(f"{EVALUATIONS.get(kind).called} ({','.join(names)})")
+        return next(iter([*found, *(["compile=true"] if self.options.compile else [])]), None)
 
     def missing(self, measured: set[str]) -> list[EvaluationProtocol]:
         """The protocols asked for whose keys are not in `measured`."""

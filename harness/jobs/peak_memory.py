@@ -6,11 +6,12 @@ block, the statistics and what a solve needs beside them, and the head's logits.
 estimates next to measured peaks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from harness.config.request import JobRequest
 from harness.evaluation.base import EVALUATIONS, HEAD_ROWS, MemoryNeed
+from harness.job import Offload
 from harness.models.devices import multiplies_bfloat16
 from harness.models.dimensions import Dimensions, dimensions_of
 from harness.pruning.methods.base import METHODS
@@ -29,19 +30,24 @@ class PeakMemory:
 
     Args:
         on_cpu: resident memory of a job that computes on the CPU.
-        beside_accelerator: resident memory of a job that computes on an accelerator, without that one's own libraries.
-        on_accelerator: allocated memory of that accelerator.
+        beside_accelerator: resident memory of a job that computes on an accelerator, without that one's own libraries,
+            where that one has no room for hidden states.
+        on_accelerator: allocated memory of that accelerator, where it has.
+        movable: of it the hidden states, which may also be in main memory.
+        reserved: what that accelerator needs beside hidden states while there are any; None = not known.
         from_size: only the model's number of parameters is known: these are libraries and weights, and no more.
     """
 
     on_cpu: int
     beside_accelerator: int
     on_accelerator: int
+    movable: int = 0
+    reserved: int | None = None
     from_size: bool = False
 
 
-def estimated_peak(request: JobRequest) -> PeakMemory | None:
-    """The peaks of a job.
+def estimated_peak(request: JobRequest, offload: Offload) -> PeakMemory | None:
+    """The peaks of a job with its blocks in one place; ``auto`` counts as ``none``, which it tries first.
 
     None where nothing is known of the model's size, where its checkpoint stores another type than plain floating point,
     and for methods that see the whole model at once, whose gradients and factors are not counted.
@@ -51,19 +57,23 @@ def estimated_peak(request: JobRequest) -> PeakMemory | None:
         return None
     dimensions = dimensions_of(request.checkpoint)
     if dimensions is None:
-        return _of_size(request)
+        return _of_size(request, offload)
     if dimensions.stored_type not in STORED_TYPES:
         return None
     asked, stored = request.spec.model.dtype, STORED_TYPES[dimensions.stored_type]
     cpu_type = _cpu_type(asked)
     accelerator_type = stored if asked == "auto" else asked
+    request = replace(request, options=replace(request.options, offload="none" if offload == "auto" else offload))
     on_cpu = _Terms(request, dimensions, cpu_type, converts=cpu_type != stored)
     with_accelerator = _Terms(request, dimensions, accelerator_type, converts=accelerator_type != stored)
+    beside_states, on_accelerator = with_accelerator.on_accelerator
     return PeakMemory(
         on_cpu=on_cpu.host + max(on_cpu.load, on_cpu.kept + on_cpu.buffer + on_cpu.working),
         beside_accelerator=with_accelerator.host
         + max(with_accelerator.load, with_accelerator.kept + with_accelerator.buffer),
-        on_accelerator=with_accelerator.resident + with_accelerator.working,
+        on_accelerator=on_accelerator,
+        movable=on_accelerator - beside_states,
+        reserved=with_accelerator.one_block,
     )
 
 
@@ -71,9 +81,9 @@ def _cpu_type(asked: str) -> str:
     return ("bfloat16" if multiplies_bfloat16() else "float32") if asked == "auto" else asked
 
 
-def _of_size(request: JobRequest) -> PeakMemory | None:
+def _of_size(request: JobRequest, offload: Offload) -> PeakMemory | None:
     """Libraries and weights; an accelerator's in half precision where no type is asked for, as checkpoints store it."""
-    if request.size_b is None or request.options.offload == "disk":
+    if request.size_b is None or offload not in ("auto", "none"):
         return None
     asked, weights = request.spec.model.dtype, round(request.size_b * 1e9)
     on_accelerator = weights * TYPE_BYTES["float16" if asked == "auto" else asked]
@@ -116,11 +126,18 @@ class _Terms:
         return self._dimensions.num_weights * self._bytes
 
     @property
-    def resident(self) -> int:
-        """Weights on the accelerator: all of them while the model is measured, unless one block at a time is."""
-        if self._offload == "none":
-            return self._dimensions.num_weights * self._bytes
-        return 2 * self._block + self._dimensions.outside_weights * self._bytes  # the next block is on its way
+    def one_block(self) -> int:
+        """On an accelerator while a block is computed, its inputs apart; or while what is outside of the blocks is."""
+        return max(2 * self._block + self.working, self._dimensions.outside_weights * self._bytes)
+
+    @property
+    def on_accelerator(self) -> tuple[int, int]:
+        """Its fullest moment without the hidden states of all sequences, and with them."""
+        if self._offload != "none":
+            return self.one_block, self.one_block + self.buffer
+        whole = self._dimensions.num_weights * self._bytes + self._measuring  # there are no hidden states then
+        pruning = 0 if self._request.spec.pruning is None else self.one_block
+        return max(whole, pruning), max(whole, pruning + self.buffer)
 
     @property
     def _block(self) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from accelerate.utils.memory import should_reduce_batch_size  # type: ignore[import-untyped]
 
 from harness.answers import TaskAnswers
 from harness.blocks.changes import ModelChange
@@ -19,6 +20,7 @@ from harness.evaluation.base import EVALUATIONS
 from harness.job import EvaluationProtocol, JobSpec
 from harness.jobs.calibrate import kept_calibration
 from harness.jobs.evaluate import check_tokenizer, evaluate, prepare
+from harness.jobs.placement import Placement, out_of_memory, placed
 from harness.jobs.preflight import warnings
 from harness.jobs.prune import prune
 from harness.jobs.workplace import MODEL, mark
@@ -61,29 +63,54 @@ def run_job(
     Raises:
         UserError: the request cannot be met; nothing was written.
     """
-    spec, options = request.spec, request.options
-    clock, cache = Clock(), cache or ModelCache()
-    torch.manual_seed(spec.pruning.seed if spec.pruning else 0)
-    device = resolve_device(options.device)
+    device = resolve_device(request.options.device)
     _reset_peaks(device)
+    request, placement = placed(request, device)
+    cache = cache or ModelCache()
+    try:
+        finished = _run_placed(request, placement, previous, reporter, place, cache)
+    except (RuntimeError, MemoryError) as error:
+        if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or should_reduce_batch_size(error)):
+            raise
+    else:
+        provenance = replace(finished.record.provenance, placement=placement.facts)
+        return replace(finished, record=replace(finished.record, provenance=provenance))
+    cache.clear()  # here the error is gone, and with it all that its traceback held
+    raise out_of_memory(request, device)
+
+
+def _run_placed(
+    request: JobRequest,
+    placement: Placement,
+    previous: RunRecord | None,
+    reporter: Reporter,
+    place: Path,
+    cache: ModelCache,
+) -> FinishedJob:
+    spec, clock = request.spec, Clock()
+    torch.manual_seed(spec.pruning.seed if spec.pruning else 0)
     reporter.start("load the model", 1)
+    if placement.note is not None:
+        reporter.note(placement.note)
     with ExitStack() as stack:
         with clock("load"):
-            loaded = stack.enter_context(_loaded(request, device, place, cache))
+            loaded = stack.enter_context(_loaded(request, placement, place, cache))
         finished, change = _run_loaded(request, previous, reporter, loaded, place, clock)
     cache.give_back(change)
     return finished
 
 
 @contextmanager
-def _loaded(request: JobRequest, device: torch.device, place: Path, cache: ModelCache) -> Iterator[LoadedModel]:
-    dtype = resolve_dtype(request.spec.model.dtype, device)
+def _loaded(request: JobRequest, placement: Placement, place: Path, cache: ModelCache) -> Iterator[LoadedModel]:
+    dtype = resolve_dtype(request.spec.model.dtype, resolve_device(request.options.device))
+    notes = () if placement.note is None else (placement.note,)
     if request.options.offload != "disk":
-        yield cache.take(request.checkpoint, request.spec.model.checkpoint, dtype)
+        taken = cache.take(request.checkpoint, request.spec.model.checkpoint, dtype)
+        yield replace(taken, reserved=placement.reserved, notes=taken.notes + notes)
         return
     cache.clear()
-    with load_from_disk(request.checkpoint, dtype, place) as loaded:
-        yield loaded
+    with load_from_disk(request.checkpoint, dtype, place, placement.reserved) as loaded:
+        yield replace(loaded, notes=loaded.notes + notes)
 
 
 def _run_loaded(

@@ -44,6 +44,7 @@ class LoadedModel:
 
     Args:
         on_disk: gives out the blocks, where they are not in memory with the rest of the model.
+        reserved: bytes of an accelerator that are not for hidden states; None = half of what is free.
         notes: what a record must say of the weights.
         cache: what was computed for this model and its tokenizer and later jobs can use again.
     """
@@ -52,11 +53,12 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase | None
     on_disk: OnDisk | None = None
     notes: tuple[str, ...] = ()
+    reserved: int | None = None
     cache: Cache = field(default_factory=Cache)
 
     @property
     def offloading(self) -> Offloading:
-        return self.on_disk or InMemory(self.model)
+        return self.on_disk or InMemory(self.model, self.reserved)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -121,7 +123,9 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype | None) -> LoadedModel
 
 
 @contextmanager
-def load_from_disk(checkpoint: Checkpoint, dtype: torch.dtype | None, scratch: Path) -> Iterator[LoadedModel]:
+def load_from_disk(
+    checkpoint: Checkpoint, dtype: torch.dtype | None, scratch: Path, reserved: int | None = None
+) -> Iterator[LoadedModel]:
     """The model with its blocks on disk, each read from the checkpoint's shards when it is needed.
 
     Changed blocks and activations lie in a new folder below `scratch` until the body ends.
@@ -144,7 +148,7 @@ def load_from_disk(checkpoint: Checkpoint, dtype: torch.dtype | None, scratch: P
     scratch.mkdir(parents=True, exist_ok=True)
     own = Path(tempfile.mkdtemp(prefix=".blocks-", dir=scratch))
     try:
-        yield LoadedModel(model.eval(), tokenizer, OnDisk(model, shards, own), notes)
+        yield LoadedModel(model.eval(), tokenizer, OnDisk(model, shards, own, reserved), notes)
     finally:
         shutil.rmtree(own, ignore_errors=True)
 
