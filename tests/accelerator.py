@@ -76,7 +76,7 @@ class Accelerator(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run `func` on the numbers."""
-        kwargs = dict(kwargs or {})
+        func, args, kwargs = _as_copy(func, args, dict(kwargs or {}))
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         ours = [tensor for tensor in tensors if isinstance(tensor, OnAccelerator)]
         others = [tensor for tensor in tensors if not isinstance(tensor, OnAccelerator) and tensor.dim()]
@@ -99,6 +99,17 @@ class Accelerator(TorchDispatchMode):
         if func is aten._to_copy.default and any(outcome is tensor.held for tensor in ours):
             outcome = outcome.clone()
         return _wrapped(outcome, known) if on_device else outcome
+
+
+def _as_copy(func: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, Any, dict[str, Any]]:
+    """The copy that `Tensor.to` is made of, which torch leaves whole in inference mode."""
+    if func is aten.to.device:
+        kwargs = {"device": args[1], "dtype": args[2]}
+    elif func is aten.to.dtype_layout:
+        kwargs = {name: kwargs[name] for name in ("device", "dtype") if name in kwargs}
+    else:
+        return func, args, kwargs
+    return aten._to_copy.default, args[:1], kwargs
 
 
 def _leaves(args: Any, kwargs: dict[str, Any]) -> bool:

@@ -37,7 +37,7 @@ class Scorer:
         self._device = _embedding(model).device
         requests = _probe_requests(model)
         with torch.inference_mode():
-            self.head = find_head(model, torch.tensor([requests[0].inputs], device=self._device))
+            self.head = find_head(model, torch.tensor([requests[0].inputs]).to(self._device))
         self.depth_limit = _depth_limit(model)
         if self.depth_limit is not None and self.depth_limit < PROBE_TOKENS:
             self.tree = False
@@ -148,9 +148,10 @@ def _reference(model: PreTrainedModel, requests: list[Request], device: torch.de
     """Log-likelihood of each request by the model's own forward pass on it alone, float64 on the CPU."""
     sums = []
     for request in requests:
-        logits_LV = first_output(model(input_ids=torch.tensor([request.inputs], device=device)))[0].float()
+        inputs = torch.tensor([request.inputs]).to(device)
+        logits_LV = first_output(model(input_ids=inputs, use_cache=False))[0].float()
         log_probs_LV = logits_LV[-len(request.targets) :].log_softmax(-1)
-        targets = torch.tensor(request.targets, device=device)
+        targets = torch.tensor(request.targets).to(device)
         sums.append(log_probs_LV.gather(1, targets[:, None]).double().sum().cpu())
     return torch.stack(sums)
 
