@@ -13,6 +13,7 @@ from harness.config.hydra import compose
 from harness.config.launcher import Launcher, hydra_launcher
 from harness.config.request import JobRequest, Refusal, from_json, to_json
 from harness.errors import UserError
+from harness.jobs.pinning import pin
 from harness.jobs.plan import PlannedJob, distinct_jobs, in_running_order, with_state
 from harness.jobs.wall_time import measured_seconds
 from harness.jobs.workplace import hand_over, settle, workplace
@@ -139,6 +140,8 @@ def run_data(job: str) -> str:
         Exception: whatever made the job fail; a failed record is left.
     """
     request = from_json(job)
+    if request.options.device in ("auto", "cuda"):
+        pin()
     job_id = request.spec.job_id
     store = RecordStore(request.options.results_dir)
     with store.claim(job_id) as ours:

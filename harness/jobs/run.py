@@ -1,6 +1,7 @@
 """One job from request to record: load, calibrate, prune, evaluate."""
 
 import math
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import MISSING, dataclass, fields, replace
@@ -20,6 +21,7 @@ from harness.evaluation.base import EVALUATIONS
 from harness.job import EvaluationProtocol, JobSpec
 from harness.jobs.calibrate import kept_calibration
 from harness.jobs.evaluate import check_tokenizer, evaluate, prepare
+from harness.jobs.pinning import VISIBLE
 from harness.jobs.placement import Placement, out_of_memory, placed
 from harness.jobs.preflight import warnings
 from harness.jobs.prune import prune
@@ -295,5 +297,9 @@ def _provenance(request: JobRequest, loaded: LoadedModel, device: torch.device) 
     accelerator: dict[str, JsonValue] | None = None
     if device.type == "cuda":
         properties = torch.cuda.get_device_properties(device)
-        accelerator = {"name": properties.name, "memory_bytes": properties.total_memory}
+        accelerator = {
+            "name": properties.name,
+            "memory_bytes": properties.total_memory,
+            VISIBLE: os.environ.get(VISIBLE),
+        }
     return collect(str(device), dtype, request.command, accelerator)
