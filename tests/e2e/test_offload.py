@@ -97,7 +97,7 @@ def test_an_unknown_offload_is_refused(cli: Cli, job: tuple[str, ...]) -> None:
     """The line names the choices."""
     outcome = cli("run", *job, "offload=tape")
     assert outcome.code == 2
-    assert "offload=tape is not allowed; allowed: none, cpu or disk" in outcome.err
+    assert "offload=tape is not allowed; allowed: auto, none, cpu or disk" in outcome.err
 
 
 def test_a_folder_in_use_is_refused_before_the_work(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
