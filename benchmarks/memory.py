@@ -1,19 +1,26 @@
 """The peak memory that `plan` estimates against the peak that the job then has.
 
-    python -m benchmarks memory [--model-folder FOLDER]
+    python -m benchmarks memory [--model-folder FOLDER | --arithmetic]
 
 Each job is a process of the command line on the embedded model and data (and on the model in FOLDER with random
-tokens), so that its peak is its own.  Prints estimate, measured peak and their ratio.
+tokens), so that its peak is its own.  Prints estimate, measured peak and their ratio.  With --arithmetic nothing runs:
+what SparseGPT on LLaMA-7B and OPT-66B takes on an accelerator, from the sizes in their configurations alone.
 """
 
 import argparse
 import json
+import math
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import numpy as np
+
+from harness.config.hydra import compose
+from harness.config.request import JobRequest
+from harness.jobs.peak_memory import peak_of
+from harness.models.dimensions import Dimensions
 
 SHARED = ("calibration.source=embedded", "model=smollm2-135m")
 PERPLEXITY = ("evaluation=perplexity", "evaluation.corpora=[wikipedia-sample]", "evaluation.max_windows=4")
@@ -31,7 +38,11 @@ def main(arguments: list[str]) -> None:
     """Plan and run every job, and print what came out."""
     parser = argparse.ArgumentParser(prog="benchmarks memory")
     parser.add_argument("--model-folder", type=Path, help="a model to prune with Wanda 2:4 and measure as well")
+    parser.add_argument("--arithmetic", action="store_true", help="estimates of two large models, from their sizes")
     options = parser.parse_args(arguments)
+    if options.arithmetic:
+        _arithmetic()
+        return
     with tempfile.TemporaryDirectory() as folder:
         for name, overrides in JOBS.items():
             windows = () if "evaluation=demo" in overrides else PERPLEXITY
@@ -39,6 +50,38 @@ def main(arguments: list[str]) -> None:
             _compare(name, (*SHARED, *windows, *length, *overrides), Path(folder))
         if options.model_folder is not None:
             _compare("wanda 2:4 of the folder", _folder_job(options.model_folder, Path(folder)), Path(folder))
+
+
+def _decoder(blocks: int, width: int, inner: int, vocabulary: int, *, gated: bool, heads: int) -> Dimensions:
+    """A decoder in float16 from its sizes; norms and biases, a few thousandths of a per cent, are left out."""
+    matrices = ((width, width),) * 4 + ((inner, width),) * (1 + gated) + ((width, inner),)
+    weights = sum(map(math.prod, matrices))
+    outside = ((vocabulary, width),) * heads
+    return Dimensions(blocks, matrices, weights, outside, "F16", 2 * (blocks * weights + heads * vocabulary * width))
+
+
+LARGE = {
+    "llama-7b": _decoder(32, 4096, 11008, 32000, gated=True, heads=2),
+    "opt-66b": _decoder(64, 9216, 36864, 50272, gated=False, heads=1),  # embedding and head are one matrix
+}
+"""Sizes of their authors' configurations."""
+PUBLISHED_JOB = (
+    "method=sparsegpt", "pattern=2:4", "dtype=float16", "calibration.source=embedded", "calibration.num_sequences=128",
+    "calibration.seq_len=2048", "evaluation=perplexity", "evaluation.source=embedded", "evaluation.seq_len=2048",
+    "evaluation.corpora=[wikipedia-sample]", "evaluation.max_windows=166",
+)  # fmt: skip
+"""128 x 2,048 calibration tokens; as many windows as WikiText-2 has for LLaMA."""
+
+
+def _arithmetic() -> None:
+    print(f"{'':24s} on the accelerator   of it hidden states   beside it (GB)")
+    for name, dimensions in LARGE.items():
+        (job,) = compose([f"model={name}", *PUBLISHED_JOB], multirun=False).jobs
+        assert isinstance(job, JobRequest), job
+        for offload in ("none", "cpu", "disk"):
+            peak = peak_of(dimensions, job, offload)
+            sizes = (peak.on_accelerator, peak.movable, peak.beside_accelerator)
+            print(f"{name:9s} offload={offload:5s} " + "".join(f"{size / 1e9:16.1f}   " for size in sizes))
 
 
 SHORT = ("calibration.seq_len=512", "evaluation.seq_len=512")

@@ -60,6 +60,11 @@ def estimated_peak(request: JobRequest, offload: Offload) -> PeakMemory | None:
         return _of_size(request, offload)
     if dimensions.stored_type not in STORED_TYPES:
         return None
+    return peak_of(dimensions, request, offload)
+
+
+def peak_of(dimensions: Dimensions, request: JobRequest, offload: Offload) -> PeakMemory:
+    """The peaks of a job on a model of these sizes."""
     asked, stored = request.spec.model.dtype, STORED_TYPES[dimensions.stored_type]
     cpu_type = _cpu_type(asked)
     accelerator_type = stored if asked == "auto" else asked

@@ -10,10 +10,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from harness.blocks.layers import decoder_blocks
+from harness.blocks.offload import Offloading
 from harness.jobs import run
 from harness.models import loading, model_cache
 from harness.models.checkpoint import Checkpoint
 from harness.models.loading import LoadedModel
+from harness.pruning.fingerprints import weights_fingerprint
 from tests.accelerator import CPU, DEVICE, Accelerator
 from tests.e2e.conftest import Outcome
 
@@ -49,7 +51,12 @@ def on_stand_in(monkeypatch: pytest.MonkeyPatch) -> list[torch.device]:
         first.mlp.register_forward_pre_hook(lambda _, args: seen.append((args[0].device, len(args[0]))))
         return loaded
 
+    def fingerprint(model: Any, offloading: Offloading) -> str:
+        assert {weight.device for weight in model.parameters()} == {CPU}, "no weight comes back for its fingerprint"
+        return weights_fingerprint(model, offloading)
+
     monkeypatch.setattr(model_cache, "load_model", load_eager)
+    monkeypatch.setattr(run, "weights_fingerprint", fingerprint)
     return seen
 
 
@@ -66,10 +73,9 @@ def run_on(
 def test_a_whole_job_on_an_accelerator_is_that_of_the_cpu(
     cli: Cli, whole_job: tuple[str, ...], on_stand_in: list[Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The same weights, reports, perplexity, answers and saved tensors; and what waits for the device is counted.
+    """The same weights, reports, perplexity, answers and saved tensors.
 
-    Of weights the fingerprint is taken before they go there; the first block is run once, on one sequence, before the
-    batches come.
+    The first block is run once, on one sequence, before the batches come; what is copied back is counted.
     """
     records, saved, waits = [], [], []
     for name, device in (("cpu", CPU), ("device", DEVICE)):
@@ -94,3 +100,5 @@ def test_a_whole_job_on_an_accelerator_is_that_of_the_cpu(
     )
     assert all(torch.equal(saved[0][path], saved[1][path]) for path in saved[0])
     assert not waits[0]
+    of_blocks = [path for path in saved[0] if ".layers." in path]
+    assert waits[1].count("aten.copy_.default") == len(of_blocks), "pruned weights come back, and no hidden states"
