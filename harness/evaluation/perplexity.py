@@ -73,8 +73,8 @@ def perplexity_from(runner: BlockRunner, reporter: Reporter) -> Estimate:
         with runner.returning(hidden_BLH):
             head = find_head(model, tokens_BL)
         losses = []
-        for tokens_BL, hidden_BLH in zip(runner.batches, runner.hidden, strict=True):
-            with runner.returning(hidden_BLH.to(device)):
+        for tokens_BL, hidden_BLH in zip(runner.batches, runner.hidden.on_device(), strict=True):
+            with runner.returning(hidden_BLH):
                 losses.append(_batch_nll(head, tokens_BL.to(device)))
     return _summary(torch.cat(losses))
 
