@@ -9,7 +9,6 @@ what SparseGPT on LLaMA-7B and OPT-66B takes on an accelerator, from the sizes i
 
 import argparse
 import json
-import math
 import subprocess
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import numpy as np
 from harness.config.hydra import compose
 from harness.config.request import JobRequest
 from harness.jobs.peak_memory import peak_of
-from harness.models.dimensions import Dimensions
+from harness.models.dimensions import of_config
 
 SHARED = ("calibration.source=embedded", "model=smollm2-135m")
 PERPLEXITY = ("evaluation=perplexity", "evaluation.corpora=[wikipedia-sample]", "evaluation.max_windows=4")
@@ -52,18 +51,16 @@ def main(arguments: list[str]) -> None:
             _compare("wanda 2:4 of the folder", _folder_job(options.model_folder, Path(folder)), Path(folder))
 
 
-def _decoder(blocks: int, width: int, inner: int, vocabulary: int, *, gated: bool, heads: int) -> Dimensions:
-    """A decoder in float16 from its sizes; norms and biases, a few thousandths of a per cent, are left out."""
-    matrices = ((width, width),) * 4 + ((inner, width),) * (1 + gated) + ((width, inner),)
-    weights = sum(map(math.prod, matrices))
-    outside = ((vocabulary, width),) * heads
-    return Dimensions(blocks, matrices, weights, outside, "F16", 2 * (blocks * weights + heads * vocabulary * width))
-
-
 LARGE = {
-    "llama-7b": _decoder(32, 4096, 11008, 32000, gated=True, heads=2),
-    "opt-66b": _decoder(64, 9216, 36864, 50272, gated=False, heads=1),  # embedding and head are one matrix
-}
+    "llama-7b": {
+        "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "intermediate_size": 11008,
+        "hidden_act": "silu", "vocab_size": 32000, "tie_word_embeddings": False, "dtype": "float16",
+    },
+    "opt-66b": {
+        "hidden_size": 9216, "num_hidden_layers": 64, "num_attention_heads": 72, "ffn_dim": 36864,
+        "vocab_size": 50272, "dtype": "float16",
+    },
+}  # fmt: skip
 """Sizes of their authors' configurations."""
 PUBLISHED_JOB = (
     "method=sparsegpt", "pattern=2:4", "dtype=float16", "calibration.source=embedded", "calibration.num_sequences=128",
@@ -75,7 +72,9 @@ PUBLISHED_JOB = (
 
 def _arithmetic() -> None:
     print(f"{'':24s} on the accelerator   of it hidden states   beside it (GB)")
-    for name, dimensions in LARGE.items():
+    for name, config in LARGE.items():
+        dimensions = of_config(config)
+        assert dimensions is not None, f"{name} is a plain decoder"
         (job,) = compose([f"model={name}", *PUBLISHED_JOB], multirun=False).jobs
         assert isinstance(job, JobRequest), job
         for offload in ("none", "cpu", "disk"):
