@@ -65,9 +65,9 @@ LARGE = {
 PUBLISHED_JOB = (
     "method=sparsegpt", "pattern=2:4", "dtype=float16", "calibration.source=embedded", "calibration.num_sequences=128",
     "calibration.seq_len=2048", "evaluation=perplexity", "evaluation.source=embedded", "evaluation.seq_len=2048",
-    "evaluation.corpora=[wikipedia-sample]", "evaluation.max_windows=166",
+    "evaluation.corpora=[wikipedia-sample]", "evaluation.max_windows=150",
 )  # fmt: skip
-"""128 x 2,048 calibration tokens; as many windows as WikiText-2 has for LLaMA."""
+"""128 x 2,048 calibration tokens; windows of as many tokens as `plan` takes a text to have."""
 
 
 def _arithmetic() -> None:
