@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from harness.blocks.prefetch import SideStream
+from harness.errors import UserError
 
 Room = Callable[[tuple[int, ...], torch.dtype, torch.device], Tensor]
 """Makes a buffer of that shape and type for hidden states that the device works on, there or in main memory."""
@@ -45,10 +46,19 @@ class Activations(Sequence[Tensor]):
         return self._held[place]
 
     def append(self, hidden: Tensor) -> None:
-        """Keep the next batch in front of the first block."""
+        """Keep the next batch in front of the first block.
+
+        Raises:
+            UserError: the model keeps sequences along another axis than the first.
+        """
         if self._buffer is None:
             self._buffer = self._room((self._num_sequences, *hidden.shape[1:]), hidden.dtype, self._device)
         filled = sum(map(len, self._held))
+        if filled + len(hidden) > self._num_sequences:
+            raise UserError(
+                f"the model keeps hidden states of shape {tuple(hidden.shape)}; allowed: models that keep sequences "
+                "along the first axis"
+            )
         self._held.append(self._buffer[filled : filled + len(hidden)])
         self.put(len(self._held) - 1, hidden)
 

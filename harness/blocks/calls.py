@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from harness.blocks.activations import Activations
 from harness.blocks.layers import decoder_blocks
+from harness.errors import UserError
 
 
 class StopForwardError(Exception):
@@ -55,24 +56,24 @@ class RecordedCalls:
 
     Attributes:
         calls: calls[block][batch].
-        in_tuple: whether blocks return their hidden state as the first of a tuple.
+        in_tuple: how many values blocks return in a tuple, the hidden state first; 0 = it is not in a tuple.
     """
 
     calls: list[list[BlockCall]]
-    in_tuple: bool
+    in_tuple: int
 
     def as_output(self, hidden: Tensor) -> Any:
         """A hidden state in the form in which blocks return theirs."""
-        return (hidden, None) if self.in_tuple else hidden
+        return (hidden, *[None] * (self.in_tuple - 1)) if self.in_tuple else hidden
 
 
 @torch.no_grad()
-def returns_tuple(model: nn.Module, row_1L: Tensor) -> bool:
-    """Whether the blocks return a tuple: seen by running the first one, on one row of token ids [1, L]."""
-    form: list[bool] = []
+def size_of_tuple(model: nn.Module, row_1L: Tensor) -> int:
+    """How many values the blocks return in a tuple, 0 = none: seen by running the first one, on one row [1, L]."""
+    sizes: list[int] = []
 
     def see(_: nn.Module, __: Any, output: Any) -> None:
-        form.append(isinstance(output, tuple))
+        sizes.append(len(output) if isinstance(output, tuple) else 0)
         raise StopForwardError
 
     handle = decoder_blocks(model)[1][0].register_forward_hook(see)
@@ -81,20 +82,21 @@ def returns_tuple(model: nn.Module, row_1L: Tensor) -> bool:
             model(input_ids=row_1L, use_cache=False)
     finally:
         handle.remove()
-    return form[0]
+    return sizes[0]
 
 
 @torch.no_grad()
-def record_calls(
-    model: nn.Module, batches: Iterable[Tensor], hidden: list[Tensor] | Activations, *, in_tuple: bool
-) -> RecordedCalls:
+def record_calls(model: nn.Module, batches: Iterable[Tensor], hidden: Activations, *, in_tuple: int) -> RecordedCalls:
     """Run everything of `model` but its blocks on every batch of token ids [B, L], recording the call of every block.
 
     While recording, a block returns its input, in the form (tensor or tuple) that it returns outputs in.
 
     Args:
         hidden: takes the input of the first block, one [B, L, H] tensor a batch.
-        in_tuple: that form, see `returns_tuple`.
+        in_tuple: that form, see `size_of_tuple`.
+
+    Raises:
+        UserError: the model does not run every block once in their order.
     """
     _, blocks = decoder_blocks(model)
     recorded = RecordedCalls([[] for _ in blocks], in_tuple)
@@ -103,7 +105,11 @@ def record_calls(
     def forward_of(index: int) -> Any:
         def forward(*args: Any, **kwargs: Any) -> Any:
             nonlocal turn
-            assert index == turn, f"block {index} was called out of order; blocks must run once, one after the other"
+            if index != turn:
+                raise UserError(
+                    f"a {type(model).__name__} calls its block {index} after {turn} others; allowed: models that run "
+                    "every block once, one after the other"
+                )
             turn = (turn + 1) % len(blocks)
             hidden_BLH = args[0] if args else kwargs["hidden_states"]
             if index == 0:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.blocks.activations import Activations
-from harness.blocks.calls import BlockCall, RecordedCalls, record_calls, returns_tuple
+from harness.blocks.calls import BlockCall, RecordedCalls, record_calls, size_of_tuple
 from harness.blocks.inputs import InputGroup, InputObserver
 from harness.blocks.layers import decoder_blocks, prunable_linears
 from harness.blocks.offload import Offloading
@@ -103,7 +103,7 @@ class BlockRunner:
         """How the model calls its blocks; all that comes before them is computed on the device."""
         with outside_on(self.model, self.device):
             with self.offloading.block(0, self.device):  # it is run only to see the form of its output
-                in_tuple = returns_tuple(self.model, self.batches[0][:1].to(self.device))
+                in_tuple = size_of_tuple(self.model, self.batches[0][:1].to(self.device))
             batches = (batch.to(self.device) for batch in self.batches)
             return record_calls(self.model, batches, self.hidden, in_tuple=in_tuple)
 
