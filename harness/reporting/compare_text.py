@@ -12,8 +12,6 @@ from harness.reporting.formats.base import write
 from harness.reporting.layout import DASH, Cell, Column, Table, clean, number, signed
 from harness.reporting.statistics import CONFIDENCE, QUANTILES, Distribution
 
-FORMATS = ("terminal", "md", "json")
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -40,7 +38,7 @@ def write_comparison(
     """The comparison as text, ending in a newline.
 
     Args:
-        format: one of `FORMATS`.
+        format: terminal, md or json.
         width: characters a line of ``terminal``.
         questions: how many flipped questions to show a task and metric, those that moved most.
         rows: loads the questions, needed when `questions` > 0.

@@ -45,10 +45,12 @@ def comparison(records: Sequence[RunRecord], published: Published, *, mean_over_
         notes.add(MEAN_NOTE)
     rows = []
     for entry in entries:
+        found = entry.by_key
         labels = [Cell(entry.job.model), Cell(entry.job.method, marks=notes.job(entry))]
         labels += [Cell(entry.job.shown_pattern), Cell(_sparsity(entry.job, notes))]
         labels += [Cell(axis.value(entry.job)) for axis in axes]
-        rows.append((*labels, *cells_of(entry, results, published, notes)))
+        values = (beside_published(entry, found[key], published, notes) if key in found else Cell() for key in results)
+        rows.append((*labels, *values))
     headers = ["model", "method", "pattern", "sparsity", *(axis.header for axis in axes)]
     table = Table(
         title="Measured results",
@@ -57,12 +59,6 @@ def comparison(records: Sequence[RunRecord], published: Published, *, mean_over_
         footnotes=(*_said_once(axes, entries), *protocol_notes(entries, results), *notes.lines()),
     )
     return ranked(table)
-
-
-def cells_of(entry: Measured, keys: Mapping[Key, EvalResult], published: Published, notes: Footnotes) -> list[Cell]:
-    """The numbers of a job, a cell a column of `columns_of`."""
-    found = entry.by_key
-    return [beside_published(entry, found[key], published, notes) if key in found else Cell() for key in keys]
 
 
 def beside_published(entry: Measured, result: EvalResult, published: Published, notes: Footnotes) -> Cell:

@@ -21,7 +21,7 @@ from harness.registry import Registry
 from harness.reporting.figures.data import Data, Measurement
 from harness.reporting.figures.look import PANEL_WIDTH, Spec, Style, composed, file_name, titled, with_datasets
 from harness.reporting.figures.points import Panel, Point
-from harness.reporting.published import Published
+from harness.reporting.published import Published, natural_key
 
 PIXELS_A_POINT = 2.5
 MODELS_A_SHEET = 4
@@ -93,7 +93,8 @@ class Sheet:
         if not found:
             yield NotDrawn(self.name, why_not)
         for each in found:
-            for suffix, models in paged(each.models, MODELS_A_SHEET):
+            found_models = sorted({model for _, model in each.panels}, key=natural_key)
+            for suffix, models in paged(found_models, MODELS_A_SHEET):
                 name = f"{self.name}-{file_name(each.key.split(':', 1)[1])}{suffix}"
                 yield Picture(name, self._chart(each, models, data))
 
@@ -103,7 +104,7 @@ class Sheet:
         looks = {label: style for label, style in data.styles.items() if label in labels}
         rows = [
             [self.draw(panels[metric, model], looks) for model in models if (metric, model) in panels]
-            for metric in measured.metrics
+            for metric in sorted({metric for metric, _ in panels})
         ]
         resolve = {"scale": {"color": self.colors}}
         drawn = [composed("hconcat", row, spacing=24, resolve=resolve) for row in rows if row]

@@ -34,14 +34,6 @@ class Measurement:
     panels: Mapping[tuple[str, str], Panel]
 
     @property
-    def metrics(self) -> list[str]:
-        return sorted({metric for metric, _ in self.panels})
-
-    @property
-    def models(self) -> list[str]:
-        return sorted({model for _, model in self.panels}, key=natural_key)
-
-    @property
     def points(self) -> list[Point]:
         """All points of pruned models."""
         return [point for panel in self.panels.values() for point in panel.points]

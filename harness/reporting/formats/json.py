@@ -19,15 +19,8 @@ def write_json(table: Table, _: int = 0) -> str:
 
 
 def _column(column: Column) -> dict[str, object]:
-    if column.is_label:
-        return {"header": column.header, "label": True}
-    return {
-        "header": column.header,
-        "label": False,
-        "key": column.key,
-        "unit": column.unit,
-        "higher_is_better": column.higher_is_better,
-    }
+    numbers = {"key": column.key, "unit": column.unit, "higher_is_better": column.higher_is_better}
+    return {"header": column.header, "label": column.is_label} | ({} if column.is_label else numbers)
 
 
 def _cell(column: Column, cell: Cell) -> dict[str, object]:

@@ -36,13 +36,15 @@ _MATHEMATICS = {
     **{"α": "alpha", "β": "beta", "λ": "lambda", "μ": "mu", "σ": "sigma"},
     **{"↑": "uparrow", "↓": "downarrow", "→": "rightarrow"},
 }
-TEX = {
-    **{sign: f"\\{sign}" for sign in "{}&%$#_"},
-    **{sign: f"\\{name}{{}}" for sign, name in _COMMANDS.items()},
-    **{sign: f"$\\{name}$" for sign, name in _MATHEMATICS.items()},
-    **{sign: f"{{{sign}}}" for sign in "[]*"},  # bare, they would be read as arguments of a row's end
-    **{"\u200b": "{}", DASH: "--", "—": "---", "‘": "`", "’": "'", "“": "``", "”": "''"},
-}
+TEX = str.maketrans(
+    {
+        **{sign: f"\\{sign}" for sign in "{}&%$#_"},
+        **{sign: f"\\{name}{{}}" for sign, name in _COMMANDS.items()},
+        **{sign: f"$\\{name}$" for sign, name in _MATHEMATICS.items()},
+        **{sign: f"{{{sign}}}" for sign in "[]*"},  # bare, they would be read as arguments of a row's end
+        **{"\u200b": "{}", DASH: "--", "—": "---", "‘": "`", "’": "'", "“": "``", "”": "''"},
+    }
+)
 """What LaTeX would not print as it is.  (Half of what pylatexenc makes of Unicode needs packages that are not here.)"""
 
 ARROWS = ("↑", "↓")
@@ -73,18 +75,13 @@ def latex(table: Table, _: int = 0) -> str:
 def tex(text: str) -> str:
     """Text that LaTeX prints as it is; a character that its fonts lack is named by its code."""
     unjoined = re.sub(r"-(?=-)", "-\u200b", clean(text))  # two hyphens would become a dash
-    escaped = "".join(map(_character, unjoined))
+    escaped = re.sub(r"[^\x00-\x7f]", _printable, unjoined.translate(TEX))
     return re.sub(r"(?<![\w.])([+-])(?=\d)", r"$\1$", escaped)
 
 
-def _character(character: str) -> str:
-    if character in TEX:
-        return TEX[character]
-    if character.isascii():
-        return character
-    if "\u00c0" <= character <= "\u017e" and unicodedata.decomposition(character):  # accented letters, which T1 has
-        return character
-    return f"U+{ord(character):04X}"
+def _printable(found: re.Match[str]) -> str:
+    is_accented = "\u00c0" <= found[0] <= "\u017e" and unicodedata.decomposition(found[0])  # a letter, which T1 has
+    return found[0] if is_accented else f"U+{ord(found[0]):04X}"
 
 
 def _fit(table: Table) -> tuple[str, str, list[list[int]]]:

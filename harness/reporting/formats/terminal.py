@@ -92,10 +92,8 @@ class _Sheet:
 
     def lines(self) -> Iterator[str]:
         said, labels = self._labels()
-        gap, parts = 2, self._parts(labels, 2)
-        if len(parts) > 1 and len(self._parts(labels, 1)) == 1:
-            gap, parts = 1, self._parts(labels, 1)
-        widths = self._widths(labels, gap)
+        gap = 1 if len(self._parts(labels, 2)) > 1 and len(self._parts(labels, 1)) == 1 else 2
+        parts, widths = self._parts(labels, gap), self._widths(labels, gap)
         yield from wrapped(clean(self.table.title), self.width)
         yield from wrapped(clean(said), self.width) if said else ()
         for part in parts:
