@@ -11,9 +11,10 @@ import pytest
 
 from harness.data.corpora.base import CORPORA, TextCorpus, text_identity
 from harness.data.hub import forget
-from harness.data.places import DataRef, Places
+from harness.data.places import Places
 from harness.data.sources import resolve
 from harness.errors import UserError
+from tests.data.texts import evaluation_text, load_documents, text
 from tests.hub import StandInHub
 
 PTB = "ptb-text-only/ptb_text_only"
@@ -28,28 +29,11 @@ def parquet(*sentences: str) -> bytes:
     return sink.getvalue()
 
 
-def text(name: str) -> TextCorpus:
-    """A corpus of documents."""
-    corpus = CORPORA.all()[name]
-    assert isinstance(corpus, TextCorpus)
-    return corpus
-
-
 def splits_of(corpus: TextCorpus) -> Iterator[tuple[str, Places]]:
     """Both, by role."""
     assert corpus.calibration is not None
     assert corpus.evaluation is not None
     yield from (("calibration", corpus.calibration), ("evaluation", corpus.evaluation))
-
-
-def evaluation_text(ref: DataRef) -> str:
-    """What perplexity is measured on."""
-    return text(ref.name).evaluation_text(ref)
-
-
-def load_documents(ref: DataRef) -> list[str]:
-    """What calibration draws from."""
-    return text(ref.name).documents(ref)
 
 
 @pytest.fixture

@@ -17,33 +17,17 @@ import pyarrow.parquet
 import pytest
 
 from harness.data import hub, places, sources
-from harness.data.corpora.base import CORPORA, TextCorpus, text_identity
+from harness.data.corpora.base import CORPORA, text_identity
 from harness.data.formats import Row
 from harness.data.places import DataRef, Member, Role, read_content
 from harness.data.sources import resolve
 from harness.data.tasks.base import TASKS, rows_identity
 from harness.errors import UserError
+from tests.data.texts import evaluation_text, load_documents, text
 
 DATA = os.environ.get("PRUNEBENCH_DATA")
 ROLES: tuple[Role, ...] = ("calibration", "evaluation")
 needs_data = pytest.mark.skipif(DATA is None, reason="PRUNEBENCH_DATA is not set")
-
-
-def text(name: str) -> TextCorpus:
-    """A corpus of documents."""
-    corpus = CORPORA.get(name)
-    assert isinstance(corpus, TextCorpus)
-    return corpus
-
-
-def evaluation_text(ref: DataRef) -> str:
-    """What perplexity is measured on."""
-    return text(ref.name).evaluation_text(ref)
-
-
-def load_documents(ref: DataRef) -> list[str]:
-    """What calibration draws from."""
-    return text(ref.name).documents(ref)
 
 
 @cache
@@ -61,7 +45,7 @@ def no_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small data folder in the documented layout."""
-    for name, text in {
+    for name, content in {
         "wikitext2/wiki.test.raw": " \n = A = \n \n words here \n",
         "wikitext2/wiki.train.part.raw": " = B = \n more words \n",
         "ptb/ptb.test.txt": " no it was <unk> \n monday \n",
@@ -70,7 +54,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     }.items():
         path = tmp_path / "data" / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8", newline="")
+        path.write_text(content, encoding="utf-8", newline="")
     monkeypatch.setenv("PRUNEBENCH_DATA", str(tmp_path / "data"))
     return tmp_path / "data"
 

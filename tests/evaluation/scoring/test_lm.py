@@ -37,6 +37,7 @@ from harness.evaluation import head
 from harness.evaluation.scoring import lm
 from harness.evaluation.scoring.lm import PackedLM
 from harness.evaluation.scoring.packing import Layout, lay_out
+from tests.evaluation.scoring.conftest import instance
 
 SIZES: dict[str, Any] = {"vocab_size": 350, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
 LLAMA = SIZES | {"intermediate_size": 48, "max_position_embeddings": 128}
@@ -114,7 +115,7 @@ def test_a_window_shorter_than_a_request_is_respected(
 ) -> None:
     """The fixture's requests reach beyond the window of 48, else the families above would show nothing of it."""
     scorer = PackedLM(build("mistral-window"), tokenizer)
-    longest = max(len(tokenizer(context + continuation)["input_ids"]) for context, continuation in map(_args, requests))
+    longest = max(len(tokenizer("".join(item.args))["input_ids"]) for item in requests)
     assert longest > 48 == scorer.details["tree_depth_limit"]
 
 
@@ -138,13 +139,13 @@ def test_a_request_too_long_is_cut_as_stock_cuts_it(tokenizer: PreTrainedTokeniz
     """The beginning goes, and the count of cut requests is said."""
     model = build("gpt2")
     long = "the unhappy dog never eats " * 40
-    items = [_instance(long, f" {end}") for end in ("water", "a big stone")] + [_instance("the cat", " eats")]
+    items = [instance(long, f" {end}") for end in ("water", "a big stone")] + [instance("the cat", " eats")]
     scorer = PackedLM(model, tokenizer)
     ours = scorer.loglikelihood(items)
     assert difference(ours, stock(model, tokenizer).loglikelihood(items, disable_tqdm=True)) < 1e-4
     assert scorer.details["counts"]["cut"] == 2  # type: ignore[call-overload, index]
     with pytest.raises(UserError, match=r"a continuation has \d+ tokens; the model holds 128"):
-        scorer.loglikelihood([_instance("the", long)])
+        scorer.loglikelihood([instance("the", long)])
 
 
 def _wide_mask(layout: Layout) -> Layout:
@@ -216,7 +217,7 @@ def test_weights_that_are_not_finite_turn_trees_off(tokenizer: PreTrainedTokeniz
         model.get_output_embeddings().weight.fill_(torch.nan)
     scorer = PackedLM(model, tokenizer)
     assert scorer.details["tree"] is False
-    ((value, _),) = scorer.loglikelihood([_instance("the cat", " eats")])
+    ((value, _),) = scorer.loglikelihood([instance("the cat", " eats")])
     assert value != value
 
 
@@ -266,17 +267,6 @@ def test_what_it_cannot_do_is_refused_in_a_line(tokenizer: PreTrainedTokenizerFa
     model = build("llama")
     for refused in (PackedLM.generate_until, PackedLM.loglikelihood_rolling):
         with pytest.raises(UserError, match="generate text: unnamed"):
-            refused(PackedLM(model, tokenizer), [_instance("a", "b")])
+            refused(PackedLM(model, tokenizer), [instance("a", "b")])
     with pytest.raises(UserError, match="no BOS and no EOS"):
         PackedLM(model, PreTrainedTokenizerFast(tokenizer_object=tokenizer.backend_tokenizer))
-
-
-def _args(item: Instance) -> tuple[str, str]:
-    context, continuation = item.args
-    return context, continuation
-
-
-def _instance(context: str, continuation: str) -> Instance:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return Instance("loglikelihood", {}, (context, continuation), 0)
