@@ -13,6 +13,9 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
+from harness.data.hub import forget
+from harness.models.hub import hub_folder
+
 API = {"models": "", "datasets": "datasets/"}
 """What goes before a repository's name in the address of a file, by the kind of repository."""
 
@@ -97,7 +100,9 @@ class StandInHub:
             patched.setattr(constants, "HF_HUB_CACHE", str(cache))
             patched.setattr(constants, "HF_HUB_OFFLINE", False)
             patched.setattr("transformers.utils.hub._hf_api", None)  # made anew, with this endpoint
+            ask_anew()
             yield
+            ask_anew()
 
     @contextmanager
     def serving(self) -> Iterator["StandInHub"]:
@@ -157,6 +162,12 @@ class StandInHub:
                 revision, _, path = quoted.removeprefix(files).partition("/")
                 return _file(place, unquote(revision), unquote(path))
         return _missing("RepoNotFound")
+
+
+def ask_anew() -> None:
+    """As another process would: nothing that the hub said before is known."""
+    forget()
+    hub_folder.cache_clear()
 
 
 def _about(name: str, place: Repository, verb: str, rest: str) -> tuple[int, dict[str, str], bytes]:

@@ -81,17 +81,12 @@ def commit_of(repository: str, kind: RepositoryKind, revision: str | None = None
         found = HfApi().resolve_revision(
             repository, repo_type=kind, revision=revision, local_files_only=bool(_unreachable)
         )
-    except RevisionResolutionError:
-        _unreachable.add(repository)
-        reason = "the hub cannot be reached, and the cache has no answer of before"
     except Exception as error:  # whatever a hub can answer
-        reason = explained(error, repository)
-    else:
-        return str(found.resolved)
-    raise UserError(
-        f"the commit of {repository} at {revision or 'its default branch'} cannot be resolved ({reason}); "
-        "allowed: a revision that the hub has, or a full commit"
-    )
+        if isinstance(error, RevisionResolutionError):
+            _unreachable.add(repository)
+        named = f"{repository} at {revision or 'its default branch'}"
+        raise UserError(f"the commit of {named} cannot be resolved: {explained(error, repository)}") from error
+    return str(found.resolved)
 
 
 @cache
@@ -121,14 +116,14 @@ def explained(error: BaseException, repository: str) -> str:
             return "the hub has no such revision; look at its branches and commits"
         case errors.RepositoryNotFoundError():
             return "the hub has no such repository, or it is private; check the name, or log in (`hf auth login`)"
-        case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError() if constants.HF_HUB_OFFLINE:
-            return "HF_HUB_OFFLINE is set, and the cache lacks it; unset it, or download it first"
-        case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError():
+        case errors.OfflineModeIsEnabled() | errors.LocalEntryNotFoundError() | errors.RevisionResolutionError():
+            if constants.HF_HUB_OFFLINE:
+                return "HF_HUB_OFFLINE is set, and the cache lacks it; unset it, or download it first"
             return "the hub cannot be reached, and the cache lacks it; check the network and run the same command again"
         case errors.HfHubHTTPError():
             return words
-        case OSError() | errors.FileMetadataError():
-            return f"the download broke off; run the same command again, which goes on where it stopped ({words})"
+        case OSError() | errors.FileMetadataError() | errors.HTTPError():  # type: ignore[attr-defined]  # it imports it
+            return f"the download broke off; run the same command again, which keeps the files that are whole ({words})"
     return words
 
 

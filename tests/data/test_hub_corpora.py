@@ -45,9 +45,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]
     splits = {role: replace(split, published=text_identity(published[role])) for role, split in splits_of(ptb)}
     monkeypatch.setitem(CORPORA._entries, "ptb", replace(ptb, **splits))
     with StandInHub().serving() as hub, hub.within(tmp_path / "cache"):
-        forget()
         yield hub
-        forget()
 
 
 def commit(hub: StandInHub, *sentences: str, repo: str = PTB, branch: str = PARQUET) -> str:

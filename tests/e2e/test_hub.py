@@ -14,12 +14,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from harness.data.hub import forget
 from harness.models.folders import byte_tokenizer, random_model
 from harness.models.loading import LoadedModel
 from harness.models.saving import save_model
 from tests.e2e.conftest import Outcome
-from tests.hub import StandInHub
+from tests.hub import StandInHub, ask_anew
 
 pytestmark = pytest.mark.e2e
 Cli = Callable[..., Outcome]
@@ -44,9 +43,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]
     """A hub that this process asks; what is made of its files lies in a cache of the test's own."""
     monkeypatch.setenv("PRUNEBENCH_CACHE", str(tmp_path / "made"))
     with StandInHub().serving() as hub, hub.within(tmp_path / "cache"):
-        forget()
         yield hub
-        forget()
 
 
 @pytest.fixture
@@ -81,7 +78,7 @@ def test_a_branch_that_moved_is_another_job(
     assert cli("run", *job).code == 0
     assert planned(cli, *job)["state"] == "done"
     new = hub.commit("org/tiny", checkpoints[1])
-    forget()
+    ask_anew()
     second = planned(cli, *job)
     assert (second["state"], second["job_id"] != first["job_id"]) == ("new", True)
     assert cli("run", *job).code == 0
@@ -138,7 +135,7 @@ def test_a_branch_that_moves_between_jobs_of_a_process_is_not_followed(
     assert cli("run", *job, "method=wanda").code == 0
     moved = record_of(tmp_path / "results", planned(cli, *job, "method=wanda")["job_id"])
     assert moved["job"]["model"]["checkpoint"] == f"hub:org/tiny@{old}"
-    forget()
+    ask_anew()
     alone = cli("run", *job, "method=wanda", f"model.revision={old}", f"results_dir={tmp_path / 'alone'}")
     assert alone.code == 0
     expected = record_of(tmp_path / "alone")
@@ -157,7 +154,7 @@ def test_without_a_network_a_warm_cache_will_do(
     hub.commit("org/tiny", checkpoints[0])
     assert cli("run", *job).code == 0
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    forget()
+    ask_anew()
     assert planned(cli, *job)["state"] == "done"
     assert cli("run", *job, "force=true").code == 0
 
@@ -174,6 +171,66 @@ def test_an_unknown_commit_is_planned_and_not_run(
     assert outcome.code == 2
     assert outcome.err.count("the commit of org/tiny at its default branch cannot be resolved") == 1
     assert not list((tmp_path / "results").rglob("*.json"))
+
+
+FAULTS = {
+    "gated, not logged in": "accept its licence at https://huggingface.co/org/tiny and log in there (`hf auth login`",
+    "gated, not accepted": "accept its licence at https://huggingface.co/org/tiny and log in there (`hf auth login`",
+    "no such revision": "org/tiny at nope cannot be resolved: the hub has no such revision; look at its branches",
+    "no such repository": "org/none at its default branch cannot be resolved: the hub has no such repository",
+    "offline and cold": "HF_HUB_OFFLINE is set, and the cache lacks it; unset it, or download it first",
+    "offline after planning": "HF_HUB_OFFLINE is set, and the cache lacks it; unset it, or download it first",
+    "no network": "the hub cannot be reached, and the cache lacks it; check the network and run the same command again",
+    "cut": "the download broke off; run the same command again",
+}
+"""What goes wrong, and what the one line about it says."""
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_of_the_hub_is_one_line_with_what_to_do(
+    fault: str,
+    cli: Cli,
+    hub: StandInHub,
+    checkpoints: tuple[Path, Path],
+    job: tuple[str, ...],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Nothing is pruned; once the fault is gone the same command does the job."""
+    hub.commit("org/tiny", checkpoints[0])
+    command, weights = job, "model.safetensors"
+    with pytest.MonkeyPatch.context() as wrong:
+        wrong.setattr("time.sleep", lambda seconds: None)  # the client waits before it tries again
+        match fault:
+            case "gated, not logged in" | "gated, not accepted":
+                hub.gate("org/tiny", 401 if fault.endswith("in") else 403)
+            case "no such revision":
+                command = (*job, "model.revision=nope")
+            case "no such repository":
+                command = (*job, "model.name=org/none")
+            case "offline and cold":
+                wrong.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+            case "offline after planning":
+                assert planned(cli, *job)["state"] == "new"
+                wrong.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+            case "no network":
+                wrong.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+            case "cut":
+                hub.cut = weights
+        outcome = cli("run", *command)
+    assert outcome.code == 2
+    (line,) = [line for line in outcome.err.splitlines() if line.startswith("prunebench: ")]  # beside the client's own
+    assert "Traceback" not in outcome.err
+    assert FAULTS[fault] in line
+    assert not list((tmp_path / "results").rglob("*__*.json"))
+    hub.cut = None
+    monkeypatch.setenv("HF_TOKEN", hub.token)
+    ask_anew()
+    asked = len(hub.requests)
+    again = cli("run", *job)
+    assert again.code == 0, again.err
+    if fault == "cut":
+        assert {request.rpartition("/")[2] for request in hub.requests[asked:] if "/resolve/" in request} == {weights}
 
 
 @pytest.mark.slow
@@ -214,7 +271,7 @@ def test_pickles_are_converted_only_when_asked_for(
     again = cli("run", *job, "force=true")
     assert again.code == 2, "that it was converted before is no permission"
     hub.commit("org/tiny", checkpoints[0])
-    forget()
+    ask_anew()
     assert cli("run", *job, f"results_dir={tmp_path / 'twin'}").code == 0
     twin = record_of(tmp_path / "twin")
     assert [each["value"] for each in record["results"]] == [each["value"] for each in twin["results"]]

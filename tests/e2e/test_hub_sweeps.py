@@ -13,22 +13,14 @@ import pyarrow.parquet
 import pytest
 
 from harness.data.corpora.base import CORPORA, TextCorpus, text_identity
-from harness.data.hub import forget
-from harness.models.hub import hub_folder
 from tests import checkpoints
 from tests.e2e.conftest import Outcome
-from tests.hub import StandInHub
+from tests.hub import StandInHub, ask_anew
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 Cli = Callable[..., Outcome]
 SMALL = ("calibration.num_sequences=2", "calibration.seq_len=32", "evaluation.seq_len=32", "device=cpu")
 LAYOUTS = ["opt-125m", "opt-350m", "llama-7b", "gpt2", "pythia-70m", "qwen2.5-0.5b"]
-
-
-def ask_anew() -> None:
-    """As another process would."""
-    forget()
-    hub_folder.cache_clear()
 
 
 @pytest.fixture
@@ -50,9 +42,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[StandInHub]
         assert c4.calibration is not None
         for (file,), content in ((wikitext.evaluation.hub, stream.getvalue()), (c4.calibration.hub, documents)):
             hub.commit(file.repo, {file.file: content}, kind="datasets", as_commit=file.revision)
-        ask_anew()
         yield hub
-        ask_anew()
 
 
 def records(folder: Path) -> dict[str, dict[str, Any]]:
