@@ -79,6 +79,20 @@ def rankings() -> list[Choice]:
 every_ranking = pytest.mark.parametrize("choice", rankings(), ids=label)
 
 
+def pairs() -> list[Any]:
+    """Every way of ranking with one allocation, and every other allocation with a method of each kind of ranking: that
+    a layer's own count is met is a contract of methods, and what is asked of layers is the allocation's affair.
+    """
+    spreading = [name for name, pattern in accepted() if pattern == PATTERNS[0] and name != UNIFORM]
+    of_each_kind = [Choice(name) for name in ("magnitude", "wanda", "sparsegpt", "obc")]
+    assert all(choice in rankings() for choice in of_each_kind)
+    return [
+        pytest.param(name, choice, id=f"{name}-{label(choice)}")
+        for name in spreading
+        for choice in (rankings() if name == "owl" else of_each_kind)
+    ]
+
+
 def a_model(widths: Mapping[str, int] = WIDE) -> PreTrainedModel:
     """A model whose layers differ: weights of the second block have heavier tails."""
     model = tiny_model("llama", **widths)
@@ -140,8 +154,7 @@ def test_the_total_is_the_request(
     assert achieved_sparsity(outcome.layers) == pytest.approx(pattern.sparsity, abs=1e-3)
 
 
-@every_ranking
-@pytest.mark.parametrize("name", [name for name, pattern in accepted() if pattern == PATTERNS[0] and name != UNIFORM])
+@pytest.mark.parametrize(("name", "choice"), pairs())
 def test_the_total_is_the_request_whatever_the_widths_and_the_method(
     name: str, choice: Choice, random_tokens: Callable[..., Tensor]
 ) -> None:
