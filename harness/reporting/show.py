@@ -130,6 +130,8 @@ def provenance_pairs(record: RunRecord) -> Iterator[tuple[str, str]]:
     yield "ended", source.created
     yield "code", f"prunebench {source.prunebench_version}, commit {source.commit or DASH}{dirty}"
     yield "ran on", f"{source.device}, weights in {source.dtype}, Python {source.python}, {source.platform}"
+    if source.placement:
+        yield "blocks", ", ".join(f"{name} {inline(value)}" for name, value in source.placement.items())
     yield "hardware", ", ".join(f"{name} {inline(value)}" for name, value in source.hardware.items())
     yield "packages", ", ".join(f"{name} {version}" for name, version in source.packages.items())
     yield "command", " ".join(source.command) or DASH
