@@ -57,13 +57,13 @@ class ModelFields(Fields):
 
     name: Identity[Text | None]
     source: Identity[ModelSource]
-    repository: Identity[str | None]
-    revision: Identity[Text | None]
-    path: Runtime[FilePath | None]
-    trust_remote_code: Runtime[bool]
-    convert: Runtime[bool]
-    size_b: Runtime[float | None]
-    paper_name: Runtime[str | None]
+    repository: Identity[str | None] = None
+    revision: Identity[Text | None] = None
+    path: Runtime[FilePath | None] = None
+    trust_remote_code: Runtime[bool] = False
+    convert: Runtime[bool] = False
+    size_b: Runtime[float | None] = None
+    paper_name: Runtime[str | None] = None
 
 
 class FractionFields(Fields):

@@ -27,7 +27,7 @@ from harness.tracking.store import RecordStore
 from harness.tracking.wandb.mirror import Destination, mirror
 
 if TYPE_CHECKING:
-    from harness.jobs.run import FinishedJob
+    from harness.answers import TaskAnswers
 
 console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
@@ -164,10 +164,10 @@ def _run_and_save(request: JobRequest, store: RecordStore) -> RunRecord:
     wanted = {protocol.key for protocol in request.spec.evaluation}
     found = None if request.options.force else store.find(job_id, wanted)
     with ExitStack() as work:
-        finished = _run(request, store, found[0] if found else None, work)
+        record, answers = _run(request, store, found[0] if found else None, work)
         if request.options.save_model is None:
             work.close()  # before the record, with which a rerun would look no further
-        record, questions = with_questions(record_without_secrets(finished.record), finished.answers, found)
+        record, questions = with_questions(record_without_secrets(record), answers, found)
         path = store.save(record, questions)
         hand_over(request)
     values = ", ".join(
@@ -177,7 +177,9 @@ def _run_and_save(request: JobRequest, store: RecordStore) -> RunRecord:
     return record
 
 
-def _run(request: JobRequest, store: RecordStore, previous: RunRecord | None, work: ExitStack) -> "FinishedJob":
+def _run(
+    request: JobRequest, store: RecordStore, previous: RunRecord | None, work: ExitStack
+) -> "tuple[RunRecord, list[TaskAnswers]]":
     """Run the job in a workplace that goes with `work`; when it fails, say so and leave a failed record."""
     from harness.jobs.run import PROCESS_CACHE, failed_record, run_job
 

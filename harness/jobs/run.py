@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import MISSING, dataclass, fields, replace
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import cast
 
@@ -45,18 +45,12 @@ PROCESS_CACHE = ModelCache()
 """Of the jobs that one process runs after another."""
 
 
-@dataclass(frozen=True, slots=True)
-class FinishedJob:
-    """The record of a job, and what this run of it answered to each question of the zero-shot tasks."""
-
-    record: RunRecord
-    answers: tuple[TaskAnswers, ...]
-
-
 def run_job(
     request: JobRequest, previous: RunRecord | None, reporter: Reporter, place: Path, cache: ModelCache | None = None
-) -> FinishedJob:
-    """Run a job and return its record and its answers; of a `previous` record only what is missing is measured.
+) -> tuple[RunRecord, list[TaskAnswers]]:
+    """Run a job: its record, and what this run answered to each question of the zero-shot tasks.
+
+    Of a `previous` record only what is missing is measured.
 
     Args:
         place: empty folder for what lies on disk while the job runs, and for its pruned model.
@@ -70,13 +64,12 @@ def run_job(
     request, placement = placed(request, device)
     cache = cache or ModelCache()
     try:
-        finished = _run_placed(request, placement, previous, reporter, place, cache)
+        record, answers = _run_placed(request, placement, previous, reporter, place, cache)
     except (RuntimeError, MemoryError) as error:
         if not (isinstance(error, MemoryError | torch.OutOfMemoryError) or should_reduce_batch_size(error)):
             raise
     else:
-        provenance = replace(finished.record.provenance, placement=placement.facts)
-        return replace(finished, record=replace(finished.record, provenance=provenance))
+        return replace(record, provenance=replace(record.provenance, placement=placement.facts)), answers
     cache.clear()  # here the error is gone, and with it all that its traceback held
     raise out_of_memory(request, device)
 
@@ -88,7 +81,7 @@ def _run_placed(
     reporter: Reporter,
     place: Path,
     cache: ModelCache,
-) -> FinishedJob:
+) -> tuple[RunRecord, list[TaskAnswers]]:
     spec, clock = request.spec, Clock()
     torch.manual_seed(spec.pruning.seed if spec.pruning else 0)
     reporter.start("load the model", 1)
@@ -97,9 +90,9 @@ def _run_placed(
     with ExitStack() as stack:
         with clock("load"):
             loaded = stack.enter_context(_loaded(request, placement, place, cache))
-        finished, change = _run_loaded(request, previous, reporter, loaded, place, clock)
+        record, answers, change = _run_loaded(request, previous, reporter, loaded, place, clock)
     cache.give_back(change)
-    return finished
+    return record, answers
 
 
 @contextmanager
@@ -122,7 +115,7 @@ def _run_loaded(
     loaded: LoadedModel,
     place: Path,
     clock: Clock,
-) -> tuple[FinishedJob, ModelChange]:
+) -> tuple[RunRecord, list[TaskAnswers], ModelChange]:
     spec, options = request.spec, request.options
     device = resolve_device(options.device)
     notes = [*loaded.notes, *_plugin_notes(spec)]
@@ -172,7 +165,7 @@ def _run_loaded(
         error=None,
         unreached_weights=unpruned if layers else None,
     )
-    return FinishedJob(record, tuple(answers)), pruned.change
+    return record, answers, pruned.change
 
 
 def _prune_and_recover(

@@ -225,7 +225,7 @@ def record_of(cache: ModelCache, reporter: Reporter, *overrides: str) -> RunReco
     """Run one job in this process."""
     (request,) = compose(overrides, multirun=False).jobs
     assert isinstance(request, JobRequest)
-    return run_job(request, None, reporter, Path(), cache).record
+    return run_job(request, None, reporter, Path(), cache)[0]
 
 
 def fingerprint(cache: ModelCache, *overrides: str) -> str | None:
