@@ -61,7 +61,6 @@ def first_available(files: tuple[HubFile, ...]) -> tuple[HubFile, Path]:
     raise UserError(", ".join(tried))
 
 
-@cache
 def commit_of(repository: str, kind: RepositoryKind, revision: str | None = None) -> str:
     """The commit that a revision is at, the same for the whole process.
 
@@ -74,6 +73,15 @@ def commit_of(repository: str, kind: RepositoryKind, revision: str | None = None
     Raises:
         UserError: the hub knows no such repository or revision, or it cannot be reached and nothing is cached.
     """
+    answer = _answer(repository, kind, revision)
+    if isinstance(answer, UserError):
+        raise answer
+    return answer
+
+
+@cache
+def _answer(repository: str, kind: RepositoryKind, revision: str | None) -> str | UserError:
+    """The commit, or why there is none: that, too, is asked once, for all jobs of a sweep."""
     from huggingface_hub import HfApi  # here: it takes a third of a second, and most jobs have nothing from the hub
     from huggingface_hub.errors import RevisionResolutionError
 
@@ -81,12 +89,12 @@ def commit_of(repository: str, kind: RepositoryKind, revision: str | None = None
         found = HfApi().resolve_revision(
             repository, repo_type=kind, revision=revision, local_files_only=bool(_unreachable)
         )
+        return str(found.resolved)
     except Exception as error:  # whatever a hub can answer
         if isinstance(error, RevisionResolutionError):
             _unreachable.add(repository)
         named = f"{repository} at {revision or 'its default branch'}"
-        raise UserError(f"the commit of {named} cannot be resolved: {explained(error, repository)}") from error
-    return str(found.resolved)
+        return UserError(f"the commit of {named} cannot be resolved: {explained(error, repository)}")
 
 
 @cache
@@ -133,7 +141,7 @@ _unreachable: set[str] = set()
 
 def forget() -> None:
     """Ask the hub again, as another process would."""
-    commit_of.cache_clear()
+    _answer.cache_clear()
     config_of.cache_clear()
     first_available.cache_clear()
     _unreachable.clear()

@@ -107,6 +107,12 @@ def test_a_plan_reads_the_configuration_and_no_weight(
     assert here["estimated_seconds_from"].endswith("finished jobs here")
 
 
+def test_a_sweep_asks_once_for_what_the_hub_has_not(cli: Cli, hub: StandInHub, job: tuple[str, ...]) -> None:
+    """Its answer holds for all jobs of a process, also where it is that there is no such repository."""
+    assert cli("plan", "-m", *job, "seed=0,1,2").code == 0
+    assert len([request for request in hub.requests if "org/tiny" in request]) == 1
+
+
 def test_what_a_hub_model_is_comes_from_its_configuration(cli: Cli, hub: StandInHub, job: tuple[str, ...]) -> None:
     """One that classifies images takes no text: said before anything is fetched."""
     hub.commit("org/tiny", {"config.json": b'{"model_type": "digits_cnn"}'})
