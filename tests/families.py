@@ -6,16 +6,23 @@ from typing import Any
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
     BloomConfig,
     DeepseekV3Config,
+    ElectraConfig,
     FalconConfig,
+    FalconMambaConfig,
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     GPT2Config,
     GPTNeoXConfig,
     GptOssConfig,
     GraniteMoeConfig,
+    JambaConfig,
     LlamaConfig,
+    Mamba2Config,
+    MambaConfig,
     MistralConfig,
     MixtralConfig,
     OlmoeConfig,
@@ -26,6 +33,12 @@ from transformers import (
     Qwen2MoeConfig,
     Qwen3Config,
     Qwen3MoeConfig,
+    RecurrentGemmaConfig,
+    RobertaConfig,
+    RwkvConfig,
+    XLNetConfig,
+    Zamba2Config,
+    ZambaConfig,
 )
 
 from harness.blocks.experts import split_experts
@@ -121,6 +134,61 @@ MIXTURES: dict[str, Callable[[], PreTrainedConfig]] = {
 }
 """Families that keep the matrices of experts in stacks, each in its way."""
 
+MAMBA = {"mamba_d_state": 8}
+HYBRID = {"num_hidden_layers": 4, "layers_block_type": ["mamba", "hybrid"] * 2, "num_key_value_heads": 4}
+MAMBA_2 = {"state_size": 8, "num_heads": 8, "head_dim": 8, "n_groups": 2, "chunk_size": 4}
+IMAGES = {"hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
+UNUSUAL: dict[str, Callable[[], PreTrainedConfig]] = {
+    "mamba": lambda: MambaConfig(vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=2, state_size=8),
+    "falcon-mamba": lambda: FalconMambaConfig(vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=2, state_size=8),
+    "mamba-2": lambda: Mamba2Config(vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=2, **MAMBA_2),
+    "jamba": lambda: _modern(
+        JambaConfig,
+        **ROUTED,
+        **MAMBA,
+        num_hidden_layers=4,
+        attn_layer_period=2,
+        attn_layer_offset=1,
+        expert_layer_period=2,
+        expert_layer_offset=1,
+    ),
+    "zamba": lambda: _modern(ZambaConfig, **HYBRID, **MAMBA, n_mamba_heads=2),
+    "zamba-2": lambda: _modern(
+        Zamba2Config, **HYBRID, **MAMBA, n_mamba_heads=8, mamba_headdim=8, mamba_ngroups=1, chunk_size=4, adapter_rank=4
+    ),
+    "recurrent-gemma": lambda: _modern(
+        RecurrentGemmaConfig, num_hidden_layers=3, num_key_value_heads=1, lru_width=HIDDEN, attention_window_size=8
+    ),
+    "rwkv": lambda: RwkvConfig(
+        vocab_size=VOCAB,
+        hidden_size=HIDDEN,
+        attention_hidden_size=HIDDEN,
+        intermediate_size=INNER,
+        num_hidden_layers=2,
+        context_length=32,
+        rescale_every=1,
+    ),
+    "gemma-3-images": lambda: Gemma3Config(
+        text_config=FAMILIES["gemma-3"]().to_dict(),
+        vision_config={**IMAGES, "image_size": 28, "patch_size": 14},
+        mm_tokens_per_image=4,
+    ),
+}
+"""Families with other layers than attention, with weights that blocks share, or with a part that is no text's."""
+SEES_THE_FUTURE: dict[str, Callable[[], PreTrainedConfig]] = {
+    "bert": lambda: _classic(BertConfig, intermediate_size=INNER, num_hidden_layers=2),
+    "roberta": lambda: _classic(RobertaConfig, intermediate_size=INNER, num_hidden_layers=2),
+    "electra": lambda: _classic(ElectraConfig, intermediate_size=INNER, num_hidden_layers=2, embedding_size=16),
+    "embedding-gemma": lambda: _modern(Gemma3TextConfig, use_bidirectional_attention=True, **SLIDING),
+}
+"""Families that transformers loads to predict next tokens, which they see."""
+OTHERS: dict[str, Callable[[], PreTrainedConfig]] = {
+    "xlnet": lambda: XLNetConfig(vocab_size=VOCAB, d_model=HIDDEN, n_layer=2, n_head=4, d_inner=INNER),
+}
+"""Families that cannot be taken block by block."""
+EVERY = FAMILIES | MIXTURES | UNUSUAL
+"""Families that are pruned."""
+
 
 def tiny_model(family: str, **changes: Any) -> PreTrainedModel:
     """`plain_model` as it is loaded to be pruned: with a linear for every expert of a mixture."""
@@ -135,13 +203,17 @@ def plain_model(family: str, **changes: Any) -> PreTrainedModel:
     Weights are normal with a deviation of 0.1, larger than the families' own: blocks then change what they are given,
     and a mistake in a block shows in the logits.
     """
-    config = (FAMILIES | MIXTURES)[family]()
+    config = (EVERY | SEES_THE_FUTURE | OTHERS)[family]()
     for name, value in changes.items():
         setattr(config, name, value)
     # Token ids of the defaults (2, 50256, ...) lie outside the tiny vocabulary, which transformers warns about.
     config.pad_token_id, config.bos_token_id, config.eos_token_id = None, 1, 2
+    if config.model_type == "roberta":  # counts its positions from that one
+        config.pad_token_id = 0
     generator = torch.Generator().manual_seed(7)
-    model = AutoModelForCausalLM.from_config(config).eval()
+    with torch.random.fork_rng([]):  # some families draw vectors too
+        torch.manual_seed(7)
+        model = AutoModelForCausalLM.from_config(config).eval()
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() >= 2:

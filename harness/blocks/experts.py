@@ -39,6 +39,13 @@ def split_experts(model: nn.Module) -> None:
         module.forward = MethodType(_forward, module)
 
 
+def is_routed(block: nn.Module, path: str) -> bool:
+    """Whether the module at `path` is chosen by its place in a list, as experts are: it may get no token at all."""
+    steps = path.split(".")
+    parents = [block.get_submodule(".".join(steps[:depth])) for depth in range(len(steps))]
+    return any(isinstance(parent, nn.ModuleList) or hasattr(parent, _STACKS) for parent in parents)
+
+
 def experts_of_stacks(model: nn.Module) -> dict[str, list[str]]:
     """The names in `state_dict` of the experts' tensors, in order, by the name of the stack that transformers keeps."""
     return {

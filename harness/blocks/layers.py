@@ -4,10 +4,11 @@ A convolution is a linear layer, too: of the patches that its kernel sees.  Its 
 [C_out, C_in * kh * kw], in the order that PyTorch stores it, and one token of its input is one patch (im2col).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from harness.errors import UserError
@@ -15,15 +16,25 @@ from harness.errors import UserError
 PrunableLinear = nn.Linear | Conv1D | nn.Conv2d
 Unfolding = tuple[object, ...]
 """How a convolution cuts patches; equal for two that see the same patches of one input.  Empty for a linear."""
+_LEFT_OUT = "_linears_left_out"
+"""Attribute of a block: the paths of linears that are not pruned there."""
 
 
 def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
     """The model's stack of decoder blocks and its path: the outermost ModuleList with the most weights.
 
+    Of a model of text and images it is one of the part that text goes through.
+
     Raises:
         UserError: the model keeps no blocks in a ModuleList.
     """
-    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    decoder = model.get_decoder() if isinstance(model, PreTrainedModel) else model
+    of_text = {id(module) for module in decoder.modules()}
+    lists = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList) and id(module) in of_text
+    }
     outermost = {
         name: module for name, module in lists.items() if not any(name.startswith(f"{other}.") for other in lists)
     }
@@ -33,15 +44,21 @@ def decoder_blocks(model: nn.Module) -> tuple[str, nn.ModuleList]:
 
 
 def prunable_linears(block: nn.Module) -> dict[str, PrunableLinear]:
-    """Every linear layer of a block by its path in the block, in the order of definition.
+    """Every linear layer of a block by its path in the block, in the order of definition, but those left out.
 
     Grouped convolutions are none: their filters see different inputs, so they are no one matrix.
     """
+    left_out = getattr(block, _LEFT_OUT, ())
     return {
         name: module
         for name, module in block.named_modules()
-        if isinstance(module, PrunableLinear) and getattr(module, "groups", 1) == 1
+        if isinstance(module, PrunableLinear) and getattr(module, "groups", 1) == 1 and name not in left_out
     }
+
+
+def leave_out(block: nn.Module, names: Collection[str]) -> None:
+    """Take linears that the model does not call, or that an earlier block has pruned, from a block's prunable ones."""
+    setattr(block, _LEFT_OUT, frozenset(names))
 
 
 def weight_view(linear: PrunableLinear) -> Tensor:
@@ -77,17 +94,17 @@ def input_rows(linear: PrunableLinear, x: Tensor) -> Tensor:
     return patches_BIT.transpose(1, 2).reshape(-1, patches_BIT.shape[1])
 
 
-def matrices(block: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
-    """Every parameter of a block that is a matrix, or several in one: more than one of its sizes is more than 1."""
-    for name, weight in block.named_parameters():
+def matrices(blocks: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
+    """Every parameter of blocks that is a matrix, or several in one: more than one of its sizes is more than 1."""
+    for name, weight in blocks.named_parameters():
         if sum(size > 1 for size in weight.shape) >= 2:
             yield name, weight
 
 
-def unpruned_weights(block: nn.Module) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Matrices of a block that are not the weight of a prunable linear, such as that of a router."""
-    reached = {id(linear.weight) for linear in prunable_linears(block).values()}
-    for name, weight in matrices(block):
+def unpruned_weights(blocks: nn.ModuleList) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Matrices of the blocks that are not the weight of a prunable linear, such as that of a router."""
+    reached = {id(linear.weight) for block in blocks for linear in prunable_linears(block).values()}
+    for name, weight in matrices(blocks):
         if id(weight) not in reached:
             yield name, tuple(weight.shape)
 

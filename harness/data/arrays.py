@@ -38,6 +38,18 @@ def read_array(path: Path) -> Ids:
     return np.atleast_2d(array).astype(np.int64)
 
 
+def check_ids(ids: Ids, vocab_size: int, origin: str) -> Ids:
+    """The ids, each of them one of the model's.
+
+    Raises:
+        UserError: one is outside 0..vocab_size-1.
+    """
+    low, high = int(ids.min(initial=0)), int(ids.max(initial=0))
+    if low < 0 or high >= vocab_size:
+        raise UserError(f"{origin} has token id {low if low < 0 else high}; allowed: 0 to {vocab_size - 1}")
+    return ids
+
+
 def fingerprint_array(array: Ids) -> str:
     """`sha256:` and the digest of shape and ids, whatever integer type and byte order they are stored in."""
     import numpy as np
@@ -74,11 +86,14 @@ def windows(ids: Ids, seq_len: int, max_windows: int | None = None) -> Ids:
     return ids[: count * seq_len].reshape(count, seq_len)
 
 
-def tokenise(text: str, tokenizer: Tokenizer | None, purpose: str, split_special_tokens: bool = False) -> Ids:
-    """Token ids of one text; `verbose=False` keeps back the warning that it is longer than the model's window."""
+def tokenise(text: str, tokenizer: Tokenizer | None, purpose: str, **options: bool) -> Ids:
+    """Token ids of one text; `verbose=False` keeps back the warning that it is longer than the model's window.
+
+    Args:
+        options: of the tokenizer, for those that its own defaults are not good for.
+    """
     import numpy as np
 
     if tokenizer is None:
         raise UserError(f"the model has no tokenizer, which {purpose} needs; give token arrays (corpus tokens) instead")
-    options = {"split_special_tokens": True} if split_special_tokens else {}
     return np.asarray(tokenizer(text, verbose=False, **options)["input_ids"], dtype=np.int64)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from harness.blocks.trial import Edited, Edits, Trials
 from harness.config.request import JobRequest
+from harness.data.arrays import check_ids
 from harness.data.corpora.base import CORPORA, ArrayCorpus, TextCorpus
 from harness.data.sequences import RandomWindows
 from harness.errors import UserError
@@ -51,6 +52,7 @@ def calibration_tokens(request: JobRequest, loaded: LoadedModel, *, more: int = 
             sampling=calibration.sampling,
         )
         drawn, places = text.draw(count)
+        check_ids(drawn, loaded.vocab_size, f"calibration={calibration.corpus}")
         apart, _ = text.draw_apart(more, places)
     return torch.from_numpy(drawn.copy()), torch.from_numpy(apart.copy())
 

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ from harness.models.checkpoint import Checkpoint, weight_files
 from harness.models.digits import trained_note
 from harness.models.folders import folder_of, quiet
 from harness.models.kinds.base import kind_of
-from harness.models.soundness import check_finite, unexpected_note, without_quantisation
+from harness.models.rehearsal import rehearse
+from harness.models.soundness import check_finite, not_embedded, unexpected_note, without_quantisation
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
 
@@ -46,6 +47,7 @@ class LoadedModel:
         on_disk: gives out the blocks, where they are not in memory with the rest of the model.
         reserved: bytes of an accelerator that are not for hidden states; None = half of what is free.
         notes: what a record must say of the weights.
+        not_embedded: special tokens of the tokenizer that the model cannot read.
         cache: what was computed for this model and its tokenizer and later jobs can use again.
     """
 
@@ -54,6 +56,7 @@ class LoadedModel:
     on_disk: OnDisk | None = None
     notes: tuple[str, ...] = ()
     reserved: int | None = None
+    not_embedded: tuple[str, ...] = ()
     cache: Cache = field(default_factory=Cache)
 
     @property
@@ -91,7 +94,7 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype | None) -> LoadedModel
     folder, notes = folder_of(checkpoint)
     weight_files(folder)
     with quiet(), _one_line_errors(checkpoint.name, folder):
-        config = AutoConfig.from_pretrained(folder, **_options(checkpoint))
+        config = _configuration(folder, checkpoint)
         quantisation = getattr(config, "quantization_config", None)  # gone from it once weights are de-quantised
         found: Any = (
             kind_of(config.model_type)
@@ -119,7 +122,7 @@ def load_model(checkpoint: Checkpoint, dtype: torch.dtype | None) -> LoadedModel
     split_experts(model)
     if checkpoint.source == "trained":
         notes += trained_note(checkpoint.name, model)
-    return LoadedModel(model.eval(), tokenizer, notes=notes)
+    return _tried(checkpoint.name, LoadedModel(model.eval(), tokenizer, notes=notes))
 
 
 @contextmanager
@@ -137,7 +140,7 @@ def load_from_disk(
     files = weight_files(folder)
     with quiet():
         with _one_line_errors(checkpoint.name, folder):
-            config = AutoConfig.from_pretrained(folder, **_options(checkpoint))
+            config = _configuration(folder, checkpoint)
             model = _skeleton(config, dtype or config.dtype or stored_dtype(files), checkpoint.trust_remote_code)
             with suppress(OSError):  # no file of its own: what the model's configuration says
                 model.generation_config = GenerationConfig.from_pretrained(folder, **_options(checkpoint))
@@ -148,9 +151,18 @@ def load_from_disk(
     scratch.mkdir(parents=True, exist_ok=True)
     own = Path(tempfile.mkdtemp(prefix=".blocks-", dir=scratch))
     try:
-        yield LoadedModel(model.eval(), tokenizer, OnDisk(model, shards, own, reserved), notes)
+        on_disk = OnDisk(model, shards, own, reserved)
+        yield _tried(checkpoint.name, LoadedModel(model.eval(), tokenizer, on_disk, notes))
     finally:
         shutil.rmtree(own, ignore_errors=True)
+
+
+def _tried(name: str, loaded: LoadedModel) -> LoadedModel:
+    """The model, where it is one of language after it and its tokenizer were tried."""
+    if kind_of(loaded.model.config.model_type).reads != "text":
+        return loaded
+    rehearse(name, loaded.model, loaded.offloading)
+    return replace(loaded, not_embedded=not_embedded(name, loaded.tokenizer, loaded.vocab_size))
 
 
 def checkpoint_shards(checkpoint: Checkpoint, model: PreTrainedModel) -> Shards:
@@ -194,6 +206,15 @@ def _one_line_errors(name: str, folder: Path) -> Iterator[None]:
             f"model {name} cannot be loaded from {folder}: {first_line} "
             "(allowed: a folder or hub repository of a causal language model in safetensors)"
         ) from error
+
+
+def _configuration(folder: Path, checkpoint: Checkpoint) -> Any:
+    config = AutoConfig.from_pretrained(folder, **_options(checkpoint))
+    if hasattr(config, "rescale_every"):
+        # RWKV in evaluation halves hidden states between blocks and divides weights in place to match, against overflow
+        # in float16: the weights would not be those of the checkpoint.
+        config.rescale_every = 0
+    return config
 
 
 def _tokenizer(folder: Path, checkpoint: Checkpoint) -> PreTrainedTokenizerBase | None:

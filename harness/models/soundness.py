@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.blocks.layers import decoder_blocks
 from harness.errors import UserError
@@ -17,6 +17,29 @@ def check_finite(name: str, model: nn.Module) -> None:
     for path, weight in model.named_parameters():
         if not torch.isfinite(weight).all():
             raise UserError(f"model {name} has weights that are not finite, first in {path}; allowed: finite weights")
+
+
+def not_embedded(name: str, tokenizer: PreTrainedTokenizerBase | None, vocab_size: int) -> tuple[str, ...]:
+    """Special tokens of the tokenizer that the model has no embedding of; a text has them only where it spells them.
+
+    Args:
+        vocab_size: tokens that the model embeds.
+
+    Raises:
+        UserError: any text may have one.
+    """
+    if tokenizer is None:
+        return ()
+    beyond = {token: index for token, index in tokenizer.get_vocab().items() if index >= vocab_size}
+    put_in = {*tokenizer("")["input_ids"], tokenizer.bos_token_id, tokenizer.eos_token_id}
+    special = {index for index, token in tokenizer.added_tokens_decoder.items() if token.special} - put_in
+    usual = sorted(index for index in beyond.values() if index not in special)
+    if usual:
+        raise UserError(
+            f"the tokenizer of model {name} has {len(usual)} tokens that the model has no embedding of, first id "
+            f"{usual[0]}; allowed: ids 0 to {vocab_size - 1}"
+        )
+    return tuple(beyond)
 
 
 def unexpected_note(name: str, model: PreTrainedModel, unexpected: Iterable[str]) -> tuple[str, ...]:

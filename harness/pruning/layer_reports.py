@@ -77,12 +77,9 @@ def achieved_sparsity(layers: Sequence[LayerReport], unpruned: int = 0) -> float
 def unpruned_note(model: nn.Module) -> str | None:
     """What layerwise methods leave unpruned in this model, to be said before the job starts."""
     prefix, blocks = decoder_blocks(model)
-    missed = [
-        (f"{prefix}.{index}.{name}", math.prod(shape))
-        for index, block in enumerate(blocks)
-        for name, shape in unpruned_weights(block)
-    ]
+    missed = dict(unpruned_weights(blocks))
     if not missed:
         return None
-    weights = sum(size for _, size in missed)
-    return f"not pruned, being no linear layers: {len(missed)} tensors of {weights:,} weights, first {missed[0][0]}"
+    weights = sum(map(math.prod, missed.values()))
+    first = f"{len(missed)} tensors of {weights:,} weights, first {prefix}.{next(iter(missed))}"
+    return f"not pruned, being no linear layers that the model calls: {first}"

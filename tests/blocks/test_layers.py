@@ -82,17 +82,17 @@ def test_weight_view_computes_and_writes_through(make: Any) -> None:
 def test_stacks_that_nobody_splits_are_unreached() -> None:
     """Experts in the form that transformers makes them are no linears: each stack is named, with its shape."""
     _, blocks = decoder_blocks(plain_model("mixtral"))
-    assert dict(unpruned_weights(blocks[0])) == {
-        "mlp.experts.gate_up_proj": (4, 2 * INNER, HIDDEN),
-        "mlp.experts.down_proj": (4, HIDDEN, INNER),
-        "mlp.gate.weight": (4, HIDDEN),
+    assert dict(unpruned_weights(blocks[:1])) == {
+        "0.mlp.experts.gate_up_proj": (4, 2 * INNER, HIDDEN),
+        "0.mlp.experts.down_proj": (4, HIDDEN, INNER),
+        "0.mlp.gate.weight": (4, HIDDEN),
     }
 
 
 def test_every_matrix_is_reached_but_that_of_a_router(family: str) -> None:
     """What decides which experts a token goes to is no linear layer."""
     _, blocks = decoder_blocks(tiny_model(family))
-    assert set(dict(unpruned_weights(blocks[0]))) == ({"mlp.gate.weight"} if family == "mixtral" else set())
+    assert set(dict(unpruned_weights(blocks[:1]))) == ({"0.mlp.gate.weight"} if family == "mixtral" else set())
 
 
 class Branched(nn.Module):

@@ -3,17 +3,23 @@
 import math
 import shutil
 from collections.abc import Callable
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import Tensor, nn
 
 from harness.blocks.layers import decoder_blocks
+from harness.data.sources import resolve
 from harness.errors import UserError
 from harness.evaluation.base import Estimate
+from harness.evaluation.kinds.perplexity import PerplexityProtocol, WindowPerplexity
 from harness.evaluation.perplexity import perplexity
+from harness.models.folders import byte_tokenizer
+from harness.models.loading import LoadedModel
 from harness.progress import Silent
 from tests.families import VOCAB, tiny_model
 
@@ -158,3 +164,32 @@ def test_compiling_without_a_compiler_is_one_clear_line(monkeypatch: pytest.Monk
             reporter=Silent(),
             compiled=True,
         )
+
+
+@pytest.mark.parametrize("adds_bos", [False, True])
+def test_every_window_begins_with_one_bos(adds_bos: bool, tmp_path: Path) -> None:
+    """Whether the tokenizer begins a text with BOS or not: no window has it twice, and all are of the same text."""
+    tokenizer = byte_tokenizer()
+    bos = tokenizer.bos_token_id
+    if adds_bos:
+        template = TemplateProcessing(single=f"{tokenizer.bos_token} $A", special_tokens=[(tokenizer.bos_token, bos)])
+        tokenizer.backend_tokenizer.post_processor = template
+        assert tokenizer("a")["input_ids"][0] == bos
+    (tmp_path / "text").write_text("ab" * 20)
+    data = resolve("wikitext2", "evaluation", path=tmp_path / "text")
+    protocol = PerplexityProtocol("wikitext2", data.unpublished, seq_len=9, bos_every_window=True)
+    loaded = LoadedModel(tiny_model("llama", vocab_size=257), tokenizer)
+    found = WindowPerplexity.prepare(protocol, data, loaded)
+    assert found.total == 5
+    assert found.tokens_NL.tolist() == [[bos, *tokenizer("abababab")["input_ids"][adds_bos:]]] * 5
+
+
+def test_a_text_with_a_token_that_has_no_embedding_is_refused(tmp_path: Path) -> None:
+    """Before anything is pruned, with the corpus, the id and those that there are."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    (tmp_path / "text").write_text("a [PAD] b")
+    data = resolve("wikitext2", "evaluation", path=tmp_path / "text")
+    loaded = LoadedModel(tiny_model("llama", vocab_size=257), tokenizer)
+    with pytest.raises(UserError, match=r"^wikitext2 has token id 257; allowed: 0 to 256$"):
+        WindowPerplexity.prepare(PerplexityProtocol("wikitext2", data.unpublished, seq_len=2), data, loaded)

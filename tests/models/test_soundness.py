@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from harness.errors import UserError
 from harness.models.checkpoint import Checkpoint
+from harness.models.folders import byte_tokenizer
 from harness.models.loading import load_from_disk, load_model
 from harness.models.saving import save_model
 from tests.eight_bits import in_eight_bits
@@ -88,6 +89,38 @@ def test_a_quantised_checkpoint_is_saved_as_what_was_measured(
         again = AutoModelForCausalLM.from_pretrained(tmp_path / "saved", dtype=torch.float32)
         assert torch.equal(again(tokens).logits, expected)
     assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())
+
+
+def with_tokenizer(folder: Path, *, embedded: int, surplus: dict[str, object]) -> None:
+    """A tokenizer of one token a byte and those of `surplus`, for a model that embeds so many tokens."""
+    tiny_model("llama", vocab_size=embedded).save_pretrained(folder)
+    tokenizer = byte_tokenizer()
+    tokenizer.add_special_tokens(surplus)
+    tokenizer.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize(
+    ("embedded", "surplus", "first"),
+    [
+        (250, {}, 250),  # some letters, and what ends a text
+        (256, {}, 256),  # what ends a text, which scoring puts in front
+        (257, {"eos_token": "<eos>"}, 257),
+    ],
+)
+def test_a_tokenizer_with_more_tokens_than_embeddings_is_refused(
+    folder: Path, embedded: int, surplus: dict[str, object], first: int, on_disk: bool
+) -> None:
+    """Where any text may have one: in one line, before anything is pruned."""
+    with_tokenizer(folder, embedded=embedded, surplus=surplus)
+    with pytest.raises(UserError, match=rf"no embedding of, first id {first}; allowed: ids 0 to {embedded - 1}$"):
+        notes(folder, on_disk=on_disk)
+
+
+def test_a_special_token_without_an_embedding_is_known(folder: Path) -> None:
+    """Padding that somebody added is in no text, unless the text spells it: the model is loaded."""
+    with_tokenizer(folder, embedded=257, surplus={"pad_token": "[PAD]"})
+    assert load_model(local(folder), None).not_embedded == ("[PAD]",)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from harness.data.arrays import EvaluationTokens, Ids, Tokenizer, fingerprint_array, read_array, tokenise
+from harness.data.arrays import EvaluationTokens, Ids, Tokenizer, check_ids, fingerprint_array, read_array, tokenise
 from harness.data.formats import has_rows, read_file, read_rows, read_text, texts_of
 from harness.data.places import DataRef, Given, Places, Role, check_published, read_content
 from harness.errors import UserError
@@ -62,8 +62,13 @@ class Corpus(ABC):
         return {"corpus": name, "source": "auto", "path": path, **sizes, "sampling": "auto", "propagation": "auto"}
 
     @abstractmethod
-    def tokens(self, ref: DataRef, tokenizer: Tokenizer | None, seq_len: int, vocab_size: int) -> EvaluationTokens:
+    def tokens(
+        self, ref: DataRef, tokenizer: Tokenizer | None, seq_len: int, vocab_size: int, *, bos: bool = True
+    ) -> EvaluationTokens:
         """Token ids for perplexity on windows of `seq_len`.
+
+        Args:
+            bos: the tokenizer may begin a text with BOS and end it with EOS, as it is used to.
 
         Raises:
             UserError: there is no tokenizer to make them, an id is none of 0..vocab_size-1, or data cannot be read.
@@ -143,15 +148,21 @@ class TextCorpus(Corpus):
         check_published(ref, text_identity(text), self.split(ref))
         return text
 
-    def tokens(self, ref: DataRef, tokenizer: Tokenizer | None, seq_len: int, vocab_size: int) -> EvaluationTokens:
-        return self.tokens_of(self.evaluation_text(ref), tokenizer, seq_len)
+    def tokens(
+        self, ref: DataRef, tokenizer: Tokenizer | None, seq_len: int, vocab_size: int, *, bos: bool = True
+    ) -> EvaluationTokens:
+        tokens = self.tokens_of(self.evaluation_text(ref), tokenizer, seq_len, bos=bos)
+        check_ids(tokens.ids, vocab_size, ref.name)
+        return tokens
 
-    def tokens_of(self, text: str, tokenizer: Tokenizer | None, seq_len: int) -> EvaluationTokens:
-        """The evaluation text tokenised once, with the tokenizer's default special tokens.
+    def tokens_of(self, text: str, tokenizer: Tokenizer | None, seq_len: int, *, bos: bool = True) -> EvaluationTokens:
+        """The evaluation text tokenised once, with the tokenizer's default special tokens unless told otherwise.
 
         `most_windows` cuts the ids, never the text: the tokens at a cut in the text could differ.
         """
-        ids = tokenise(text, tokenizer, "evaluation text", split_special_tokens=self.special_tokens_as_text)
+        options = {"split_special_tokens": True} if self.special_tokens_as_text else {}
+        options |= {} if bos else {"add_special_tokens": False}
+        ids = tokenise(text, tokenizer, "evaluation text", **options)
         ids = ids if self.most_windows is None else ids[: self.most_windows * seq_len]
         unk = getattr(tokenizer, "unk_token_id", None)
         return EvaluationTokens(ids, text_identity(text), 0 if unk is None else int((ids == unk).sum()))
@@ -213,7 +224,9 @@ class ArrayCorpus(Corpus):
         rows, columns = self.rows(ref).shape
         return rows, columns
 
-    def tokens(self, ref: DataRef, tokenizer: Tokenizer | None, seq_len: int, vocab_size: int) -> EvaluationTokens:
+    def tokens(
+        self, ref: DataRef, tokenizer: Tokenizer | None, seq_len: int, vocab_size: int, *, bos: bool = True
+    ) -> EvaluationTokens:
         return EvaluationTokens(self.token_rows(ref, vocab_size).reshape(-1), ref.identity)
 
     def token_rows(self, ref: DataRef, vocab_size: int) -> Ids:
@@ -222,11 +235,7 @@ class ArrayCorpus(Corpus):
         Raises:
             UserError: they cannot be read, or hold an id outside 0..vocab_size-1.
         """
-        rows = self.rows(ref)
-        low, high = int(rows.min()), int(rows.max())
-        if low < 0 or high >= vocab_size:
-            raise UserError(f"{ref.location} has token id {low if low < 0 else high}; allowed: 0 to {vocab_size - 1}")
-        return rows
+        return check_ids(self.rows(ref), vocab_size, ref.location)
 
     def file_identity(self, role: Role, path: Path) -> str:
         return fingerprint_array(read_array(path))

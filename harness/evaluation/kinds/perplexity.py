@@ -112,7 +112,9 @@ class WindowPerplexity(Evaluation[PerplexityProtocol]):
         assert data is not None, "perplexity is measured on a corpus"
         check_length("evaluation.seq_len", protocol.seq_len, loaded)
         text_len = protocol.seq_len - protocol.bos_every_window
-        tokens = CORPORA.get(protocol.corpus).tokens(data, loaded.tokenizer, text_len, loaded.vocab_size)
+        bos_once = not protocol.bos_every_window
+        corpus = CORPORA.get(protocol.corpus)
+        tokens = corpus.tokens(data, loaded.tokenizer, text_len, loaded.vocab_size, bos=bos_once)
         tokens_NL = torch.from_numpy(windows(tokens.ids, text_len, protocol.max_windows))
         if protocol.bos_every_window:
             bos = getattr(loaded.tokenizer, "bos_token_id", None)

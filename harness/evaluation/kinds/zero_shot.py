@@ -92,7 +92,11 @@ class ZeroShot(Evaluation[ZeroShotProtocol]):
     def prepare(cls, protocol: ZeroShotProtocol, data: DataRef | None, loaded: "LoadedModel") -> object:
         assert data is not None, "a task has rows"
         # Rows are read again when they are asked: a job keeps no text in memory.
-        return bool(TASKS.get(protocol.task).rows(data))
+        rows = TASKS.get(protocol.task).rows(data)
+        spelt = next((token for token in loaded.not_embedded for row in rows if token in str(row)), None)
+        if spelt is not None:
+            raise UserError(f"{protocol.task} has the token {spelt} in its text, which the model has no embedding of")
+        return bool(rows)
 
     @classmethod
     def measure(cls, asked: Sequence[Ready[ZeroShotProtocol]], context: EvaluationContext) -> Measured:
