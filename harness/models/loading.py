@@ -9,18 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from safetensors import SafetensorError
 from torch import nn
 from transformers import (
     AutoConfig,
     AutoTokenizer,
     GenerationConfig,
-    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.core_model_loading import build_glob_alternation
 
 from harness.blocks.experts import split_experts
 from harness.blocks.layers import decoder_blocks
@@ -34,6 +31,7 @@ from harness.models.digits import trained_note
 from harness.models.folders import folder_of, quiet
 from harness.models.kinds.base import kind_of
 from harness.models.rehearsal import rehearse
+from harness.models.skeleton import skeleton
 from harness.models.soundness import check_finite, not_embedded, unexpected_note, without_quantisation
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tokenizer_config.json")
@@ -141,7 +139,7 @@ def load_from_disk(
     with quiet():
         with _one_line_errors(checkpoint.name, folder):
             config = _configuration(folder, checkpoint)
-            model = _skeleton(config, dtype or config.dtype or stored_dtype(files), checkpoint.trust_remote_code)
+            model = skeleton(config, dtype or config.dtype or stored_dtype(files), checkpoint.trust_remote_code)
             with suppress(OSError):  # no file of its own: what the model's configuration says
                 model.generation_config = GenerationConfig.from_pretrained(folder, **_options(checkpoint))
             shards = Shards(files, model)
@@ -168,29 +166,6 @@ def _tried(name: str, loaded: LoadedModel) -> LoadedModel:
 def checkpoint_shards(checkpoint: Checkpoint, model: PreTrainedModel) -> Shards:
     """The tensors of `model` in its checkpoint's files."""
     return Shards(weight_files(folder_of(checkpoint)[0]), model)
-
-
-def _skeleton(config: PreTrainedConfig, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    """The model with parameters on the meta device; buffers are real, since some are in no checkpoint.
-
-    Raises:
-        UserError: weights that are not plain tensors of one type.
-    """
-    if getattr(config, "quantization_config", None) is not None:
-        raise UserError("offload=disk cannot map quantised weights; allowed: offload=none")
-    with init_empty_weights(include_buffers=False):
-        model: PreTrainedModel = (
-            kind_of(config.model_type)
-            .auto_class()
-            .from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
-        )
-    if plan := model._get_dtype_plan(dtype):  # such as the biases of a router, which stay float32
-        in_plan, pattern_of, _ = build_glob_alternation(list(plan))
-        for name, tensor in model.state_dict(keep_vars=True).items():
-            if (found := in_plan.search(name)) is not None:
-                tensor.data = tensor.data.to(plan[pattern_of[str(found.lastgroup)]])
-    split_experts(model)
-    return model
 
 
 @contextmanager

@@ -127,6 +127,31 @@ def test_weights_that_the_checkpoint_lacks_are_not_made_up(saved: Path) -> None:
         load_model(local(saved), None)
 
 
+@pytest.mark.parametrize("change", ["a value", "a size", "a lost tensor"])
+def test_a_folder_that_would_reload_as_another_model_is_refused(
+    change: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was written is held against the model, and is no outcome of the job where it is not the same."""
+    loaded = LoadedModel(tiny_model("llama"), None)
+    write = loaded.model.save_pretrained
+
+    def write_otherwise(folder: Path) -> None:
+        write(folder)
+        weights = load_file(folder / "model.safetensors")
+        weight = weights["model.layers.1.mlp.up_proj.weight"]
+        if change == "a value":
+            weight[3, 5] += 1e-3
+        elif change == "a size":
+            weights["model.layers.1.mlp.up_proj.weight"] = weight[:-1].clone()
+        else:
+            del weights["model.layers.1.mlp.up_proj.weight"]
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+    monkeypatch.setattr(loaded.model, "save_pretrained", write_otherwise)
+    with pytest.raises(UserError, match=r"would reload as another model, first model\.layers\.1\.mlp\.up_proj\.weight"):
+        save_model(loaded, tmp_path / "out")
+
+
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """The error lists the devices of this machine; `auto` takes the first accelerator, else the CPU."""
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
