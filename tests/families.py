@@ -20,6 +20,8 @@ from transformers import (
     GptOssConfig,
     GraniteMoeConfig,
     JambaConfig,
+    JetMoeConfig,
+    Llama4TextConfig,
     LlamaConfig,
     Mamba2Config,
     MambaConfig,
@@ -131,6 +133,25 @@ MIXTURES: dict[str, Callable[[], PreTrainedConfig]] = {
         **SLIDING,
     ),
     "granite-moe": lambda: _modern(GraniteMoeConfig, num_local_experts=4, num_experts_per_tok=2),
+    "llama-4": lambda: _modern(
+        Llama4TextConfig,
+        intermediate_size_mlp=INNER,
+        num_local_experts=4,
+        num_experts_per_tok=1,
+        interleave_moe_layer_step=1,
+        attention_chunk_size=8,
+    ),
+    "jetmoe": lambda: JetMoeConfig(
+        vocab_size=VOCAB,
+        hidden_size=HIDDEN,
+        intermediate_size=INNER,
+        num_hidden_layers=2,
+        num_key_value_heads=2,
+        kv_channels=8,
+        num_local_experts=4,
+        num_experts_per_tok=2,
+        max_position_embeddings=32,
+    ),
 }
 """Families that keep the matrices of experts in stacks, each in its way."""
 
@@ -144,6 +165,8 @@ UNUSUAL: dict[str, Callable[[], PreTrainedConfig]] = {
     "mamba-2": lambda: Mamba2Config(vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=2, **MAMBA_2),
     "jamba": lambda: _modern(
         JambaConfig,
+        JetMoeConfig,
+        Llama4TextConfig,
         **ROUTED,
         **MAMBA,
         num_hidden_layers=4,

@@ -76,8 +76,26 @@ def plain_wanda(model: PreTrainedModel, tokens_BL: Tensor) -> None:
                 inputs.setdefault((module, f"gate_up_proj {expert}"), []).append(x_TI)
                 inputs.setdefault((module, f"down_proj {expert}"), []).append(module._apply_gate(inner))
 
+        def of_llama_4(module: nn.Module, args: tuple[Tensor], inputs: dict = inputs) -> None:
+            module.is_transposed = True
+            for expert, x_TI in enumerate(args[0].view(4, -1, args[0].shape[-1])):
+                gate, up = (x_TI @ module.gate_up_proj[expert]).chunk(2, dim=-1)
+                inputs.setdefault((module, f"gate_up_proj {expert}"), []).append(x_TI)
+                inputs.setdefault((module, f"down_proj {expert}"), []).append(up * module.act_fn(gate))
+
+        def of_jetmoe(module: nn.Module, args: tuple[Tensor, list[int]], inputs: dict = inputs) -> None:
+            module.is_transposed = False
+            for expert, x_TI in enumerate(args[0].split(args[1])):
+                inputs.setdefault((module, f"weight {expert}"), []).append(x_TI)
+
+        watched = {"Llama4TextExperts": of_llama_4, "JetMoeParallelExperts": of_jetmoe}
         handles = [module.register_forward_pre_hook(of_linear) for module in linears]
         handles += [module.register_forward_pre_hook(of_mixture) for module in mixtures]
+        handles += [
+            module.register_forward_pre_hook(watched[type(module).__name__])
+            for module in block.modules()
+            if type(module).__name__ in watched
+        ]
         with torch.no_grad():
             model(input_ids=tokens_BL, use_cache=False)
         for handle in handles:
