@@ -94,12 +94,29 @@ def test_one_sparsity_is_one_job(cli: Cli, job: tuple[str, ...]) -> None:
     assert rows[2]["job_id"] == alone["job_id"]
 
 
-@pytest.mark.parametrize("method", ["magnitude", "random"])
-def test_a_parameter_without_effect_makes_no_other_job(cli: Cli, job: tuple[str, ...], method: str) -> None:
-    """Within the groups of N:M there is no other comparison, whatever is asked for; elsewhere there is."""
-    sweep = ("plan", "-m", *job, f"method={method}", "method.granularity=tensor,row", "sparsity=0.5", "--json")
-    assert [row["named"] for row in json.loads(cli(*sweep, "pattern=2:4").out)] == [2]
-    assert [row["named"] for row in json.loads(cli(*sweep, "pattern=unstructured").out)] == [1, 1]
+@pytest.mark.parametrize(
+    ("method", "sweep", "idle", "counts"),
+    [
+        ("magnitude", "granularity=tensor,row", ("pattern=2:4",), ("pattern=unstructured",)),
+        ("random", "granularity=tensor,row", ("pattern=2:4",), ("pattern=unstructured",)),
+        ("adaprune", "granularity=tensor,row", ("pattern=2:4",), ("pattern=unstructured",)),
+        ("adaprune", "tolerance=0.1,0.2", ("method.solver=adam",), ("method.solver=auto",)),
+        ("adaprune", "learning_rate=0.1,0.2", ("method.solver=auto",), ("method.solver=adam",)),
+        ("adaprune", "steps=7,8", ("method.solver=closed_form",), ("method.solver=auto",)),
+        ("ria", "comparison_group=matrix,row", ("pattern=2:4",), ("pattern=unstructured",)),
+        ("lottery", "granularity=layer,model", ("pattern=2:4",), ("pattern=unstructured",)),
+        ("lottery", "rounds=2,7", ("pattern=2:4",), ("pattern=4:8",)),
+        ("dsnot", "accept=all_rows,better_rows", ("method.max_cycles=0",), ("method.max_cycles=1",)),
+        ("llm_surgeon", "max_correlate=7,8", ("method.criterion=damage",), ("method.criterion=surgeon",)),
+    ],
+)
+def test_a_parameter_without_effect_makes_no_other_job(
+    cli: Cli, job: tuple[str, ...], method: str, sweep: str, idle: tuple[str, ...], counts: tuple[str, ...]
+) -> None:
+    """Where nothing reads a parameter, jobs that differ in it only are one; elsewhere they are two."""
+    plan = ("plan", "-m", *job, f"method={method}", f"method.{sweep}", "sparsity=0.5", "--json")
+    assert [row["named"] for row in json.loads(cli(*plan, *idle).out)] == [2]
+    assert [row["named"] for row in json.loads(cli(*plan, *counts).out)] == [1, 1]
 
 
 def test_the_seed_of_a_job_is_that_of_what_its_method_draws(job: tuple[str, ...]) -> None:

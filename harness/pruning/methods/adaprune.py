@@ -19,7 +19,7 @@ from harness.calibration.statistics import InputHessian, Statistics
 from harness.job import Count, Positive
 from harness.patterns import Pattern
 from harness.pruning.methods.base import METHODS, LayerwiseMethod, PrunedWeight
-from harness.pruning.numerics.masks import ComparisonGroup, keep_mask
+from harness.pruning.numerics.masks import ComparisonGroup, keep_mask, ranks_in_groups
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,6 +58,11 @@ class AdaPrune(LayerwiseMethod):
     needs = (InputHessian,)
     propagation = "dense"
     has_published_numbers = False
+
+    def without_effect(self, pattern: Pattern) -> frozenset[str]:
+        idle = {"closed_form": {"tolerance", "steps", "learning_rate"}, "adam": {"tolerance"}}
+        in_groups = {"granularity"} if ranks_in_groups(pattern) else set()
+        return frozenset(in_groups | idle.get(self.solver, {"learning_rate"}))
 
     @property
     def comparison_group(self) -> ComparisonGroup:

@@ -52,6 +52,9 @@ class DSnoT(MaskMethod):
     accept: Literal["better_rows", "all_rows"] = "better_rows"
     needs = (FeatureMoments, FeatureNorm, InputHessian)
 
+    def without_effect(self, pattern: Pattern) -> frozenset[str]:
+        return frozenset() if self.max_cycles else frozenset({"update_threshold", "variance_power", "accept"})
+
     def prune(self, weight_OI: Tensor, stats: Statistics, pattern: Pattern) -> PrunedWeight:
         import torch
 

@@ -60,6 +60,10 @@ class LLMSurgeon(GlobalMethod):
     criterion: Literal["surgeon", "damage"] = "surgeon"
     prune_bias: bool = False
 
+    def without_effect(self, pattern: Pattern) -> frozenset[str]:
+        of_updates = frozenset({"max_correlate", "add_update", "damping_input", "damping_gradient"})
+        return of_updates if self.criterion == "damage" else frozenset()
+
     def warning(self, shapes: Mapping[str, tuple[int, int]], device: torch.device) -> str | None:
         if self.criterion == "damage":
             return None

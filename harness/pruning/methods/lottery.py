@@ -56,6 +56,12 @@ class Lottery(GlobalMethod):
     train: Literal["all", "linears"] = "all"
     control: Literal["none", "random_mask", "random_weights"] = "none"
 
+    def without_effect(self, pattern: Pattern) -> frozenset[str]:
+        if not ranks_in_groups(pattern):
+            return frozenset()
+        as_many = min(self.rounds, type(self)().rounds) >= removable(pattern, 0)  # a round for every weight of a group
+        return frozenset({"granularity", "rounds"} if as_many else {"granularity"})
+
     @property
     def comparison_group(self) -> Literal["matrix", "model"]:
         return "matrix" if self.granularity == "layer" else "model"

@@ -41,6 +41,9 @@ class RIA(ScoreMethod):
     permutation: Permutation = "none"
     needs = (FeatureNorm,)
 
+    def without_effect(self, pattern: Pattern) -> frozenset[str]:
+        return frozenset({"comparison_group"}) if ranks_in_groups(pattern) else frozenset()
+
     @property
     def permutes(self) -> bool:
         return self.permutation != "none"
