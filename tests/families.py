@@ -165,8 +165,6 @@ UNUSUAL: dict[str, Callable[[], PreTrainedConfig]] = {
     "mamba-2": lambda: Mamba2Config(vocab_size=VOCAB, hidden_size=HIDDEN, num_hidden_layers=2, **MAMBA_2),
     "jamba": lambda: _modern(
         JambaConfig,
-        JetMoeConfig,
-        Llama4TextConfig,
         **ROUTED,
         **MAMBA,
         num_hidden_layers=4,
