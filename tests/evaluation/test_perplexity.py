@@ -179,9 +179,8 @@ def test_every_window_begins_with_one_bos(adds_bos: bool, tmp_path: Path) -> Non
     data = resolve("wikitext2", "evaluation", path=tmp_path / "text")
     protocol = PerplexityProtocol("wikitext2", data.unpublished, seq_len=9, bos_every_window=True)
     loaded = LoadedModel(tiny_model("llama", vocab_size=257), tokenizer)
-    found = WindowPerplexity.prepare(protocol, data, loaded)
-    assert found.total == 5
-    assert found.tokens_NL.tolist() == [[bos, *tokenizer("abababab")["input_ids"][adds_bos:]]] * 5
+    tokens_NL, _ = WindowPerplexity.prepare(protocol, data, loaded)
+    assert tokens_NL.tolist() == [[bos, *tokenizer("abababab")["input_ids"][adds_bos:]]] * 5
 
 
 def test_a_text_with_a_token_that_has_no_embedding_is_refused(tmp_path: Path) -> None:
