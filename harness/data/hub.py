@@ -6,6 +6,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
+from harness.data.assets import cache_dir
 from harness.errors import UserError
 
 RepositoryKind = Literal["model", "dataset"]
@@ -99,11 +100,18 @@ def _answer(repository: str, kind: RepositoryKind, revision: str | None) -> str 
 
 @cache
 def config_of(repository: str, commit: str) -> tuple[dict[str, Any], str]:
-    """The ``config.json`` of a model at a commit, from the cache or fetched; or nothing, and why it cannot be had."""
-    from huggingface_hub import hf_hub_download
+    """The ``config.json`` of a model at a commit, from the cache or fetched; or nothing, and why it cannot be had.
+
+    Fetched to a place of its own: a snapshot in the hub's cache that holds nothing else would pass for the whole.
+    """
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     try:
-        config = json.loads(Path(hf_hub_download(repository, "config.json", revision=commit)).read_text())
+        found = try_to_load_from_cache(repository, "config.json", revision=commit)
+        if not isinstance(found, str):
+            place = cache_dir() / "configurations" / commit
+            found = hf_hub_download(repository, "config.json", revision=commit, local_dir=place)
+        config = json.loads(Path(found).read_text())
     except Exception as error:  # whatever a hub can answer
         return {}, explained(error, repository)
     return (config, "") if isinstance(config, dict) else ({}, "it is no JSON object")
