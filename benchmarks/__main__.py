@@ -3,7 +3,20 @@
 import importlib
 import sys
 
-NAMES = ("pruning", "perplexity", "zero_shot", "sweep", "memory", "compiled", "larger_than_memory", "page", "reports", "planning", "faults", "house")
+NAMES = (
+    "pruning",
+    "perplexity",
+    "zero_shot",
+    "sweep",
+    "memory",
+    "compiled",
+    "larger_than_memory",
+    "page",
+    "reports",
+    "planning",
+    "faults",
+    "house",
+)
 
 if __name__ == "__main__":
     names, options = sys.argv[1:2] or list(NAMES), sys.argv[2:]

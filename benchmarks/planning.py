@@ -1,6 +1,6 @@
 """What it takes to plan: processor time of composing and checking sweeps in a new process, imports included.
 
-    python -m benchmarks planning [--rounds 3]
+python -m benchmarks planning [--rounds 3]
 """
 
 import argparse

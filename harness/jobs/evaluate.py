@@ -4,16 +4,14 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-
 from harness.answers import TaskAnswers
 from harness.config.request import JobRequest
 from harness.data.corpora.base import CORPORA
 from harness.errors import UserError
 from harness.evaluation.base import EVALUATIONS, EvaluationContext, Ready
 from harness.job import EvaluationProtocol
+from harness.jobs.context import JobContext
 from harness.models.loading import LoadedModel
-from harness.progress import Reporter
 from harness.record import EvalResult
 
 
@@ -32,14 +30,9 @@ def prepare(request: JobRequest, loaded: LoadedModel, protocols: Sequence[Evalua
 
 
 def evaluate(
-    request: JobRequest,
-    loaded: LoadedModel,
-    protocols: Sequence[EvaluationProtocol],
-    prepared: Mapping[str, Any],
-    device: torch.device,
-    reporter: Reporter,
+    job: JobContext, loaded: LoadedModel, protocols: Sequence[EvaluationProtocol], prepared: Mapping[str, Any]
 ) -> tuple[list[EvalResult], list[TaskAnswers]]:
-    """Measure `protocols` on the model as it is now, on `device`; all of one kind at once.
+    """Measure `protocols` on the model as it is now, on the device; all of one kind at once.
 
     Args:
         prepared: what `prepare` made for them.
@@ -49,10 +42,10 @@ def evaluate(
     """
     results: list[EvalResult] = []
     answers: list[TaskAnswers] = []
-    context = EvaluationContext(loaded, device, reporter, request.options)
+    context = EvaluationContext(loaded, job.device, job.reporter, job.request.options)
     for kind in dict.fromkeys(protocol.kind for protocol in protocols):
         asked = [
-            Ready(protocol, request.evaluation.get(protocol.key), prepared[protocol.key])
+            Ready(protocol, job.request.evaluation.get(protocol.key), prepared[protocol.key])
             for protocol in protocols
             if protocol.kind == kind
         ]

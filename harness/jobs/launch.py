@@ -181,7 +181,8 @@ def _run(
     request: JobRequest, store: RecordStore, previous: RunRecord | None, work: ExitStack
 ) -> "tuple[RunRecord, list[TaskAnswers]]":
     """Run the job in a workplace that goes with `work`; when it fails, say so and leave a failed record."""
-    from harness.jobs.run import PROCESS_CACHE, failed_record, run_job
+    from harness.jobs.recording import failed_record
+    from harness.jobs.run import PROCESS_CACHE, run_job
 
     job_id = request.spec.job_id
     try:

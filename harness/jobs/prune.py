@@ -4,14 +4,11 @@ from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import partial
 
-import torch
-
 from harness.blocks.layers import prunable_shapes
-from harness.config.request import JobRequest
 from harness.jobs.calibrate import drawn_with, held_out_trials, kept_calibration
+from harness.jobs.context import JobContext
 from harness.models.loading import LoadedModel
 from harness.patterns import Structured
-from harness.progress import Clock, Reporter
 from harness.pruning.allocations.base import ALLOCATIONS, UNIFORM
 from harness.pruning.context import FoundT, PruningContext, PruningOutcome
 from harness.pruning.layerwise import check_patterns
@@ -19,14 +16,13 @@ from harness.pruning.methods.base import METHODS
 from harness.pruning.shares import num_parameters
 
 
-def prune(
-    request: JobRequest, loaded: LoadedModel, device: torch.device, clock: Clock, reporter: Reporter
-) -> PruningOutcome:
+def prune(job: JobContext, loaded: LoadedModel) -> PruningOutcome:
     """Prune the model of a job, in place.
 
     Raises:
         UserError: a layer cannot take its pattern, or the calibration cannot be had.
     """
+    request, device, clock = job.request, job.device, job.clock
     pruning, options = request.pruning, request.options
     shapes = prunable_shapes(loaded.model)
     check_patterns(dict.fromkeys(shapes, pruning.pattern), shapes)
@@ -46,7 +42,7 @@ def prune(
         device,
         options.batch_tokens,
         pruning.seed,
-        reporter,
+        job.reporter,
         clock,
         allocation=None if pruning.allocation.name == UNIFORM else ALLOCATIONS.build(pruning.allocation),
         held_out=partial(held_out_trials, request, loaded, device),

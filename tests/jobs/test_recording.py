@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from harness.jobs.run import _reset_peaks
+from harness.jobs.recording import reset_peaks
 
 
 def test_cuda_is_initialised_before_its_peak_memory_is_reset(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -17,7 +17,7 @@ def test_cuda_is_initialised_before_its_peak_memory_is_reset(monkeypatch: pytest
 
     monkeypatch.setattr(torch.cuda, "init", lambda: calls.append("init"))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", reset)
-    _reset_peaks(torch.device("cpu"))
+    reset_peaks(torch.device("cpu"))
     assert calls == []
-    _reset_peaks(torch.device("cuda:1"))
+    reset_peaks(torch.device("cuda:1"))
     assert calls == ["init", "cuda:1"]
