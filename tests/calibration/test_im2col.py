@@ -96,4 +96,4 @@ def test_statistics_of_convolutions_count_patches_and_images() -> None:
 def test_grouped_convolutions_are_reported_as_unpruned() -> None:
     """Their filters see different inputs; they are named, not skipped in silence."""
     assert set(prunable_linears(Branches())) == {"a", "b", "c", "head"}
-    assert dict(unpruned_weights(Branches())) == {"d.weight": (4, 2, 3, 3)}
+    assert dict(unpruned_weights(nn.ModuleList([Branches()]))) == {"0.d.weight": (4, 2, 3, 3)}
