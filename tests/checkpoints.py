@@ -161,7 +161,7 @@ def publish(hub: StandInHub, models: list[str]) -> None:
         beside, weights = made["opt-350m"] if name == "opt-350m" else made["opt"]
         pickles = shards(weights, "pytorch_model", "bin", pickled)
         hub.commit(about.repository, beside | pickles)  # `main` has pickles only
-        if about.revision is not None:
+        if "revision" in about:
             hub.commit(about.repository, beside | pickles | one_file(weights), branch=about.revision)
 
 
