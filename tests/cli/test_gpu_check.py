@@ -79,24 +79,24 @@ def test_what_the_time_does_not_suffice_for_is_not_tried(
     tests: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What was tried until then is in the report."""
-    good = tmp_path / "good"
+    begun = tmp_path / "begun"
 
     class Clock(Thread):
-        """Rings when the first test is done, however long this machine takes for it."""
+        """Rings when the second test has begun, however long this machine takes for the first."""
 
         def __init__(self, _: float, ring: Callable[[int], None], arguments: tuple[int]) -> None:
             super().__init__(daemon=True)
             self._ring, self._arguments = ring, arguments
 
         def run(self) -> None:
-            while not good.exists():
+            while not begun.exists():
                 time.sleep(0.05)
             self._ring(*self._arguments)
 
         def cancel(self) -> None:
             self.join()
 
-    _write(tests / KIT, f"def test_good(): open({str(good)!r}, 'w').close()", "def test_long(): time.sleep(600)")
+    _write(tests / KIT, GOOD, f"def test_long(): open({str(begun)!r}, 'w').close(); time.sleep(600)")
     _write(tests / "test_others.py", GOOD)
     monkeypatch.setattr(gpu_check, "BUDGET_S", 0.0)
     monkeypatch.setattr(gpu_check, "Timer", Clock)
