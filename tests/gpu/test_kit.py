@@ -137,6 +137,7 @@ def test_blocks_from_anywhere_give_the_same_weights(kit: Kit, facts: Facts) -> N
     assert_same(modes)
 
 
+@on_cuda_only
 def test_two_processes_that_share_the_device_get_the_same_numbers(kit: Kit, facts: Facts) -> None:
     """At the same time."""
     with ThreadPoolExecutor(2) as pool:
@@ -160,6 +161,7 @@ def test_the_peak_on_the_device_is_what_plan_estimates(kit: Kit, facts: Facts) -
         assert MEMORY_RATIOS[0] <= peak["measured"] / peak["estimated"] <= MEMORY_RATIOS[1], mode
 
 
+@on_cuda_only
 def test_half_precision_gives_float32_s_perplexity(kit: Kit, facts: Facts) -> None:
     """Nearly, in float16 and bfloat16."""
     found = {each.provenance.dtype: each for each in kit.records("dtypes", *WANDA, "dtype=float32,bfloat16,float16")}

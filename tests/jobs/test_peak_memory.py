@@ -57,7 +57,7 @@ def overrides(model: Path, results: Path, *more: str) -> list[str]:
 
 def command_line(*arguments: str) -> str:
     """What a process of the command line prints: its memory is its own."""
-    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(
         [sys.executable, "-m", "harness", *arguments], capture_output=True, text=True, check=True, env=environment
     )

@@ -255,7 +255,7 @@ def test_allocations_in_turn_share_the_traces(counting: Counting, job: tuple[str
     cache = ModelCache()
     more = (*job, "calibration.num_sequences=10")
     for sparsity in ("sparsity=0.5", "sparsity=0.7"):
-        for allocation in ("allocation=uniform", "allocation=sensitivity", "allocation=owl"):
+        for allocation in ("allocation=uniform", "allocation=sensitivity"):
             record_of(cache, Silent(), *more, sparsity, allocation)
     assert len(counting.traces) == 28  # the scan has statistics of its own
     record_of(cache, Silent(), *more, "seed=1")
