@@ -26,6 +26,12 @@ REPORT = "gpu-report.md"
 TESTS = Path(harness.__file__).parents[1] / "tests"
 KIT = "gpu/test_kit.py"
 """What is measured for the report; it comes before the many other tests, in a process of its own."""
+PYTEST = """
+import signal, sys, pytest
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.exit(pytest.main(sys.argv[1:]))
+"""
+"""Listens to the signal that ends it in time also where a shell's `&` has it ignored."""
 LINES_KEPT = 30
 """Of what pytest wrote when it did not come to its end."""
 
@@ -58,7 +64,7 @@ def check_gpu(results_dir: Path) -> bool:
 def _tested(what: list[str], folder: Path, ends: float) -> list[Row]:
     """Run tests marked `gpu` until the time is over, and show what pytest says; a row a test."""
     outcome = folder.with_suffix(".xml")
-    command = [sys.executable, "-m", "pytest", "-v", "-m", "gpu", "-p", "no:cacheprovider", *what]
+    command = [sys.executable, "-c", PYTEST, "-v", "-m", "gpu", "-p", "no:cacheprovider", *what]
     lines = []
     with subprocess.Popen(
         [*command, f"--junitxml={outcome}", f"--basetemp={folder}"],
