@@ -87,9 +87,9 @@ def watch_pruning(monkeypatch: pytest.MonkeyPatch, ends_second: BaseException | 
     """Ids of the jobs that are pruned from now on; the second one ends so when its weights have been changed."""
     pruned: list[str] = []
 
-    def prune(request: runner.JobRequest, *rest: Any) -> object:
-        pruned.append(request.spec.job_id)
-        outcome = weights.prune(request, *rest)
+    def prune(job: runner.JobContext, loaded: runner.LoadedModel) -> object:
+        pruned.append(job.request.spec.job_id)
+        outcome = weights.prune(job, loaded)
         if ends_second is not None and len(pruned) == 2:
             raise ends_second
         return outcome
