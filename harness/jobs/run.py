@@ -56,6 +56,7 @@ def run_job(
     """
     device = resolve_device(request.options.device)
     reset_peaks(device)
+    reporter.start("load the model", 1)  # which is downloaded first, to choose where its blocks are
     request, placement = placed(request, device)
     job, cache = JobContext(request, placement, device, place, reporter), cache or ModelCache()
     try:
@@ -70,7 +71,6 @@ def run_job(
 def _run(job: JobContext, previous: RunRecord | None, cache: ModelCache) -> tuple[RunRecord, list[TaskAnswers]]:
     pruning = job.request.spec.pruning
     torch.manual_seed(pruning.seed if pruning else 0)
-    job.reporter.start("load the model", 1)
     if job.placement.note is not None:
         job.reporter.note(job.placement.note)
     with ExitStack() as stack:

@@ -44,13 +44,13 @@ def measured_seconds(job: PlannedJob, records: Iterable[RunRecord]) -> float | N
     spec = job.request.spec
     wanted = {protocol.key for protocol in spec.evaluation}
     identity = spec.identity()
-    alike = sorted(
+    alike = [
         record.timings_s["total"]
         for record in records
         if all(record.job[axis] == identity[axis] for axis in ("model", "method", *ROLES))  # type: ignore[literal-required]
         and wanted == {result.protocol for result in record.results}
-    )
-    return alike[len(alike) // 2] if alike else None
+    ]
+    return median(alike) if alike else None
 
 
 def estimated(job: PlannedJob, records: Sequence[RunRecord]) -> WallTime | None:
