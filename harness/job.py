@@ -74,8 +74,8 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
-class CalibrationSpec:
-    """The sequences that the statistics are taken from.
+class SequencesSpec:
+    """Sequences that are drawn from a corpus, by the job's seed.
 
     Args:
         corpus: name of the corpus, ``tokens`` for an array of token ids, or ``digits`` for labelled images.
@@ -84,7 +84,6 @@ class CalibrationSpec:
         seq_len: tokens a sequence, >= 2.
         sampling: ``documents`` (one window a random document that is long enough, the published way for C4),
             ``stream`` (windows of the joined text, the published way for WikiText-2 and PTB) or ``given``.
-        propagation: inputs of block i+1 come from the ``pruned`` prefix or from the ``dense`` model.
     """
 
     corpus: str
@@ -92,7 +91,33 @@ class CalibrationSpec:
     num_sequences: int
     seq_len: int
     sampling: Sampling
+
+    @property
+    def drawn(self) -> "SequencesSpec":
+        """What decides the sequences, without what is done with them: equal where the sequences are."""
+        return SequencesSpec(self.corpus, self.data, self.num_sequences, self.seq_len, self.sampling)
+
+
+@dataclass(frozen=True, slots=True)
+class CalibrationSpec(SequencesSpec):
+    """The sequences that the statistics are taken from.
+
+    Args:
+        propagation: inputs of block i+1 come from the ``pruned`` prefix or from the ``dense`` model.
+    """
+
     propagation: Propagation
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingSpec(SequencesSpec):
+    """The sequences that a recovery trains on.
+
+    Args:
+        tokens: the most that it sees in all its steps, which end before one that would see more; None = all steps.
+    """
+
+    tokens: int | None
 
 
 class EvaluationProtocol(ABC):
@@ -127,6 +152,7 @@ class PruningSpec:
 
     Args:
         seed: of whatever is drawn, the calibration sequences among it.
+        training: None where the recovery goes all its steps on the calibration sequences, or does not train.
     """
 
     method: Choice
@@ -135,6 +161,7 @@ class PruningSpec:
     calibration: CalibrationSpec
     recovery: Choice
     seed: int
+    training: TrainingSpec | None = None
 
 
 _DENSE = {
@@ -158,6 +185,8 @@ class JobSpec:
     def identity(self) -> dict[str, object]:
         """What decides the weights, as plain data."""
         fields = asdict(self.pruning) if self.pruning else _DENSE
+        if self.pruning and self.pruning.training is None:
+            del fields["training"]  # ids are older than it
         named = {"pattern": self.pattern_label, "sparsity": self.requested_sparsity}
         return {"model": asdict(self.model), **fields, **named, "job_id_version": JOB_ID_VERSION}
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, with_config
 from pydantic import JsonValue as JsonValue  # re-exported: the type of every free-form field
@@ -52,6 +52,17 @@ class CalibrationFields(TypedDict):
     propagation: str
 
 
+class TrainingFields(TypedDict):
+    """What a recovery trains on, see `harness.job.TrainingSpec`."""
+
+    corpus: str
+    data: str
+    num_sequences: Count
+    seq_len: Count
+    sampling: str
+    tokens: Count | None
+
+
 @with_config(ConfigDict(extra="allow"))
 class JobFields(TypedDict):
     """The identity of a job in full, as `harness.job.JobSpec.identity` gives it."""
@@ -64,6 +75,7 @@ class JobFields(TypedDict):
     recovery: ChoiceFields
     seed: int
     sparsity: Fraction
+    training: NotRequired[TrainingFields]
 
 
 @dataclass(frozen=True, slots=True)

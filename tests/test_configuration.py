@@ -1,6 +1,7 @@
 """The fields of the configuration: which of them decide what a job is, and what names plug-ins."""
 
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from harness.config.hydra import compose, parsed
 from harness.config.request import JobRequest
 from harness.config.schema import roles, with_kinds
 from harness.errors import UserError
+from harness.job import TrainingSpec
 from harness.pruning.methods.base import METHODS
 
 TEXTS = ("calibration.source=embedded", "evaluation.source=embedded", "evaluation.corpora=[wikipedia-sample]")
@@ -18,6 +20,9 @@ BASE = ("model=tiny-llama", *TEXTS, "evaluation.tasks=[piqa]", "evaluation.seq_l
 HUB = ("model=hub", "model.name=org/tiny", "model.revision=" + "0" * 40)
 ARRAY = ("calibration=tokens", "calibration.source=auto", "calibration.path=one.npy", "calibration.seq_len=8")
 TEXT_FILE = ("calibration.path=text.txt", "calibration.source=auto")
+TRAINED = ("recovery=masked_finetune", "recovery.batch=2")
+OWN_ARRAY = (*TRAINED, "training=tokens", "training.path=one.npy", "training.seq_len=8")
+OWN_TEXT = (*TRAINED, "training=ptb", "training.path=text.txt")
 TOKENS = ("evaluation.corpora=[tokens]", "data.tokens=one.npy")
 DIGITS = ("model=digits-cnn", "calibration=digits", "evaluation=digits", "evaluation.tasks=[]", "evaluation.corpora=[]")
 CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -43,6 +48,13 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "calibration.sampling": ((), ("calibration.sampling=documents",)),
     "calibration.propagation": ((), ("calibration.propagation=dense",)),
     "recovery": ((), ("recovery=masked_finetune",)),
+    "training.corpus": (OWN_TEXT, ("training=wikitext2",)),
+    "training.source": (OWN_ARRAY, ("training.source=path",)),
+    "training.path": (OWN_ARRAY, ("training.path=copy.npy",)),
+    "training.num_sequences": (TRAINED, ("training.num_sequences=3",)),
+    "training.seq_len": (TRAINED, ("training.seq_len=32",)),
+    "training.sampling": (TRAINED, ("training.sampling=documents",)),
+    "training.tokens": (TRAINED, ("training.tokens=128",)),
     "evaluation.source": ((), ("evaluation.source=auto",)),
     "evaluation.token_budget": ((), ("evaluation.token_budget=9",)),
     "evaluation.images": ((*DIGITS, "calibration.seq_len=null"), ("evaluation.images=[]",)),
@@ -101,6 +113,83 @@ def test_identity_makes_another_job_and_runtime_does_not(
     before, after = one_job(*BASE, *given), one_job(*BASE, *given, *change)
     same = [(job.spec.job_id, [protocol.key for protocol in job.spec.evaluation]) for job in (before, after)]
     assert (same[0] == same[1]) == (roles(with_kinds())[field] == "runtime")
+
+
+@pytest.mark.parametrize(
+    "same",
+    [
+        ("training=calibration",),
+        ("training=c4", "training.source=embedded", "training.seq_len=64"),
+        ("training.tokens=25600",),  # 200 steps of 2 sequences of 64
+        ("training.tokens=null",),
+    ],
+    ids=str,
+)
+def test_training_on_what_is_trained_on_anyway_is_the_same_job(same: tuple[str, ...]) -> None:
+    """The same sequences by another name, and a budget that no step is cut short by, change no weight."""
+    usual, named = one_job(*BASE, *TRAINED), one_job(*BASE, *TRAINED, *same)
+    assert named == replace(usual, command=named.command)
+    assert "training" not in usual.spec.identity()
+
+
+@pytest.mark.parametrize("idle", [("recovery=none",), ("method=dense", *TRAINED)], ids=str)
+def test_where_nothing_is_trained_training_makes_no_job(idle: tuple[str, ...]) -> None:
+    """Without a recovery, and of the dense model: whatever is said of the data, which are not even looked for."""
+    said = ("training=tokens", "training.path=nowhere.npy", "training.tokens=1")
+    assert one_job(*BASE, *idle).spec.job_id == one_job(*BASE, *idle, *said).spec.job_id
+
+
+def test_what_is_not_said_of_training_is_as_in_the_calibration() -> None:
+    """Of the same text, more and longer sequences; the calibration stays as it was."""
+    usual, own = (one_job(*BASE, *TRAINED, *more) for more in ((), ("training.num_sequences=512",)))
+    assert own.pruning.calibration == usual.pruning.calibration
+    assert own.pruning.training == TrainingSpec(
+        **asdict(usual.pruning.calibration.drawn) | {"num_sequences": 512}, tokens=None
+    )
+    assert own.training is not None
+    assert (own.training.role, own.training.identity) == ("training", usual.pruning.calibration.data)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            ("training.tokens=127",),
+            "training.tokens=127 ends before the first step of recovery=masked_finetune, which sees 128; "
+            "allowed: null, or an integer >= 128",
+        ),
+        (("training.tokens=0",), "training.tokens=0 is not allowed; allowed: tokens >= 1"),
+        (("training.propagation=dense",), "unknown field 'training.propagation'"),
+        (("training=nothing",), "unknown training 'nothing'"),
+        (("training=tokens",), "training.path must be given"),
+        (("training=wikitext2", "training.path=gone.txt"), "wikitext2 has path=gone.txt, which does not exist"),
+        (
+            ("training=c4", "training.sampling=given"),
+            "unknown training.sampling 'given'; choose from: documents, stream",
+        ),
+        (("training=digits",), "training on digits, but model tiny-llama is a language model"),
+    ],
+    ids=str,
+)
+def test_training_that_cannot_be_is_refused(overrides: tuple[str, ...], line: str) -> None:
+    """In one line, when it is planned."""
+    with pytest.raises(UserError) as refused:
+        one_job(*BASE, *TRAINED, *overrides)
+    assert str(refused.value).startswith(line)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (("training=c4",), "training on c4, but model digits-cnn is an image classifier; allowed: training=digits"),
+        (("training.tokens=99999",), "training.tokens=99999, but digits has images; allowed: training.tokens=null"),
+    ],
+)
+def test_images_are_trained_on_images_and_count_no_tokens(overrides: tuple[str, ...], line: str) -> None:
+    """An image classifier takes no text, and a budget of tokens says nothing of images."""
+    with pytest.raises(UserError) as refused:
+        one_job("model=digits-cnn", "calibration=digits", "evaluation=digits", *TRAINED, *overrides)
+    assert str(refused.value) == line
 
 
 NOT_THERE = """

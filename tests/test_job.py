@@ -20,11 +20,13 @@ from harness.job import (
     ModelSpec,
     PruningSpec,
     RunOptions,
+    TrainingSpec,
     canonical_json,
 )
 from harness.patterns import SemiStructured, Unstructured
 
 CALIBRATION = CalibrationSpec("c4", "sha256:abc", 128, 2048, "documents", "pruned")
+TRAINING = TrainingSpec("c4", "sha256:abc", 128, 2048, "documents", None)
 PRUNING = PruningSpec(
     method=Choice("wanda"),
     pattern=SemiStructured(2, 4),
@@ -69,6 +71,15 @@ def test_frozen_ids() -> None:
         {"allocation": Choice("owl")},
         {"recovery": Choice("lora")},
         {"seed": 1},
+        *({"training": replace(TRAINING, **change)} for change in (
+            {},
+            {"corpus": "ptb"},
+            {"data": "sha256:abd"},
+            {"num_sequences": 127},
+            {"seq_len": 2047},
+            {"sampling": "stream"},
+            {"tokens": 10**6},
+        )),
         *({"calibration": replace(CALIBRATION, **change)} for change in (
             {"corpus": "ptb"},
             {"data": "sha256:abd"},
@@ -81,9 +92,11 @@ def test_frozen_ids() -> None:
     ids=str,
 )  # fmt: skip
 def test_what_decides_weights_makes_another_job(changes: Mapping[str, Any]) -> None:
-    """Each field of the identity counts, alone."""
+    """Each field of the identity counts, alone; so does what a recovery trains on, where that is said."""
     changed = replace(WANDA, **changes) if "model" in changes else replace(WANDA, pruning=replace(PRUNING, **changes))
     assert changed.job_id != WANDA.job_id
+    trained = replace(WANDA, pruning=replace(PRUNING, training=TRAINING))
+    assert (changed.job_id == trained.job_id) == (changes.get("training") == TRAINING)
 
 
 def test_evaluations_make_no_other_job() -> None:

@@ -30,7 +30,7 @@ OVERRIDES = """overrides are Hydra's: axis=choice and field=value, for example
   prunebench run method=wanda pattern=2:4
   prunebench run -m method=magnitude,wanda,sparsegpt pattern=unstructured,2:4,4:8 sparsity=0.5,0.6
   prunebench run -m +experiment=demo
-axes: model, method, pattern, allocation, calibration, recovery, evaluation, tracking (see `prunebench list`)
+axes: model, method, pattern, allocation, calibration, recovery, training, evaluation, tracking (see `prunebench list`)
 fields: sparsity, seed, dtype, device, offload, results_dir=DIR, save_model=DIR, force=true; all of them, with the
 fields of every axis (evaluation.limit, calibration.num_sequences, ...), are in conf/, and those of a method or an
 allocation in `prunebench list methods NAME`"""

@@ -8,18 +8,16 @@ from typing import Any, TypeVar, cast
 
 from harness.config.request import JobRequest, Refusal
 from harness.config.schema import Configuration, PatternFields, SemiStructuredFields
-from harness.data.corpora.base import CORPORA
+from harness.config.sequences import calibration_of, training_of
 from harness.data.places import DataRef, Role
 from harness.data.sources import entries, resolve
 from harness.errors import UserError, unknown
 from harness.evaluation.base import EVALUATIONS, Evaluation, fields_of
 from harness.job import (
-    CalibrationSpec,
     Choice,
     EvaluationProtocol,
     JobSpec,
     ModelSpec,
-    Propagation,
     PruningSpec,
     RunOptions,
 )
@@ -63,18 +61,22 @@ def build(config: Configuration, overrides: tuple[str, ...], *, in_sweep: bool) 
             f"{pruner.unsaveable}, which no plain checkpoint can say; allowed: save_model=null"
         )
     checkpoint, asked = _checkpoint(config), _evaluations(config)
-    _check_kind(checkpoint, config, asked, calibrates=pattern is not None)
-    pruning, calibration_data = None, None
+    recovery, recoverer = _chosen(RECOVERIES, config.recovery, config.seed)
+    trains = pattern is not None and recoverer.changes_model
+    _check_kind(checkpoint, config, asked, calibrates=pattern is not None, trains=trains)
+    pruning, calibration_data, training, training_data = None, None, None, None
     if pattern is not None:  # the dense model is one job, whatever is said of pruning
-        recovery, _ = _chosen(RECOVERIES, config.recovery, config.seed)
-        calibration, calibration_data = _calibration(config, pruner, allocator)
-        pruning = PruningSpec(method, pattern, allocation, calibration, recovery, config.seed)
+        calibration, calibration_data = calibration_of(config, pruner, allocator)
+        if trains:
+            training, training_data = training_of(config, recoverer, calibration, calibration_data)
+        pruning = PruningSpec(method, pattern, allocation, calibration, recovery, config.seed, training)
     evaluation, evaluation_data = _evaluation(config, asked)
     request = JobRequest(
         spec=JobSpec(ModelSpec(checkpoint.name, checkpoint.identity, config.dtype), pruning, evaluation),
         options=_options(config, overrides, in_sweep),
         checkpoint=checkpoint,
         calibration=calibration_data,
+        training=training_data,
         evaluation=evaluation_data,
         command=tuple(text.replace("\\:", ":") for text in overrides),  # Hydra escapes what it hands on
         paper_name=config.model.paper_name,
@@ -131,11 +133,14 @@ def _checkpoint(config: Configuration) -> Checkpoint:
 
 
 def _check_kind(
-    checkpoint: Checkpoint, config: Configuration, asked: Sequence[Evaluation[Any]], *, calibrates: bool
+    checkpoint: Checkpoint, config: Configuration, asked: Sequence[Evaluation[Any]], *, calibrates: bool, trains: bool
 ) -> None:
     """A model is given what its kind takes: said before any data are looked for."""
-    kind, corpus = checkpoint.kind, config.calibration.corpus
-    found: list[tuple[Role, str, bool]] = [("calibration", corpus, kind.takes(corpus))] if calibrates else []
+    kind, found = checkpoint.kind, list[tuple[Role, str, bool]]()
+    if calibrates:
+        found.append(("calibration", config.calibration.corpus, kind.takes(config.calibration.corpus)))
+    if trains:
+        found.append(("training", config.training.corpus, kind.takes(config.training.corpus)))
     found += [("evaluation", name, each.takes == kind.reads) for each in asked for name in _names(each)]
     for role, name, is_taken in found:
         if not is_taken:
@@ -151,41 +156,6 @@ def _check_runtime(request: JobRequest) -> None:
         raise UserError(f"offload={options.offload} cannot run {whole}; allowed: offload=none")
     if options.tracking.log_model and options.save_model is None:
         raise UserError("tracking.log_model=true needs a saved model; add save_model=DIR")
-
-
-def _calibration(
-    config: Configuration, method: PruningMethod, allocation: Allocation
-) -> tuple[CalibrationSpec, DataRef]:
-    wanted = config.calibration
-    data = resolve(wanted.corpus, "calibration", path=wanted.path, source=wanted.source)
-    corpus = CORPORA.get(wanted.corpus)
-    sampling = corpus.sampling(data) if wanted.sampling == "auto" else wanted.sampling
-    if sampling not in corpus.samplings:
-        raise unknown("calibration.sampling", sampling, corpus.samplings)
-    most_sequences, longest = corpus.shape(data) or (None, None)
-    num_sequences = _extent("calibration.num_sequences", wanted.num_sequences, 1, most_sequences)
-    seq_len = _extent("calibration.seq_len", wanted.seq_len, 2, longest)
-    if not corpus.cuts_rows and seq_len != longest:
-        raise unknown("calibration.seq_len", seq_len, (None, longest))
-    if allocation.measures_trials and num_sequences == most_sequences:
-        raise UserError(
-            f"calibration.num_sequences={num_sequences} leaves none of {num_sequences} sequences for allocation="
-            f"{config.allocation['name']} to measure on; allowed: 1 to {num_sequences - 1}"
-        )
-    # A method that sees the whole model makes no difference between the two: one job, whatever is asked for.
-    own = wanted.propagation == "auto" or method.needs_whole_model
-    propagation = cast("Propagation", method.propagation if own else wanted.propagation)
-    return CalibrationSpec(wanted.corpus, data.identity, num_sequences, seq_len, sampling, propagation), data
-
-
-def _extent(field: str, value: int | None, least: int, most: int | None) -> int:
-    """A size; of an array that has `most`, null means all."""
-    size = most if value is None else value
-    if size is None:
-        raise UserError(f"{field}=null is not allowed; allowed: an integer >= {least}")
-    if most is not None and size > most:
-        raise UserError(f"{field}={size} is more than the array has; allowed: {least} to {most}")
-    return size
 
 
 def _evaluations(config: Configuration) -> list[Evaluation[Any]]:

@@ -23,8 +23,10 @@ from harness.registry import Registry, load_folder
 
 COMMON_N_OF_M = ("2:4", "4:8", "1:4", "3:4", "2:8", "6:8", "8:16")
 """N:M patterns that sweeps in configuration files may name; on the command line any N:M works."""
+OF_CORPORA: dict[str, dict[str, object]] = {"calibration": {"propagation": "auto"}, "training": {"tokens": None}}
+"""Groups that corpora are chosen in, which have no files either, with the field that each adds."""
 REGISTERED: tuple[Registry[Any], ...] = (METHODS, ALLOCATIONS, RECOVERIES)
-"""Groups that have no files, and whose entries have fields of their own; calibrations have no files either."""
+"""Groups that have no files, and whose entries have fields of their own."""
 
 
 def conf_dir() -> Path:
@@ -37,7 +39,7 @@ def conf_dir() -> Path:
 def groups() -> set[str]:
     """The axes whose values are names of files or registered entries."""
     return {path.name for path in conf_dir().iterdir() if path.is_dir()} | {
-        "calibration",
+        *OF_CORPORA,
         *(table.axis for table in REGISTERED),
     }
 
@@ -89,8 +91,10 @@ def offer_choices(overrides: Sequence[Override]) -> None:
             defaults.pop("seed", None)  # what an entry draws is drawn by the job's seed, unless one is given
             store.store(group=table.axis, name=name, node={"name": name, **defaults})
     for name, corpus in CORPORA.all().items():
-        if (node := corpus.calibration_fields(name)) is not None:
-            store.store(group="calibration", name=name, node=node)
+        if (node := corpus.sequence_fields(name)) is not None:
+            for group, own in OF_CORPORA.items():
+                store.store(group=group, name=name, node=node | own)
+    store.store(group="training", name="calibration", node=OF_CORPORA["training"])  # its other fields are that one's
     asked = [each.input_line or "" for each in overrides if each.key_or_group == "pattern"]
     for text in {*COMMON_N_OF_M, *(name for line in asked for name in line.partition("=")[2].split(","))}:
         if (pattern := parse_n_of_m(text)) is not None:

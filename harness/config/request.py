@@ -27,6 +27,7 @@ class JobRequest:
 
     Args:
         calibration: data behind the job's calibration, None for the dense model.
+        training: data behind what the recovery trains on, None where that says nothing of its own.
         evaluation: data behind every protocol, by the protocol's key.
         command: the overrides that made the job.
         paper_name: how papers spell the model, None = none prints numbers of it.
@@ -41,12 +42,18 @@ class JobRequest:
     command: tuple[str, ...]
     paper_name: str | None = None
     size_b: float | None = None
+    training: DataRef | None = None
 
     @property
     def pruning(self) -> PruningSpec:
         """What is done to the weights; only of a job that prunes."""
         assert self.spec.pruning is not None, "the dense model is not pruned"
         return self.spec.pruning
+
+    @property
+    def sequences(self) -> list[DataRef]:
+        """Data behind the sequences that are drawn, to calibrate on and, where it has its own, for the recovery."""
+        return list(dict.fromkeys(data for data in (self.calibration, self.training) if data is not None))
 
     @property
     def needs_whole_model(self) -> str | None:

@@ -3,6 +3,7 @@
 Values are strict: 5 is not true, and "no" is text.
 """
 
+import json
 import re
 from dataclasses import fields, is_dataclass
 from functools import cache
@@ -83,8 +84,8 @@ class SemiStructuredFields(Fields):
 PatternFields = Annotated[FractionFields | SemiStructuredFields, Field(discriminator="kind")]
 
 
-class CalibrationFields(Fields):
-    """Which sequences the statistics are of."""
+class SequenceFields(Fields):
+    """Which sequences are drawn."""
 
     corpus: Identity[str]
     source: Runtime[str]
@@ -92,7 +93,18 @@ class CalibrationFields(Fields):
     num_sequences: Identity[Count | None]
     seq_len: Identity[Annotated[int, Field(ge=2)] | None]
     sampling: Identity[Literal["auto", Sampling]]
+
+
+class CalibrationFields(SequenceFields):
+    """Which sequences the statistics are of."""
+
     propagation: Identity[Literal["auto", Propagation]]
+
+
+class TrainingFields(SequenceFields):
+    """Which sequences the recovery trains on, and how many tokens of them it sees at most."""
+
+    tokens: Identity[Count | None]
 
 
 class EvaluationFields(Fields):
@@ -111,6 +123,7 @@ class Configuration(Fields):
     allocation: Identity[dict[str, Any]]
     calibration: CalibrationFields
     recovery: Identity[dict[str, Any]]
+    training: TrainingFields
     evaluation: EvaluationFields
     tracking: Runtime[TrackingOptions]
     sparsity: Identity[float]
@@ -128,14 +141,19 @@ class Configuration(Fields):
 
 
 def checked(text: str) -> Configuration:
-    """The configuration that was composed, from its JSON.
+    """The configuration that was composed, from its JSON; what `training` does not say is as in `calibration`.
 
     Raises:
         UserError: a field is unknown or missing, or a value is of another type or out of its range.
     """
-    schema = with_kinds()
+    schema, tree = with_kinds(), json.loads(text)
+    if all(isinstance(tree.get(group), dict) for group in ("calibration", "training")):
+        of_both = {
+            name: tree["calibration"][name] for name in SequenceFields.model_fields if name in tree["calibration"]
+        }
+        tree["training"] = of_both | tree["training"]
     try:
-        return schema.model_validate_json(text)
+        return schema.model_validate_json(json.dumps(tree))
     except ValidationError as error:
         raise _in_one_line(error, schema) from error
 

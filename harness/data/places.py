@@ -11,7 +11,7 @@ from harness.data.formats import read_file
 from harness.data.hub import HubFile, first_available
 from harness.errors import UserError
 
-Role = Literal["calibration", "evaluation"]
+Role = Literal["calibration", "training", "evaluation"]
 Source = Literal["path", "folder", "embedded", "hub"]
 
 DATA_VARIABLE = "PRUNEBENCH_DATA"
@@ -24,11 +24,11 @@ class DataRef:
 
     Args:
         name: corpus or task.
-        role: calibration text and evaluation text of one corpus are different splits.
+        role: evaluation text is another split of a corpus than what models are calibrated and trained on.
         source: which of the four places it was found in.
         location: file path, ``PACKAGE==VERSION:MEMBER`` or ``hub:REPO/FILE``; for people.
         identity: what decides the numbers: ``sha256:HEX`` of the content, or ``hub:REPO/FILE``; never a machine's
-            path.  Hashed are, for evaluation, the text that is tokenised; for calibration, the file as it is stored
+            path.  Hashed are, for evaluation, the text that is tokenised; for the others, the file as it is stored
             (a C4 shard is hashed in a second, parsed in many); for questions, the canonical JSON of the fields that
             the task reads; for arrays, the numbers and the shape.
         official: it is the published evaluation data (its identity is known, or it is the official hub file).

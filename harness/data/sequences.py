@@ -1,4 +1,4 @@
-"""Calibration sequences drawn from text as SparseGPT and Wanda draw them, and held-out ones that share none of it."""
+"""Sequences drawn from text as SparseGPT and Wanda draw them to calibrate, and held-out ones that share none of it."""
 
 import random
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from functools import cache, cached_property
 import numpy as np
 
 from harness.data.arrays import Ids, Tokenizer, tokenise
+from harness.data.places import Role
 from harness.errors import UserError
 from harness.job import Sampling
 
@@ -20,17 +21,27 @@ class RandomWindows:
     ``documents``: draw documents until one has more than `seq_len` tokens, then a window of it; repeat.
     ``stream``: join all documents with a blank, tokenise once, draw windows.
 
+    Args:
+        role: what they are for, as errors say it.
+
     Raises:
         UserError: no tokenizer, or no document (or stream) is long enough.
     """
 
     def __init__(
-        self, documents: Sequence[str], tokenizer: Tokenizer | None, *, seq_len: int, seed: int, sampling: Sampling
+        self,
+        documents: Sequence[str],
+        tokenizer: Tokenizer | None,
+        *,
+        seq_len: int,
+        seed: int,
+        sampling: Sampling,
+        role: Role = "calibration",
     ) -> None:
         assert sampling in ("documents", "stream"), f"{sampling} sequences are not drawn from text"
         self._is_stream = sampling == "stream"
         self._documents = [" ".join(documents)] if self._is_stream else documents
-        self._tokenizer = tokenizer
+        self._tokenizer, self._role = tokenizer, role
         self._seq_len = seq_len
         self._random = random.Random(seed)  # the published codes seed Python's global generator: the same numbers
         self._tokens = cache(self._tokenise) if self._is_stream else self._tokenise
@@ -87,14 +98,14 @@ class RandomWindows:
     def _too_short(self) -> UserError:
         longest = max(map(self._length, range(len(self._documents))))
         if self._is_stream:
-            return UserError(f"the calibration text has {longest} tokens; allowed: calibration.seq_len < {longest}")
+            return UserError(f"the {self._role} text has {longest} tokens; allowed: {self._role}.seq_len < {longest}")
         return UserError(
-            f"no calibration document has more than seq_len={self._seq_len} tokens (the longest has {longest}); "
-            f"choose calibration.seq_len < {longest}, or calibration.sampling=stream"
+            f"no {self._role} document has more than seq_len={self._seq_len} tokens (the longest has {longest}); "
+            f"choose {self._role}.seq_len < {longest}, or {self._role}.sampling=stream"
         )
 
     def _windows(self, places: Sequence[Place]) -> Ids:
         return np.stack([self._tokens(number)[start : start + self._seq_len] for number, start in places])
 
     def _tokenise(self, number: int) -> Ids:
-        return tokenise(self._documents[number], self._tokenizer, "text calibration")
+        return tokenise(self._documents[number], self._tokenizer, f"text {self._role}")

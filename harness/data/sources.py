@@ -25,7 +25,7 @@ def origin_note(name: str) -> str | None:
 
 
 def sample_note(ref: DataRef) -> str | None:
-    """What a plan and a record must say where calibration text is a sample of its corpus, else None."""
+    """What a plan and a record must say where calibration or training text is a sample of its corpus, else None."""
     return CORPORA.get(ref.name).sample_note(ref)
 
 
@@ -34,7 +34,7 @@ def resolve(name: str, role: Role, *, path: Path | None = None, source: str = "a
 
     Args:
         name: corpus or task.
-        role: ``calibration`` or ``evaluation``.
+        role: ``calibration``, ``training`` or ``evaluation``.
         path: explicit file, or a folder that holds the corpus's file under its name in the data folder.
         source: ``auto``, or the only place to look in.
 
@@ -55,7 +55,7 @@ def resolve(name: str, role: Role, *, path: Path | None = None, source: str = "a
     if path is not None:
         return _file(name, role, places, "path", _file_of(name, path, places.folder))
     if not places.anywhere:
-        field = "calibration.path" if role == "calibration" else f"data.{name}"
+        field = f"data.{name}" if role == "evaluation" else f"{role}.path"
         raise UserError(f"{role} on {name} needs the path of a file; allowed: {field}=FILE")
     tried: list[str] = []
     for place in SOURCES[2:] if source == "auto" else (source,):

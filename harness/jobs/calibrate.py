@@ -1,8 +1,7 @@
-"""The sequences of a job: those that calibrate it, and held-out ones that candidates are measured on."""
+"""The sequences of a job: those that calibrate it, held-out ones that candidates are measured on, and training ones."""
 
 import math
-from collections.abc import Hashable
-from dataclasses import replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -11,48 +10,69 @@ from harness.blocks.trial import Edited, Edits, Trials
 from harness.config.request import JobRequest
 from harness.data.arrays import check_ids
 from harness.data.corpora.base import CORPORA, ArrayCorpus, TextCorpus
+from harness.data.places import DataRef
 from harness.data.sequences import RandomWindows
 from harness.errors import UserError
 from harness.evaluation.base import check_length
 from harness.evaluation.kinds.accuracy import accuracy
 from harness.evaluation.perplexity import TrialLoss
+from harness.job import SequencesSpec
 from harness.models.loading import LoadedModel
 
 
-def drawn_with(request: JobRequest) -> Hashable:
-    """What decides the calibration sequences."""
-    pruning = request.pruning
-    return replace(pruning.calibration, propagation="pruned"), request.calibration, pruning.seed
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """What decides sequences.
+
+    Args:
+        data: behind the spec.
+        seed: of the job.
+    """
+
+    spec: SequencesSpec
+    data: DataRef
+    seed: int
 
 
-def kept_calibration(request: JobRequest, loaded: LoadedModel) -> Tensor:
-    """The job's calibration sequences, made once for all jobs of the model that share them."""
-    return loaded.cache.of(drawn_with(request), lambda: calibration_tokens(request, loaded)[0])
+def calibration_draw(request: JobRequest) -> Draw:
+    """Of the sequences that the job is calibrated on."""
+    assert request.calibration is not None, "calibration has data"
+    return Draw(request.pruning.calibration.drawn, request.calibration, request.pruning.seed)
 
 
-def calibration_tokens(request: JobRequest, loaded: LoadedModel, *, more: int = 0) -> tuple[Tensor, Tensor]:
-    """The job's sequences, and up to `more` held-out ones that share no row and no token with them; of images all."""
-    calibration, data = request.pruning.calibration, request.calibration
-    assert data is not None, "calibration has data"
-    check_length("calibration.seq_len", calibration.seq_len, loaded)
-    count, seq_len = calibration.num_sequences, calibration.seq_len
-    corpus = CORPORA.get(calibration.corpus)
+def training_draw(request: JobRequest) -> Draw:
+    """Of the sequences that the job's recovery trains on."""
+    training = request.pruning.training
+    if training is None:
+        return calibration_draw(request)
+    assert request.training is not None, "training has data"
+    return Draw(training.drawn, request.training, request.pruning.seed)
+
+
+def kept_tokens(draw: Draw, loaded: LoadedModel) -> Tensor:
+    """The sequences, made once for all jobs of the model that share them."""
+    return loaded.cache.of(draw, lambda: drawn_tokens(draw, loaded)[0])
+
+
+def drawn_tokens(draw: Draw, loaded: LoadedModel, *, more: int = 0) -> tuple[Tensor, Tensor]:
+    """The sequences, and up to `more` held-out ones that share no row and no token with them; of images all."""
+    spec, data = draw.spec, draw.data
+    check_length(f"{data.role}.seq_len", spec.seq_len, loaded)
+    count, seq_len = spec.num_sequences, spec.seq_len
+    corpus = CORPORA.get(spec.corpus)
     if isinstance(corpus, ArrayCorpus):
         are_tokens = corpus.reads == "text"
         rows = corpus.token_rows(data, loaded.vocab_size) if are_tokens else corpus.rows(data)
         end = count + more if are_tokens else len(rows)
         drawn, apart = rows[:count, :seq_len], rows[count:end, :seq_len]
     else:
-        assert isinstance(corpus, TextCorpus), f"{calibration.corpus} is neither text nor an array"
+        assert isinstance(corpus, TextCorpus), f"{spec.corpus} is neither text nor an array"
+        documents = corpus.documents(data)
         text = RandomWindows(
-            corpus.documents(data),
-            loaded.tokenizer,
-            seq_len=seq_len,
-            seed=request.pruning.seed,
-            sampling=calibration.sampling,
+            documents, loaded.tokenizer, seq_len=seq_len, seed=draw.seed, sampling=spec.sampling, role=data.role
         )
         drawn, places = text.draw(count)
-        check_ids(drawn, loaded.vocab_size, f"calibration={calibration.corpus}")
+        check_ids(drawn, loaded.vocab_size, f"{data.role}={spec.corpus}")
         apart, _ = text.draw_apart(more, places)
     return torch.from_numpy(drawn.copy()), torch.from_numpy(apart.copy())
 
@@ -65,7 +85,7 @@ def held_out_trials(request: JobRequest, loaded: LoadedModel, device: torch.devi
     """
     calibration = request.pruning.calibration
     is_labelled = request.checkpoint.kind.labelled
-    _, tokens_BL = calibration_tokens(request, loaded, more=num_sequences)
+    _, tokens_BL = drawn_tokens(calibration_draw(request), loaded, more=num_sequences)
     if not len(tokens_BL):
         raise UserError(
             "candidates are measured on sequences that calibration leaves over, and "

@@ -59,13 +59,10 @@ def check_tokenizer(request: JobRequest, loaded: LoadedModel) -> None:
     """A model without a tokenizer takes token arrays only; said before any text is fetched."""
     if loaded.tokenizer is not None:
         return
-    spec = request.spec
-    texts = []
-    if spec.pruning and CORPORA.get(spec.pruning.calibration.corpus).needs_tokenizer:
-        texts.append(f"calibration={spec.pruning.calibration.corpus}")
+    texts = [f"{data.role}={data.name}" for data in request.sequences if CORPORA.get(data.name).needs_tokenizer]
     texts += [
         f"evaluation of {protocol.name}"
-        for protocol in spec.evaluation
+        for protocol in request.spec.evaluation
         if EVALUATIONS.get(protocol.kind).needs_tokenizer(protocol)
     ]
     if texts:

@@ -118,6 +118,7 @@ def _check_alike(job_id: str, first: JobRequest, other: JobRequest) -> None:
         "model": (first.checkpoint, other.checkpoint),
         "model.paper_name": (first.paper_name, other.paper_name),
         "calibration": (first.calibration, other.calibration),
+        "training": (first.training, other.training),
     }
     for name in (field.name for field in fields(first.options)):
         pairs[_FIELDS.get(name, name)] = getattr(first.options, name), getattr(other.options, name)
@@ -158,7 +159,7 @@ def in_running_order(jobs: Iterable[PlannedJob]) -> list[PlannedJob]:
     def place(job: PlannedJob) -> tuple[int, int]:
         spec = job.request.spec
         pruning = spec.pruning
-        calibration = pruning and (replace(pruning.calibration, propagation="pruned"), pruning.seed)
+        calibration = pruning and (pruning.calibration.drawn, pruning.seed)
         model, drawn = (spec.model,), (spec.model, calibration)
         return places.setdefault(model, len(places)), places.setdefault(drawn, len(places))
 

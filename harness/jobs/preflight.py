@@ -41,11 +41,10 @@ class Preflight:
         checkpoint = request.checkpoint
         if checkpoint.source == "hub" and (reason := config_of(str(checkpoint.location), str(checkpoint.commit))[1]):
             return [f"{checkpoint.location} cannot run yet: its config.json cannot be had: {reason}"]
-        pruning, data = request.spec.pruning, request.calibration
-        if pruning is None or data is None:
+        if (pruning := request.spec.pruning) is None:
             return []
-        note = sample_note(data)
-        return [*([note] if note else []), *self._of_choices(request, pruning)]
+        notes = filter(None, map(sample_note, request.sequences))
+        return [*notes, *self._of_choices(request, pruning)]
 
     def _of_choices(self, request: JobRequest, pruning: PruningSpec) -> list[str]:
         method, allocation = METHODS.build(pruning.method), ALLOCATIONS.build(pruning.allocation)

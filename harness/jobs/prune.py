@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import partial
 
 from harness.blocks.layers import prunable_shapes
-from harness.jobs.calibrate import drawn_with, held_out_trials, kept_calibration
+from harness.jobs.calibrate import calibration_draw, held_out_trials, kept_tokens
 from harness.jobs.context import JobContext
 from harness.models.loading import LoadedModel
 from harness.patterns import Structured
@@ -27,11 +27,10 @@ def prune(job: JobContext, loaded: LoadedModel) -> PruningOutcome:
     shapes = prunable_shapes(loaded.model)
     check_patterns(dict.fromkeys(shapes, pruning.pattern), shapes)
     with clock("calibrate"):
-        tokens_BL = kept_calibration(request, loaded)
-    drawn = drawn_with(request)
+        tokens_BL = kept_tokens(calibration_draw(request), loaded)
 
     def cache(key: Hashable, find: Callable[[], FoundT]) -> FoundT:
-        return loaded.cache.of(key, find, scope=drawn)
+        return loaded.cache.of(key, find, scope=calibration_draw(request))
 
     context = PruningContext(
         loaded.model,

@@ -37,7 +37,7 @@ def plugin_notes(spec: JobSpec) -> list[str]:
     if (pruning := spec.pruning) is not None:
         chosen = ((METHODS, pruning.method), (ALLOCATIONS, pruning.allocation), (RECOVERIES, pruning.recovery))
         notes += [table.origin_note(choice.name) for table, choice in chosen]
-        names.insert(0, pruning.calibration.corpus)
+        names = [each.corpus for each in (pruning.calibration, pruning.training) if each is not None] + names
     notes += [EVALUATIONS.origin_note(protocol.kind) for protocol in spec.evaluation]
     notes += map(origin_note, names)
     return list(dict.fromkeys(note for note in notes if note is not None))

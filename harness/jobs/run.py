@@ -16,7 +16,7 @@ from harness.blocks.layers import matrices, prunable_shapes
 from harness.config.request import JobRequest
 from harness.data.sources import sample_note
 from harness.errors import UserError
-from harness.jobs.calibrate import kept_calibration
+from harness.jobs.calibrate import kept_tokens, training_draw
 from harness.jobs.context import JobContext
 from harness.jobs.evaluate import check_tokenizer, evaluate, prepare
 from harness.jobs.placement import out_of_memory, placed
@@ -151,20 +151,30 @@ def _run_loaded(
 def _prune_and_recover(job: JobContext, loaded: LoadedModel) -> PruningOutcome:
     """What became of the model, with reports of the layers as they are after the recovery."""
     request = job.request
-    assert request.calibration is not None, "calibration has data"
-    said = (unpruned_note(loaded.model), sample_note(request.calibration))
+    said = (unpruned_note(loaded.model), *map(sample_note, request.sequences))
     notes = [note for note in said if note is not None]
     notes += warnings(request.pruning, prunable_shapes(loaded.model), job.device)
     outcome = PruningOutcome(notes=tuple(map(job.note, notes)))
     recovery = RECOVERIES.build(request.pruning.recovery)
     with ExitStack() as stack:
         teacher = stack.enter_context(_teacher(job)) if recovery.needs_teacher else None
-        outcome = outcome.then(prune(job, loaded))
         if not recovery.changes_model:
-            return outcome
-        rows_BL = kept_calibration(request, loaded)
+            return outcome.then(prune(job, loaded))
+        with job.clock("calibrate"):
+            rows_BL = kept_tokens(
+                training_draw(request), loaded
+            )  # before the pruning: what cannot be had costs nothing
+        outcome = outcome.then(prune(job, loaded))
+        training = request.pruning.training
         context = RecoveryContext(
-            loaded.model, rows_BL, request.pruning.seed, job.device, job.reporter, request.options.batch_tokens, teacher
+            loaded.model,
+            rows_BL,
+            request.pruning.seed,
+            job.device,
+            job.reporter,
+            request.options.batch_tokens,
+            teacher,
+            None if training is None else training.tokens,
         )
         with job.clock("recover"):
             recovered = recovery.recover(context)

@@ -22,7 +22,7 @@ from harness.record import RunRecord
 
 TRIAL_WIDTH, TRIALS = 1024, 3
 LIKE_IT = "finished jobs like it"
-ROLES = ("calibration", "allocation", "recovery")
+SAME_WORK = ("model", "method", "calibration", "allocation", "recovery", "training")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ class WallTime:
 def measured_seconds(job: PlannedJob, records: Iterable[RunRecord]) -> float | None:
     """Wall time of the like of this job: the median over finished ones of the same work.
 
-    That is the same model, method, calibration, allocation, recovery and evaluations; the sparsity may be another.
+    That is the same model, method, calibration, allocation, recovery, training and evaluations; the sparsity may be
+    another.
     None when nothing like it has finished, and 0 when it is done.
     """
     if not job.needs_run:
@@ -47,7 +48,7 @@ def measured_seconds(job: PlannedJob, records: Iterable[RunRecord]) -> float | N
     alike = [
         record.timings_s["total"]
         for record in records
-        if all(record.job[axis] == identity[axis] for axis in ("model", "method", *ROLES))  # type: ignore[literal-required]
+        if all(record.job.get(axis) == identity.get(axis) for axis in SAME_WORK)
         and wanted == {result.protocol for result in record.results}
     ]
     return median(alike) if alike else None

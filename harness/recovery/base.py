@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from harness.blocks.changes import ModelChange
 from harness.job import Count, Positive
@@ -32,11 +32,12 @@ class RecoveryContext:
 
     Args:
         model: pruned; changed in place.
-        rows_BL: the sequences that it is trained on.
+        rows_BL: the sequences that it is trained on, the calibration's or its own.
         seed: of the job, for whatever the recovery draws.
         device: where the model is trained.
         batch_tokens: most tokens in one forward pass of the dense model, >= 1.
         teacher: the dense model, its blocks given out by its offloading; None where the recovery asks for none.
+        tokens: the most that training may see in all its steps, not less than those of one step; None = all steps.
     """
 
     model: PreTrainedModel
@@ -46,6 +47,7 @@ class RecoveryContext:
     reporter: Reporter
     batch_tokens: int
     teacher: LoadedModel | None = None
+    tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,13 @@ class Recovered:
     note: str
 
 
+class Training(NamedTuple):
+    """How many tokens a recovery sees, when no budget ends it, in one step and in all of them."""
+
+    step: int
+    all_steps: int
+
+
 @dataclass(frozen=True, slots=True)
 class Recovery(ABC):
     """Base of all recoveries.
@@ -72,6 +81,10 @@ class Recovery(ABC):
 
     needs_teacher: ClassVar[bool] = False
     changes_model: ClassVar[bool] = True
+
+    def training(self, num_sequences: int, seq_len: int) -> Training | None:
+        """What it sees of so many sequences; None where it counts no tokens, and can keep to no budget of them."""
+        return None
 
     @abstractmethod
     def recover(self, context: RecoveryContext) -> Recovered:
@@ -90,8 +103,12 @@ class MaskedTraining(Recovery):
     batch: Count = 64
     learning_rate: Positive = 0.001
 
+    def training(self, num_sequences: int, seq_len: int) -> Training:
+        step = min(self.batch, num_sequences) * seq_len
+        return Training(step, self.steps * step)
+
     def trained(self, context: RecoveryContext, rows_BL: Tensor, objective: Objective | None, how: str) -> Recovered:
-        """Train the model in place and in float32: Adam, with the masks applied after every step.
+        """Train the model in place and in float32, within the budget: Adam, with the masks applied after every step.
 
         Args:
             rows_BL: what batches are drawn from.
@@ -102,14 +119,20 @@ class MaskedTraining(Recovery):
         from harness.models.objective import in_float32
         from harness.models.training import Schedule, train
 
-        model, advance = context.model, context.reporter.advance
+        model, advance, (step, all_steps) = (
+            context.model,
+            context.reporter.advance,
+            self.training(*context.rows_BL.shape),
+        )
+        steps = min(all_steps, context.tokens or all_steps) // step
         model.to(context.device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
         with in_float32(model):
-            context.reporter.start("recover: train under the masks, steps", self.steps)
+            context.reporter.start("recover: train under the masks, steps", steps)
             removed = {linear: weight_view(linear) == 0 for linear in prunable_layers(model).values()}
-            schedule = Schedule(self.steps, self.batch, self.learning_rate, context.seed, only_removed=True)
+            schedule = Schedule(steps, self.batch, self.learning_rate, context.seed, only_removed=True)
             loss = train(model, rows_BL, schedule, removed, after_step=advance, objective=objective)
-        note = f"{how} under its masks to a loss of {loss:.4g}; the layers' output errors are those before it"
+        seen = "" if context.tokens is None else f" on {steps * step:,} of at most {context.tokens:,} tokens"
+        note = f"{how}{seen} under its masks to a loss of {loss:.4g}; the layers' output errors are those before it"
         return Recovered(ModelChange.of_weights(prunable_shapes(model)), note)
 
 

@@ -1,9 +1,9 @@
 """Distillation: train the weights that pruning left to say what the dense model says.
 
 Hinton et al. 2015, https://arxiv.org/abs/1503.02531: the loss is T^2 KL(dense || pruned) of the two models' predictions
-at temperature T, over all positions of the job's calibration sequences.  The dense model goes through its blocks once,
-one at a time and without gradients; what comes out of the last one is kept for all sequences, and its logits are made
-from that when a batch needs them.
+at temperature T, over all positions of the training sequences.  The dense model goes through its blocks once, one at a
+time and without gradients; what comes out of the last one is kept for all sequences, and its logits are made from that
+when a batch needs them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Distill(MaskedTraining):
 
     Args:
         steps: optimiser steps, >= 1.
-        batch: calibration sequences a step, >= 1.
+        batch: sequences a step, >= 1; all, where there are not so many.
         learning_rate: constant, > 0.
         temperature: that both models' logits are divided by, > 0.
     """

@@ -1,8 +1,8 @@
 """Masked fine-tuning: train the weights that pruning left, and nothing else.
 
 Zhu & Gupta 2017, https://arxiv.org/abs/1710.01878, section 3: the masks are applied after every step, so that what was
-pruned stays pruned.  The data are the job's calibration sequences; the loss is what the model is trained on, which is
-the next token for language models and cross-entropy for image classifiers.
+pruned stays pruned.  The loss is what the model is trained on, which is the next token for language models and
+cross-entropy for image classifiers.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ class MaskedFinetune(MaskedTraining):
 
     Args:
         steps: optimiser steps, >= 1.
-        batch: calibration sequences a step, >= 1.
+        batch: sequences a step, >= 1; all, where there are not so many.
         learning_rate: constant, > 0.
     """
 

@@ -46,6 +46,7 @@ SETTINGS = (
     Axis("params", "params", lambda job: job.params, "method"),
     Axis("allocation", "allocation", lambda job: "" if job.is_dense else job.allocation),
     Axis("recovery", "recovery", lambda job: "" if job.is_dense else job.recovery),
+    Axis("training_data", "training data", lambda job: job.training_data, "recovery"),
     Axis("calibration", "calibration", lambda job: job.calibration),
     Axis("calibration_data", "calibration data", lambda job: job.calibration_data, "calibration"),
     Axis("sampling", "sampling", lambda job: job.sampling, "calibration"),

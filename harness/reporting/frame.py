@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING
 
-from harness.record import ChoiceFields, EvalResult, JsonValue, RunRecord
+from harness.record import ChoiceFields, EvalResult, JsonValue, RunRecord, TrainingFields
 from harness.reporting.published import DENSE, UNIFORM, Setting, experiments_folder, read_facts
 
 if TYPE_CHECKING:
@@ -25,8 +25,9 @@ class JobRow:
 
     Args:
         sparsity: fraction of zeros asked for; achieved_sparsity: counted over all prunable weights.
-        params, allocation, recovery: name and hyperparameters as ``name (key=value, ...)``.
-        calibration: corpus, sequences × tokens; calibration_data: identity of its content.
+        params, allocation, recovery: name and hyperparameters as ``name (key=value, ...)``, of a recovery also what it
+            trains on, where that is not just the calibration.
+        calibration: corpus, sequences × tokens; calibration_data, training_data: identity of their content.
         dtype: type of the weights, resolved; device: where it ran.
         changed: hyperparameters of the method that were not its defaults when the job ran.
         paper_name: of the model in papers; paper_method: of method, hyperparameters, allocation and recovery in
@@ -44,6 +45,7 @@ class JobRow:
     achieved_sparsity: float | None
     allocation: str
     recovery: str
+    training_data: str
     calibration: str
     calibration_data: str
     sampling: str
@@ -129,7 +131,7 @@ def measured(records: Sequence[RunRecord]) -> list[Measured]:
 def describe(record: RunRecord) -> JobRow:
     """The job of a record, flat."""
     job = record.job
-    model, method, calibration = job["model"], job["method"], job["calibration"]
+    model, method, calibration, training = job["model"], job["method"], job["calibration"], job.get("training")
     changed = _params(_changed(method, record.defaults.method))
     paper_method, differs = _paper_name(record, changed)
     return JobRow(
@@ -142,7 +144,8 @@ def describe(record: RunRecord) -> JobRow:
         sparsity=job["sparsity"],
         achieved_sparsity=record.achieved_sparsity,
         allocation=_choice(job["allocation"]),
-        recovery=_choice(job["recovery"]),
+        recovery=_choice(_recovery(job["recovery"], training)),
+        training_data=training["data"] if training else "",
         calibration="{corpus} {num_sequences}×{seq_len}".format_map(calibration) if calibration else "",
         calibration_data=calibration["data"] if calibration else "",
         sampling=calibration["sampling"] if calibration else "",
@@ -239,6 +242,15 @@ def to_frame(records: Sequence[RunRecord]) -> "pd.DataFrame":
 
 def _params(params: Mapping[str, JsonValue]) -> str:
     return PARAMS_SEPARATOR.join(f"{name}={params[name]}" for name in sorted(params))
+
+
+def _recovery(choice: ChoiceFields, training: TrainingFields | None) -> ChoiceFields:
+    """With what it trains on among its parameters, by the fields of ``training``."""
+    if training is None:
+        return choice
+    own = {"training": "{corpus} {num_sequences}×{seq_len} {sampling}".format_map(training)}
+    budget = {} if training["tokens"] is None else {"training.tokens": training["tokens"]}
+    return {"name": choice["name"], "params": {**choice["params"], **own, **budget}}
 
 
 def _choice(choice: ChoiceFields) -> str:

@@ -5,6 +5,7 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +266,36 @@ def test_a_permuted_and_tuned_model_is_what_its_record_says(
     assert 0 < len(virtual) < len(record.layers)
     windows = torch.from_numpy(np.load(tokens))
     assert record.results[0].value == pytest.approx(math.exp(float(model(windows, labels=windows).loss)), rel=1e-5)
+
+
+def test_a_recovery_trains_on_its_own_text_within_its_budget(
+    cli: Cli, speaking_model: Path, tiny_model: Path, tokens: Path, tmp_path: Path
+) -> None:
+    """Beside the job that trains on its calibration: the record and the report say on what and on how much, and either
+    job is done.
+    """
+    text = tmp_path / "own.txt"
+    text.write_text("The quick brown fox jumps over the lazy dog. " * 20)
+    job = (*quick_job(speaking_model, tokens, tmp_path / "results"), "method=magnitude", "pattern=2:4")
+    job += ("recovery=masked_finetune", "recovery.steps=5", "recovery.batch=2")
+    own = ("training=ptb", f"training.path={text}", "training.num_sequences=6", "training.seq_len=24")
+    assert cli("run", *job, *own, "training.tokens=100").code == 0
+    (path,) = (tmp_path / "results").rglob("*__*.json")
+    record = from_json(path.read_bytes(), str(path))
+    identity = f"sha256:{sha256(text.read_bytes()).hexdigest()}"
+    sequences = {"corpus": "ptb", "data": identity, "num_sequences": 6, "seq_len": 24, "sampling": "stream"}
+    assert record.job["training"] == {**sequences, "tokens": 100}
+    assert any("fine-tuned on 96 of at most 100 tokens" in note for note in record.notes)
+    assert cli("run", *job).code == 0
+    again = json.loads(cli("plan", *job, *own, "training.tokens=100", "--json").out)
+    assert [(row["state"], row["job_id"]) for row in again] == [("done", record.job_id)]
+    report = cli("report", "--results-dir", str(tmp_path / "results"), "--format", "csv").out
+    assert report.count("training=ptb 6×24 stream, training.tokens=100") == 1
+    assert report.count("masked_finetune") == 2
+    too_long = cli("run", *job, *own, "training.seq_len=300")
+    assert (too_long.code, "training.seq_len=300 is more than the model's 256 positions" in too_long.err) == (2, True)
+    silent = cli("run", *job, *own, f"model.path={tiny_model}")
+    assert (silent.code, "training=ptb needs a tokenizer, and the model has none" in silent.err) == (2, True)
 
 
 def test_a_sweep_saves_every_model_in_a_folder_of_its_own(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from harness.data.places import DataRef
-from harness.job import CalibrationSpec
-from harness.jobs.calibrate import calibration_tokens
+from harness.job import SequencesSpec
+from harness.jobs.calibrate import Draw, drawn_tokens
 
 
 class Letters:
@@ -31,14 +31,13 @@ def test_held_out_sequences_touch_no_calibration_sequence(tmp_path: Path, sampli
         file = tmp_path / "text.txt"
         file.write_text("\n".join("".join(characters[at : at + 40]) for at in range(0, 600, 40)))
     data = DataRef("tokens" if sampling == "given" else "ptb", "calibration", "path", str(file), "sha256:0", False)
-    spec = CalibrationSpec(data.name, data.identity, 8, 10, sampling, "pruned")
-    request: Any = SimpleNamespace(pruning=SimpleNamespace(calibration=spec, seed=seed), calibration=data)
+    draw = Draw(SequencesSpec(data.name, data.identity, 8, 10, sampling), data, seed)
     loaded: Any = SimpleNamespace(tokenizer=Letters(), vocab_size=2000, max_length=None)
-    drawn_BL, apart_BL = calibration_tokens(request, loaded, more=6)
+    drawn_BL, apart_BL = drawn_tokens(draw, loaded, more=6)
     assert drawn_BL.shape == (8, 10)
     assert apart_BL.shape == (6, 10)
     blank = ord(" ")
     assert not (set(drawn_BL.flatten().tolist()) & set(apart_BL.flatten().tolist())) - {blank}
-    alone, none = calibration_tokens(request, loaded)
+    alone, none = drawn_tokens(draw, loaded)
     assert alone.equal(drawn_BL)
     assert not len(none)

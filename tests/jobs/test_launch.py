@@ -28,6 +28,7 @@ from harness.job import (
     PruningSpec,
     RunOptions,
     TrackingOptions,
+    TrainingSpec,
 )
 from harness.jobs import launch
 from harness.jobs.launch import as_data
@@ -63,6 +64,8 @@ SPECS = st.builds(
         st.builds(CalibrationSpec, st.text(), st.text(), COUNTS, COUNTS, st.just("stream"), st.just("dense")),
         CHOICES,
         COUNTS,
+        st.none()
+        | st.builds(TrainingSpec, st.text(), st.text(), COUNTS, COUNTS, st.just("stream"), st.none() | COUNTS),
     ),
     evaluation=st.lists(PROTOCOLS).map(tuple),
 )
@@ -87,6 +90,7 @@ REQUESTS = st.builds(
     evaluation=st.dictionaries(st.text(), DATA),
     command=st.lists(st.text()).map(tuple),
     paper_name=st.none() | st.text(),
+    training=st.none() | DATA,
 )
 
 

@@ -157,6 +157,25 @@ def test_equal_seeds_give_equal_weights(random_tokens: Callable[..., Tensor]) ->
     assert not torch.equal(outcome(0), outcome(1))
 
 
+def test_a_budget_ends_training_before_a_step_that_would_see_more(random_tokens: Callable[..., Tensor]) -> None:
+    """It goes the steps that it pays for, to the bit as if there were no others, and says what it used of it."""
+    rows_BL = random_tokens(6)  # of 12 tokens: a step on 2 of them sees 24
+    assert MaskedFinetune(steps=5, batch=2).training(6, 12) == (24, 120)
+    assert MaskedFinetune(steps=5, batch=64).training(6, 12) == (72, 360)
+
+    def outcome(steps: int, tokens: int | None) -> tuple[Tensor, str]:
+        model = pruned("llama")
+        context = RecoveryContext(model, rows_BL, 0, CPU, Silent(), 48, tokens=tokens)
+        note = MaskedFinetune(steps, batch=2, learning_rate=1e-2).recover(context).note
+        return weight_view(next(iter(prunable_layers(model).values()))).clone(), note
+
+    cut_OI, note = outcome(5, 71)
+    assert torch.equal(cut_OI, outcome(2, None)[0])
+    assert note.startswith("fine-tuned on 48 of at most 71 tokens under its masks")
+    assert not torch.equal(cut_OI, outcome(5, 72)[0])
+    assert torch.equal(outcome(5, 10**6)[0], outcome(5, None)[0])
+
+
 def test_zeros_are_counted_again() -> None:
     """Reports have the sparsities of the weights as they are now; zeros that are gone are our bug, and fail."""
     model = pruned("llama")

@@ -16,6 +16,7 @@ from harness.job import (
     JobSpec,
     ModelSpec,
     PruningSpec,
+    TrainingSpec,
 )
 from harness.patterns import Pattern, Unstructured
 from harness.record import SCHEMA_VERSION, Defaults, EvalResult, LayerReport, Provenance, RunRecord
@@ -81,11 +82,12 @@ def make_record(
     achieved: float | None = None,
     dtype: str = "auto",
     layers: tuple[LayerReport, ...] = (),
+    training: TrainingSpec | None = None,
 ) -> RunRecord:
     """A record; what is not given is a plain Wanda job on OPT-125M."""
     dense = method == "dense" or pattern is None
     pruning = PruningSpec(
-        Choice(method, params or {}), pattern, Choice(allocation), calibration, Choice(recovery), seed
+        Choice(method, params or {}), pattern, Choice(allocation), calibration, Choice(recovery), seed, training
     )
     spec = JobSpec(
         model=ModelSpec(model, f"hub:facebook/{model}@abc", dtype),  # type: ignore[arg-type]

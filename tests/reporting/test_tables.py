@@ -3,11 +3,12 @@
 import csv
 import io
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
 from harness.errors import UserError
-from harness.job import CalibrationSpec
+from harness.job import CalibrationSpec, TrainingSpec
 from harness.patterns import SemiStructured, Unstructured
 from harness.reporting.formats.base import write
 from harness.reporting.layout import Table
@@ -15,6 +16,7 @@ from harness.reporting.papers import paper_table
 from harness.reporting.published import experiments_folder, load
 from harness.reporting.tables import comparison
 
+TRAINING = TrainingSpec("c4", "x", 512, 1024, "stream", 10**6)
 TABLE_IDS = load().table_ids()
 
 
@@ -194,6 +196,9 @@ def test_data_that_differ_under_one_protocol_are_said(record, perplexity, publis
         ("calibration data", {}, {"calibration": CalibrationSpec("c4", "sample", 128, 2048, "documents", "pruned")}),
         ("propagation", {}, {"calibration": CalibrationSpec("c4", "c4-shard-0", 128, 2048, "documents", "dense")}),
         ("recovery", {}, {"recovery": "lora"}),
+        ("recovery", {"recovery": "lora"}, {"recovery": "lora", "training": TRAINING}),
+        ("recovery", *({"recovery": "lora", "training": replace(TRAINING, tokens=most)} for most in (10**6, None))),
+        ("training data", *({"recovery": "lora", "training": replace(TRAINING, data=data)} for data in ("x", "y"))),
         ("allocation", {}, {"allocation": "owl"}),
         ("job", {"dtype": "auto"}, {"dtype": "float32"}),
     ],
@@ -226,6 +231,8 @@ def test_an_allocation_and_a_recovery_of_all_rows_are_said_once(record, publishe
     jobs = [record(method, allocation="owl", recovery="masked_finetune") for method in ("ria", "wanda")]
     said = comparison(jobs, published).footnotes[0]
     assert "allocation owl, recovery masked_finetune" in said
+    said = comparison([record(recovery="lora", training=TRAINING)], published).footnotes[0]
+    assert "recovery lora (training=c4 512×1024 stream, training.tokens=1000000)" in said
     assert "uniform" not in "".join(comparison([record()], published).footnotes)
 
 

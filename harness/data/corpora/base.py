@@ -23,7 +23,8 @@ class Corpus(ABC):
     """Base of text, token arrays and images.
 
     Args:
-        calibration, evaluation: where the split of each role lies; None = there is none.
+        calibration, evaluation: where the split of each role lies; None = there is none.  Recoveries train on the
+            split that models are calibrated on.
         num_sequences, seq_len: what ``calibration=NAME`` asks for where nothing else is said; None = all there are.
         reads: which models it is for.
         cuts_rows: calibration may take sequences that are shorter than the data have them.
@@ -45,7 +46,7 @@ class Corpus(ABC):
 
     def places(self, role: Role) -> Places | None:
         """Where the split of this role lies."""
-        return self.calibration if role == "calibration" else self.evaluation
+        return self.evaluation if role == "evaluation" else self.calibration
 
     def split(self, ref: DataRef) -> Places:
         """The places that `ref` was found in."""
@@ -53,13 +54,13 @@ class Corpus(ABC):
         assert places is not None, f"{ref.name} has no {ref.role} data"
         return places
 
-    def calibration_fields(self, name: str) -> dict[str, object] | None:
-        """What ``calibration=NAME`` stands for, by the fields of ``calibration``; None where it has no such data."""
+    def sequence_fields(self, name: str) -> dict[str, object] | None:
+        """What ``calibration=NAME`` and ``training=NAME`` stand for, by their fields; None: it has no such data."""
         if self.calibration is None:
             return None
         path = None if self.calibration.anywhere else "???"  # Hydra's sign for what must be given
         sizes = {"num_sequences": self.num_sequences, "seq_len": self.seq_len}
-        return {"corpus": name, "source": "auto", "path": path, **sizes, "sampling": "auto", "propagation": "auto"}
+        return {"corpus": name, "source": "auto", "path": path, **sizes, "sampling": "auto"}
 
     @abstractmethod
     def tokens(
@@ -168,7 +169,7 @@ class TextCorpus(Corpus):
         return EvaluationTokens(ids, text_identity(text), 0 if unk is None else int((ids == unk).sum()))
 
     def file_identity(self, role: Role, path: Path) -> str:
-        if role == "calibration":
+        if role != "evaluation":
             with path.open("rb") as file:
                 return f"sha256:{file_digest(file, 'sha256').hexdigest()}"
         return text_identity(self.evaluation_text_of(read_file(path), str(path)))

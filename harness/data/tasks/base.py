@@ -67,8 +67,8 @@ class Task:
     prompt: Mapping[str, Any] = field(default_factory=dict)
 
     def places(self, role: Role) -> Places | None:
-        """Where the rows lie; models are calibrated on text."""
-        if role == "calibration":
+        """Where the rows lie; models are calibrated and trained on text."""
+        if role != "evaluation":
             return None
         hub: tuple[HubFile, ...] = ()
         if self.hub is not None:
