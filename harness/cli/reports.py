@@ -29,7 +29,10 @@ def add_commands(command: AddCommand) -> None:
         "--from", dest="source", metavar="WHERE", help="wandb:ENTITY/PROJECT or a folder of offline runs, not records"
     )
     sub.add_argument("--mean-over", choices=("seed",), help="one row for jobs that differ in the seed only")
-    sub.add_argument(
+    shape = sub.add_mutually_exclusive_group()
+    shape.add_argument("--rows", action="store_true", help="one row a job, as the other formats than terminal have it")
+    shape.add_argument("--matrix", metavar="METRIC", help="methods by pattern and sparsity, in any format")
+    shape.add_argument(
         "--knees", action="store_true", help="up to which sparsity each method goes before a step costs 1 %%"
     )
     sub.add_argument("--plots", type=Path, metavar="DIR", help="draw every figure that the records allow instead")
@@ -63,26 +66,32 @@ def report(options: argparse.Namespace, _: object) -> int:
     elif options.html:
         _write_page(options, store, records)
     else:
-        _put(_table(options, records), options)
+        _put(_tables(options, records), options)
     return 0
 
 
-def _table(options: argparse.Namespace, records: "Sequence[RunRecord]") -> "Table":
-    """The properties of the methods, a published table by its id, or a table of the records."""
+def _tables(options: argparse.Namespace, records: "Sequence[RunRecord]") -> "Sequence[Table]":
+    """The properties of the methods, a published table by its id, or tables of the records."""
     if options.table == "METHODS":
         from harness.cli.properties import method_properties
         from harness.reporting.properties import property_table
 
-        return property_table(method_properties())
+        return [property_table(method_properties())]
     from harness.reporting.knee import knees
     from harness.reporting.papers import paper_table
     from harness.reporting.published import load
+    from harness.reporting.standings import matrices, standings
     from harness.reporting.tables import comparison
 
     mean_over_seed = options.mean_over == "seed"
     if options.table:
-        return paper_table(options.table, records, load(), mean_over_seed=mean_over_seed)
-    return knees(records) if options.knees else comparison(records, load(), mean_over_seed=mean_over_seed)
+        return [paper_table(options.table, records, load(), mean_over_seed=mean_over_seed)]
+    if options.knees:
+        return [knees(records)]
+    by_row = options.rows or mean_over_seed or options.format != "terminal"
+    if by_row and options.matrix is None:
+        return [comparison(records, load(), mean_over_seed=mean_over_seed)]
+    return matrices(standings(records, load()), options.matrix)
 
 
 def _check_report(options: argparse.Namespace) -> None:
@@ -100,18 +109,22 @@ def _check_report(options: argparse.Namespace) -> None:
         raise UserError("--html writes the page of all jobs; drop --table, --output and --plots")
     if options.plots and (options.table or options.output):
         raise UserError("--plots draws figures of the records into a folder; drop --table and --output")
-    if options.knees and (options.table or options.plots or options.html or options.mean_over):
-        raise UserError("--knees is a table of its own; drop --table, --plots, --html and --mean-over")
+    shape = "--knees" if options.knees else "--matrix" if options.matrix is not None else "--rows"
+    chosen = options.knees or options.rows or options.matrix is not None
+    if chosen and (options.table or options.plots or options.html or (options.mean_over and not options.rows)):
+        raise UserError(f"{shape} is a table of its own; drop --table, --plots, --html and --mean-over")
 
 
-def _put(table: "Table", options: argparse.Namespace) -> None:
-    """Print a table, or write it to a file."""
+def _put(tables: "Sequence[Table]", options: argparse.Namespace) -> None:
+    """Print tables, or write them to a file."""
     from harness.reporting.formats.base import write
 
+    columns = {} if options.output else {"width": width()}
+    text = "\n".join(write(table, options.format, **columns) for table in tables)
     if options.output:
-        _write(options.output, write(table, options.format))
+        _write(options.output, text)
     else:
-        sys.stdout.write(write(table, options.format, width()))
+        sys.stdout.write(text)
 
 
 def _write(path: Path, text: str) -> None:

@@ -37,6 +37,12 @@ def pattern_order(pattern: str, sparsity: float) -> tuple[int, float, int, str]:
     return (rank, sparsity, -n_of_m.group if n_of_m else 0, pattern)
 
 
+def pattern_name(pattern: str, sparsity: float) -> str:
+    """`2:4`, the sparsity of an unstructured pattern, `channel 50%`."""
+    share = f"{100 * sparsity:g}%"
+    return pattern if ":" in pattern else share if pattern == "unstructured" else f"{pattern} {share}"
+
+
 CALIBRATED = {"pruned": "sequential calibration", "dense": "dense calibration"}
 """What papers call the two origins of a block's inputs: the blocks before it as they are pruned, or the dense model."""
 

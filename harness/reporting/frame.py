@@ -95,13 +95,14 @@ def key_of(result: EvalResult) -> Key:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """A job and all its results, or the means over several jobs, with their spreads by `key_of`."""
+    """A job and all its results, or the means over several jobs, with their spreads by `key_of` and their ids."""
 
     job: JobRow
     results: tuple[EvalResult, ...]
     timings_s: Mapping[str, float]
     error: str | None
     spreads: Mapping[Key, Spread] = field(default_factory=dict)
+    jobs: tuple[str, ...] = ()
 
     @property
     def by_key(self) -> dict[Key, EvalResult]:

@@ -157,11 +157,11 @@ def ranked(table: Table) -> Table:
         for members in groups.values():
             cells = [rows[index][position] for index in members]
             printed = [cell.published.value if cell.published else None for cell in cells]
-            measured_ranks = _ranks([cell.measured for cell in cells], higher_is_better=column.higher_is_better)
-            printed_ranks = _ranks(printed, higher_is_better=column.higher_is_better)
-            for index, cell, *ranks in zip(members, cells, measured_ranks, printed_ranks, strict=True):
-                if any(ranks):
-                    rows[index][position] = replace(cell, rank=ranks[0], published_rank=ranks[1])
+            measured_ranks = ranks([cell.measured for cell in cells], higher_is_better=column.higher_is_better)
+            printed_ranks = ranks(printed, higher_is_better=column.higher_is_better)
+            for index, cell, *found in zip(members, cells, measured_ranks, printed_ranks, strict=True):
+                if any(found):
+                    rows[index][position] = replace(cell, rank=found[0], published_rank=found[1])
     return replace(table, rows=tuple(map(tuple, rows)))
 
 
@@ -178,7 +178,8 @@ def _group(columns: Sequence[Column], row: Sequence[Cell]) -> tuple[str, ...] | 
     return tuple(labels.get(header, "").split(" (")[0] for header in GROUPED_BY)
 
 
-def _ranks(values: Sequence[float | None], *, higher_is_better: bool) -> list[int]:
+def ranks(values: Sequence[float | None], *, higher_is_better: bool) -> list[int]:
+    """1 for the best number, 2 for the second best, else 0; all 0 where there are no two different ones."""
     known = {number for number in values if number is not None and number == number}
     best = sorted(known, reverse=higher_is_better)[:2]
     return [best.index(number) + 1 if number in best and len(best) == 2 else 0 for number in values]

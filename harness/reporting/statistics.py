@@ -2,14 +2,18 @@
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from harness.record import EvalResult, RunRecord
-from harness.reporting.frame import Key, Measured, Spread, measured
+from harness.reporting.frame import Key, Measured, Spread, key_of, measured
+from harness.reporting.layout import UNITS
 
 CONFIDENCE = 0.95
 QUANTILES = (0.05, 0.25, 0.5, 0.75, 0.95)
+TASK_MEAN = "mean:"
+"""What the protocol of a mean over tasks begins with."""
 MEAN_NOTE = (
     "means over seeds; n values each, ± half the width of the 95% interval of Student's t distribution "
     "(none for n=1); every other setting is the same"
@@ -41,8 +45,48 @@ def mean_over_seeds(records: Sequence[RunRecord]) -> list[Measured]:
             spreads[key] = Spread(len(values), mean_interval(values))
             means.append(replace(found[0], value=math.fsum(values) / len(values) if values else None, stderr=None))
         mean = replace(first.job, seed=None, dirty=any(entry.job.dirty for entry in members))
-        entries.append(replace(first, job=mean, results=tuple(means), spreads=spreads))
+        jobs = tuple(entry.job.job_id for entry in members)
+        entries.append(replace(first, job=mean, results=tuple(means), spreads=spreads, jobs=jobs))
     return entries
+
+
+def with_task_means(records: Sequence[RunRecord]) -> list[RunRecord]:
+    """The records with every accuracy's mean over the tasks that were asked equally many questions, as a result more.
+
+    A record that lacks one of the tasks has no mean.  The standard error takes the tasks as independent.
+    """
+    suites: dict[tuple[str, str], dict[str, str]] = {}
+    for record in records:
+        for result in record.results:
+            if result.kind == "zero_shot" and UNITS.get(result.metric) == "%":
+                limit = re.search(r":first\d+", result.protocol)
+                suites.setdefault((result.metric, limit[0] if limit else ""), {})[result.protocol] = result.task
+    several = {suite: protocols for suite, protocols in suites.items() if len(protocols) > 1}
+    return [
+        replace(record, results=(*record.results, *_task_means({key_of(one): one for one in record.results}, several)))
+        for record in records
+    ]
+
+
+def _task_means(
+    found: Mapping[Key, EvalResult], suites: Mapping[tuple[str, str], Mapping[str, str]]
+) -> Iterator[EvalResult]:
+    for (metric, limit), tasks in suites.items():
+        results = [found[key] for protocol in sorted(tasks) if (key := (protocol, metric)) in found]
+        values = [result.value for result in results if result.value is not None]
+        if len(values) == len(tasks):
+            errors = [result.stderr for result in results if result.stderr is not None]
+            yield replace(
+                results[0],
+                protocol=f"{TASK_MEAN}{'+'.join(result.task for result in results)}{limit}",
+                task=f"mean of {len(tasks)} tasks",
+                value=math.fsum(values) / len(tasks),
+                stderr=math.hypot(*errors) / len(tasks) if len(errors) == len(tasks) else None,
+                num_samples=sum(result.num_samples for result in results),
+                subset=None,
+                data_source="",
+                data_fingerprint="",
+            )
 
 
 @dataclass(frozen=True, slots=True)

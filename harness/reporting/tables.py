@@ -9,7 +9,7 @@ from harness.reporting.frame import NO_RECOVERY, JobRow, Key, Measured, Spread, 
 from harness.reporting.layout import UNITS, Cell, Column, Table, metric_header, percent
 from harness.reporting.marks import Footnotes, ranked
 from harness.reporting.published import DENSE, UNIFORM, Published, PublishedRow, natural_key
-from harness.reporting.statistics import MEAN_NOTE, mean_over_seeds
+from harness.reporting.statistics import MEAN_NOTE, TASK_MEAN, mean_over_seeds
 
 COUNTED_NOTE = "sparsity in brackets: zeros counted, where they differ from the fraction asked for"
 
@@ -46,15 +46,16 @@ def comparison(records: Sequence[RunRecord], published: Published, *, mean_over_
     rows = []
     for entry in entries:
         found = entry.by_key
-        labels = [Cell(entry.job.model), Cell(entry.job.method, marks=notes.job(entry))]
-        labels += [Cell(entry.job.shown_pattern), Cell(_sparsity(entry.job, notes))]
-        labels += [Cell(axis.value(entry.job)) for axis in axes]
+        said = [Cell(entry.job.model), Cell(entry.job.method, marks=notes.job(entry))]
+        said += [Cell(entry.job.shown_pattern), Cell(_sparsity(entry.job, notes))]
+        said += [Cell(axis.value(entry.job)) for axis in axes]
         values = (beside_published(entry, found[key], published, notes) if key in found else Cell() for key in results)
-        rows.append((*labels, *values))
-    headers = ["model", "method", "pattern", "sparsity", *(axis.header for axis in axes)]
+        rows.append((*said, *values))
+    labels = [Column(header) for header in ("model", "method", "pattern", "sparsity")]
+    labels += [Column(axis.header, setting=True) for axis in axes]
     table = Table(
         title="Measured results",
-        columns=(*map(Column, headers), *value_columns(results)),
+        columns=(*labels, *value_columns(results)),
         rows=tuple(rows),
         footnotes=(*_said_once(axes, entries), *protocol_notes(entries, results), *notes.lines()),
     )
@@ -111,6 +112,7 @@ def columns_of(entries: Sequence[Measured]) -> dict[Key, EvalResult]:
     def order(item: tuple[Key, EvalResult]) -> tuple[object, ...]:
         task = item[1].task
         place = TASK_ORDER.index(task) if task in TASK_ORDER else len(TASK_ORDER)
+        place = -1 if item[0][0].startswith(TASK_MEAN) else place
         return (item[1].kind != "perplexity", place, natural_key(task), natural_key(item[0][0]), item[0][1])
 
     return dict(sorted(examples.items(), key=order))

@@ -142,6 +142,8 @@ def test_a_port_in_use_is_one_line(address: str, store: RecordStore) -> None:
         (["serve", "--results-dir", ".", "--port", "70000"], "--port 70000 is no port; allowed: 0"),
         (["report", "--with-questions"], "--with-questions goes with --html"),
         (["report", "--html", "x.html", "--table", "SGPT-T1"], "--html writes the page of all jobs"),
+        (["report", "--matrix", "ppl", "--plots", "x"], "--matrix is a table of its own; drop"),
+        (["report", "--matrix", "ppl", "--rows"], "not allowed with argument"),
     ],
 )
 def test_mistakes_are_one_line_and_exit_2(arguments: list[str], said: str, capsys) -> None:

@@ -43,7 +43,7 @@ def test_owl_runs_and_is_recorded(cli: Cli, wide_job: tuple[str, ...], tmp_path:
     assert max(asked) - min(asked) == pytest.approx(0.16, abs=0.03)
     assert record["timings_s"]["allocate"] > 0
     assert cli("run", *wide_job, "sparsity=0.6").code == 0
-    report = cli("report", f"--results-dir={out}").out
+    report = cli("report", "--rows", f"--results-dir={out}").out
     assert "owl (outlier_threshold=3.0, width=0.08)" in " ".join(report.split())
 
 

@@ -10,10 +10,11 @@ from typing import Any
 import altair
 
 from harness.record import LayerReport, RunRecord
+from harness.reporting.axes import pattern_name
 from harness.reporting.figures import look
 from harness.reporting.figures.base import FIGURES, Looks, NotDrawn, Picture, Row, paged
 from harness.reporting.figures.data import Data
-from harness.reporting.figures.points import MAX_SERIES, pattern_name
+from harness.reporting.figures.points import MAX_SERIES
 from harness.reporting.layout import clean
 from harness.reporting.published import natural_key
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 from harness.record import EvalResult
-from harness.reporting.axes import pattern_order
+from harness.reporting.axes import pattern_name, pattern_order
 from harness.reporting.frame import JobRow
 from harness.reporting.layout import clean
 from harness.reporting.published import natural_key
@@ -165,9 +165,3 @@ def _point(label: str, found: Sequence[Found]) -> Point:
 def quantity(metric: str) -> str:
     """A metric with its unit."""
     return f"{metric} [%]" if unit_of(metric) == "%" else metric
-
-
-def pattern_name(pattern: str, sparsity: float) -> str:
-    """`2:4`, the sparsity of an unstructured pattern, `channel 50%`."""
-    share = f"{100 * sparsity:g}%"
-    return pattern if ":" in pattern else share if pattern == "unstructured" else f"{pattern} {share}"

@@ -1,14 +1,15 @@
 """Tables for people at a terminal: readable at 80 columns, plain when piped."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
 
 from rich.cells import cell_len
 
 from harness.reporting.formats.base import FORMATS, in_parts
-from harness.reporting.layout import Column, Table, clean
+from harness.reporting.layout import Cell, Column, Table, clean
+from harness.reporting.tables import UNSAID
 
 SHORT = {
     "arc_easy": "ARC-e",
@@ -33,10 +34,30 @@ WIDEST_TEXT = 36
 def terminal(table: Table, width: int) -> str:
     """Plain text of at most `width` columns.
 
-    A table that is too wide becomes several, one below the other, each with the label columns; a label column
-    that says the same in every row is said once above.  Numbers are never cut: labels fold instead.
+    A label column that says the same in every row is said once above.  Of a table that is too wide the settings become
+    one column that folds; what is still too wide becomes several tables, one below the other, each with the label
+    columns.  Numbers are never cut: labels fold instead.
     """
-    return "\n".join(line.rstrip() for line in _Sheet(table, width).lines()) + "\n"
+    sheet = _Sheet(table, width)
+    sheet = sheet if sheet.fits else _Sheet(_settings_joined(table), width)
+    return "\n".join(line.rstrip() for line in sheet.lines()) + "\n"
+
+
+def _settings_joined(table: Table) -> Table:
+    """The table with one column for all settings in which its rows differ; what goes without saying is left out."""
+    told = range(len(table.columns))
+    joined = [n for n in told if table.columns[n].setting and len({row[n].text for row in table.rows}) > 1]
+    if len(joined) < 2:
+        return table
+    kept = [n for n in told if n not in joined[1:]]
+
+    def said(row: Sequence[Cell]) -> Cell:
+        texts = [(table.columns[n].header, row[n].text) for n in joined if row[n].text not in UNSAID]
+        return Cell(", ".join(f"{header} {text}" if text.isdigit() else text for header, text in texts))
+
+    columns = (Column("settings") if n == joined[0] else table.columns[n] for n in kept)
+    rows = (tuple(said(row) if n == joined[0] else row[n] for n in kept) for row in table.rows)
+    return replace(table, columns=tuple(columns), rows=tuple(rows))
 
 
 def wrapped(text: str, width: int) -> list[str]:
@@ -90,6 +111,16 @@ class _Sheet:
         limits = [WIDEST_TEXT if column.is_label and not column.tells else self.width for column in told]
         return [max(word, min(cell, limit)) for word, cell, limit in zip(words, cells, limits, strict=True)]
 
+    @cached_property
+    def values(self) -> list[int]:
+        """Columns that stand in one part each."""
+        return [index for index, column in enumerate(self.table.columns) if not _is_label(column)]
+
+    @property
+    def fits(self) -> bool:
+        """Whether all columns have room beside each other unfolded."""
+        return sum(self.natural[index] + 2 for index in (*self._labels()[1], *self.values)) <= self.width + 2
+
     def lines(self) -> Iterator[str]:
         said, labels = self._labels()
         gap = 1 if len(self._parts(labels, 2)) > 1 and len(self._parts(labels, 1)) == 1 else 2
@@ -120,20 +151,24 @@ class _Sheet:
     def _parts(self, labels: Sequence[int], gap: int) -> list[list[int]]:
         """The value columns, cut where a line would be longer than `width`; every part has at least one."""
         widths = self._widths(labels, gap)
-        columns = enumerate(self.table.columns)
-        values = [(index, widths[index] + gap) for index, column in columns if not _is_label(column)]
+        values = [(index, widths[index] + gap) for index in self.values]
         return in_parts(values, sum(widths[index] + gap for index in labels), self.width + gap)
 
     def _widths(self, labels: Sequence[int], gap: int) -> list[int]:
-        """Width of every column; long labels are folded where they would leave no room for the widest value."""
-        widths = list(self.natural)
-        values = [widths[index] for index, column in enumerate(self.table.columns) if not _is_label(column)]
-        room = self.width - max(values, default=0) - gap * len(labels)
-        while labels and sum(widths[index] for index in labels) > room:
-            widest = max(labels, key=lambda index: widths[index])
-            if widths[widest] <= NARROWEST_LABEL:
+        """Width of every column.  Labels are folded between words where that leaves room for all values; where it does
+        not, within words as far as the widest value needs it.
+        """
+        values = [self.natural[index] + gap for index in self.values]
+        words = {n: max((_length(word) for row in self.texts for word in row[n].split()), default=0) for n in labels}
+        for taken, least in ((sum(values), words), (max(values, default=0), dict.fromkeys(labels, NARROWEST_LABEL))):
+            widths, room = list(self.natural), self.width - taken - gap * (len(labels) - 1)
+            while sum(widths[index] for index in labels) > room:
+                foldable = [index for index in labels if widths[index] > least[index]]
+                if not foldable:
+                    break
+                widths[max(foldable, key=lambda index: widths[index])] -= 1
+            else:
                 break
-            widths[widest] -= 1
         return widths
 
     def _grid(self, columns: Sequence[int], widths: Sequence[int], gap: int) -> Iterator[str]:
