@@ -67,9 +67,14 @@ def weight_view(linear: PrunableLinear) -> Tensor:
     Of a convolution I = C_in * kh * kw, in that order: N:M groups lie along it, too.  (The published OBC reorders to
     kh, kw, C_in for N:M; that is no view of how PyTorch stores a filter.)
     """
+    return as_matrix(linear, linear.weight.data)
+
+
+def as_matrix(linear: PrunableLinear, stored: Tensor) -> Tensor:
+    """A view as [O, I] of what lies as the layer's weight does, such as its gradient."""
     if isinstance(linear, nn.Conv2d):
-        return linear.weight.data.view(linear.out_channels, -1)
-    return linear.weight.data.T if isinstance(linear, Conv1D) else linear.weight.data
+        return stored.view(len(stored), -1)
+    return stored.T if isinstance(linear, Conv1D) else stored
 
 
 def unfolding(linear: PrunableLinear) -> Unfolding:

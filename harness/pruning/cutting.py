@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ from harness.patterns import Unit
 from harness.pruning.context import PruningOutcome
 from harness.pruning.layer_reports import NewLayer, layer_report
 from harness.pruning.sequential import ObservedBlock, sample_of
-from harness.surgery.channels import add_bias, consumer_columns, cut, cuts_cleanly, producer_rows
+from harness.surgery.channels import add_bias, cut, cuts_cleanly, linear_at, slices_of
 from harness.surgery.dependencies import DependencyGroup
 
 if TYPE_CHECKING:  # methods reach this module through their kind
@@ -28,17 +28,29 @@ class Candidates:
 
     Args:
         unit: what one of them is.
-        producers: [C, N] each, row c being what makes channel or head c.
-        consumer_COK: [c, :, k] is what reads the k-th feature of channel or head c.
+        slices: [C, M, I] of every layer that makes them: M rows each; and last [C, K, O] of the one that reads them: K
+            columns each.
         columns_CK: which features of the consumer's input these are, to look its statistics up by.
         are_maps: whether convolutions make the channels.
+        gradients: of the loss, laid out as `slices` are: its mean over the calibration sequences, and the mean of its
+            square; as many as the method asks for.
     """
 
     unit: Unit
-    producers: tuple[Tensor, ...]
-    consumer_COK: Tensor
+    slices: tuple[Tensor, ...]
     columns_CK: Tensor
     are_maps: bool = False
+    gradients: tuple[tuple[Tensor, ...], ...] = ()
+
+    @property
+    def producers(self) -> tuple[Tensor, ...]:
+        """The rows [C, M, I] of every layer that makes them."""
+        return self.slices[:-1]
+
+    @property
+    def consumer_COK(self) -> Tensor:
+        """[c, :, k] is what reads the k-th feature of channel or head c."""
+        return self.slices[-1].transpose(1, 2)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +67,19 @@ class Cut:
     requested: float
 
 
-def candidates(block: nn.Module, group: DependencyGroup) -> Candidates:
-    """What a method ranks: the channels or heads of one dependency group."""
+def candidates(block: nn.Module, group: DependencyGroup, gradients: Sequence[Mapping[str, Tensor]] = ()) -> Candidates:
+    """What a method ranks: the channels or heads of one dependency group.
+
+    Args:
+        gradients: [O, I] by path in the block.
+    """
+    weights = {name: weight_view(linear_at(block, name)) for name in (*group.producers, group.consumer)}
     return Candidates(
         group.unit,
-        tuple(producer_rows(block, group)),
-        consumer_columns(block, group),
+        slices_of(group, weights),
         group.columns_CK.to(next(block.parameters()).device),
         any(isinstance(block.get_submodule(name), nn.Conv2d) for name in group.producers),
+        tuple(slices_of(group, each) for each in gradients),
     )
 
 

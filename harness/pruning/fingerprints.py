@@ -20,6 +20,17 @@ def layer_fingerprint(weight_OI: Tensor) -> str:
     return digest.hexdigest()
 
 
+def uniform_like(weight_OI: Tensor, size: tuple[int, ...], seed: int) -> Tensor:
+    """Uniform on [0, 1), in float64; drawn from a seed and a layer's shape and weights, so that no two layers draw
+    alike, and the same one does on every device.
+    """
+    import torch
+
+    digest = hashlib.sha256(f"{seed} {layer_fingerprint(weight_OI)}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    return torch.rand(size, generator=generator, dtype=torch.float64).to(weight_OI.device)
+
+
 def weights_fingerprint(model: nn.Module, offloading: Offloading | None = None) -> str:
     """sha256 over the weights of the prunable linears of a model.
 

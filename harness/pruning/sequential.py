@@ -91,7 +91,8 @@ def dense_blocks(context: PruningContext, needs: Sequence[type[Statistic]], task
     Raises:
         UserError: a linear that no calibration token reaches, or whose inputs overflow the model's type.
     """
-    batches = in_batches(context.tokens_BL, context.batch_tokens)
+    tokens_BL = context.tokens_BL if needs else context.tokens_BL[:1]
+    batches = in_batches(tokens_BL, context.batch_tokens)
     runner = BlockRunner(context.model, batches, context.offloading, context.device)
     context.reporter.start(task, len(runner.blocks))
     for step in runner.rest():

@@ -11,14 +11,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
-from harness.blocks.layers import prunable_shapes
+from harness.blocks.layers import decoder_blocks, prunable_shapes
 from harness.blocks.probe import Probe, Probes
 from harness.blocks.runner import BlockRunner
 from harness.errors import UserError
 from harness.patterns import Channels, Pattern, Structured, Unit
 from harness.pruning.context import PruningContext, PruningOutcome
 from harness.pruning.cutting import Cut, candidates, cut_block
+from harness.pruning.gradients import gradient_moments
 from harness.pruning.sequential import ObservedBlock, dense_blocks, prune_sequentially
 from harness.pruning.shares import Cuttable, kept_in_block, most_important, num_kept, of_the_cuttable
 from harness.surgery.configuration import apply_fields, fields_after
@@ -40,25 +42,31 @@ def prune_structured(method: StructuredMethod, context: PruningContext) -> Pruni
     pattern = context.pattern
     assert isinstance(pattern, Channels | Structured), f"a structured method makes no {pattern.label} pattern"
     context.reporter.start("prune: find what can be cut", 1)
+    units: tuple[Unit, ...] = method.units if isinstance(pattern, Structured) else ("channel",)
     with context.clock("prune"):
-        found, first = find_cuttable(context, method.units if isinstance(pattern, Structured) else ("channel",))
-    fields: Mapping[str, object] | None = None
-    if method.scope == "model":
-        assert isinstance(pattern, Structured), "what competes over the model are parameters"
-        assert not context.saves, "a job whose blocks get sizes of their own is not saved"
-        chosen = _chosen_over_model(method, context, found, of_the_cuttable(context.model, found, pattern.share))
-        context = replace(context, propagation="dense")
-    else:
+        found, first = find_cuttable(context, units)
+        losing = method.may_lose(len(found))
+        found = [groups if index in losing else [] for index, groups in enumerate(found)]
         counts = _counts(context, found, pattern)
-        with context.clock("prune"):
-            fields = _fields(context, found, counts, first)
+        fields = _fields(context, found, counts, first) if method.unsaveable is None else None
+    chosen: list[list[Tensor]] | None = None
+    if method.scope == "model" or method.uses_gradients:
+        importances = _of_dense_model(method, context, found, units)
+        if method.scope == "model":
+            assert isinstance(pattern, Structured), "what competes over the model are parameters"
+            fraction = of_the_cuttable(context.model, found, pattern.share)
+            chosen = method.choose(importances, [[each.size for each in block] for block in found], fraction)
+        else:
+            chosen = [list(map(most_important, *block)) for block in zip(importances, counts, strict=True)]
+        context = replace(context, propagation="dense")
 
     def cut(observed: ObservedBlock, _: Mapping[str, Pattern]) -> PruningOutcome:
-        groups, cuts = found[observed.step.index], []
-        if method.scope == "model":
-            kept = chosen[observed.step.index]
+        index, cuts = observed.step.index, []
+        groups = found[index]
+        if chosen is not None:
+            kept = chosen[index]
         else:
-            sizes = zip(groups, counts[observed.step.index], strict=True)
+            sizes = zip(groups, counts[index], strict=True)
             kept = [most_important(_importance(method, observed, each), count) for each, count in sizes]
         for each, kept_C in zip(groups, kept, strict=True):
             requested = pattern.ratio if isinstance(pattern, Channels) else 1 - len(kept_C) / each.group.num_channels
@@ -141,18 +149,41 @@ def _declared(context: PruningContext, fields: Mapping[str, object] | None) -> P
     return PruningOutcome(change=apply_fields(context.model, fields), notes=(said,))
 
 
-def _importance(method: StructuredMethod, observed: ObservedBlock, each: Cuttable) -> torch.Tensor:
-    inputs = {name: group for group in observed.groups for name in group.names}
-    return method.importance(candidates(observed.step.block, each.group), inputs[each.group.consumer].statistics)
+def _importance(
+    method: StructuredMethod, observed: ObservedBlock, each: Cuttable, gradients: Sequence[Mapping[str, Tensor]] = ()
+) -> Tensor:
+    """Importance [C] of the channels or heads of one group.
+
+    Args:
+        gradients: moments by path in the model.
+    """
+    path, group = observed.step.path, each.group
+    of_block = [{name: moment[f"{path}.{name}"] for name in (*group.producers, group.consumer)} for moment in gradients]
+    stats = observed.statistics[f"{path}.{group.consumer}"]
+    return method.importance(candidates(observed.step.block, group, of_block), stats)
 
 
-def _chosen_over_model(
-    method: StructuredMethod, context: PruningContext, found: Sequence[Sequence[Cuttable]], fraction: float
-) -> list[list[torch.Tensor]]:
-    """Numbers of what stays of every group of every block, from importances in the dense model."""
-    with context.clock("calibrate"):
-        importances = [
-            [_importance(method, observed, each) for each in groups]
-            for observed, groups in zip(dense_blocks(context, method.needs, "prune: score blocks"), found, strict=True)
+def _of_dense_model(
+    method: StructuredMethod, context: PruningContext, found: Sequence[Sequence[Cuttable]], units: tuple[Unit, ...]
+) -> list[list[Tensor]]:
+    """Importances [C] of every group of every block, from inputs and gradients of the dense model."""
+
+    def find() -> list[list[Tensor]]:
+        gradients: Sequence[Mapping[str, Tensor]] = ()
+        if method.uses_gradients:
+            prefix = decoder_blocks(context.model)[0]
+            names = {
+                f"{prefix}.{index}.{name}"
+                for index, groups in enumerate(found)
+                for each in groups
+                for name in (*each.group.producers, each.group.consumer)
+            }
+            gradients = gradient_moments(context, names, method.gradient_moments)
+        blocks = dense_blocks(context, method.needs, "prune: score blocks")
+        return [
+            [_importance(method, observed, each, gradients) for each in groups]
+            for observed, groups in zip(blocks, found, strict=True)
         ]
-    return method.choose(importances, [[each.size for each in block] for block in found], fraction)
+
+    with context.clock("calibrate"):  # a sweep over sparsities scores once
+        return context.cache((method, units, context.device, context.batch_tokens), find)

@@ -99,19 +99,13 @@ def cuts_cleanly(block: nn.Module, run: Run, group: DependencyGroup, kept_C: Ten
         return False
 
 
-def producer_rows(block: nn.Module, group: DependencyGroup) -> list[Tensor]:
-    """The weights that make each channel: [C, N], one tensor a producer, or two of one that holds two of its rows."""
-    found = []
-    for name, rows_CM in group.producers.items():
-        weight_OI = weight_view(linear_at(block, name))
-        found += [weight_OI[rows_C.to(weight_OI.device)] for rows_C in rows_CM.unbind(dim=1)]
-    return found
-
-
-def consumer_columns(block: nn.Module, group: DependencyGroup) -> Tensor:
-    """The weights that read each channel: [C, O, K]."""
-    weight_OI = weight_view(linear_at(block, group.consumer))
-    return weight_OI[:, group.columns_CK.to(weight_OI.device)].transpose(0, 1)
+def slices_of(group: DependencyGroup, matrices: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    """What of the layers' matrices [O, I] belongs to each channel: [C, M, I] of every producer, then the consumer's
+    columns, [C, K, O].
+    """
+    made = [matrices[name][rows_CM.to(matrices[name].device)] for name, rows_CM in group.producers.items()]
+    read_OI = matrices[group.consumer]
+    return (*made, read_OI[:, group.columns_CK.to(read_OI.device)].permute(1, 2, 0))
 
 
 @torch.no_grad()

@@ -311,6 +311,7 @@ def test_the_methods_of_this_version() -> None:
         "dense",
         "dsnot",
         "flap",
+        "llm-pruner",
         "llm_surgeon",
         "lottery",
         "magnitude",

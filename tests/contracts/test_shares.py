@@ -39,7 +39,12 @@ def methods_of(kind: type[Any]) -> list[Choice]:
 
 
 WIDTHS, DEPTHS = methods_of(StructuredMethod), methods_of(DepthMethod)
-every_width = pytest.mark.parametrize("choice", WIDTHS, ids=label)
+WIDTHS.append(Choice("llm-pruner", {"protect_first": 0.0, "protect_last": 0.0}))
+BY_FAMILY = [(choice, family) for choice in WIDTHS for family in (FAMILIES[:1] if choice.params else FAMILIES)]
+RELOADED = [
+    (choice, family) for choice in WIDTHS for family in (PLAIN[:1] if METHODS.build(choice).unsaveable else PLAIN)
+]
+LOOKING = [choice for choice in WIDTHS if choice.params.get("criterion") != "random"]
 every_depth = pytest.mark.parametrize("choice", DEPTHS, ids=label)
 every_one = pytest.mark.parametrize("choice", [*WIDTHS, *DEPTHS], ids=label)
 
@@ -67,8 +72,7 @@ def a_wide_model(family: str) -> Any:
     return tiny_model(family, **{field: 512})
 
 
-@every_width
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("choice", "family"), BY_FAMILY, ids=label)
 @pytest.mark.parametrize("share", [0.2, 0.5])
 def test_the_share_is_met_to_a_hundredth(
     choice: Choice, family: str, share: float, random_tokens: Callable[..., Tensor]
@@ -90,8 +94,7 @@ def test_the_share_is_met_to_a_hundredth(
     assert logits(model, random_tokens(3)).isfinite().all()
 
 
-@every_width
-@pytest.mark.parametrize("family", PLAIN)
+@pytest.mark.parametrize(("choice", "family"), RELOADED, ids=label)
 def test_equal_blocks_reload_in_plain_transformers(
     choice: Choice, family: str, random_tokens: Callable[..., Tensor], tmp_path: Path
 ) -> None:
@@ -128,7 +131,7 @@ def test_two_runs_agree_to_the_bit(choice: Choice, random_tokens: Callable[..., 
     """Equal fingerprints, reports and notes."""
     found = []
     for _ in range(2):
-        model = tiny_model("gemma-3")
+        model = tiny_model("llama-gqa")
         outcome = cut(model, choice, random_tokens(4), 0.2)
         found.append((weights_fingerprint(model), outcome.layers, outcome.notes))
     assert found[0] == found[1]
@@ -193,7 +196,7 @@ def test_a_planted_block_that_does_nothing_goes_first(choice: Choice, random_tok
     assert cut(model, choice, own_BL, share).change.gone == {"model.layers.3"}
 
 
-@every_width
+@pytest.mark.parametrize("choice", LOOKING, ids=label)
 def test_a_planted_channel_and_a_planted_head_that_nobody_reads_go_first(
     choice: Choice, random_tokens: Callable[..., Tensor]
 ) -> None:

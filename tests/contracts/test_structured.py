@@ -249,7 +249,8 @@ def test_channel_magnitude_is_the_norm_of_the_slices(norm_of: Any, are_maps: boo
     """||gate_k|| + ||up_k|| + ||down_:,k||, or the last alone, as it is for maps; one number at a time."""
     generator = torch.Generator().manual_seed(0)
     gate_CN, up_CN, down_CN = (torch.randn(6, width, generator=generator) for width in (4, 4, 5))
-    candidates = Candidates("channel", (gate_CN, up_CN), down_CN[:, :, None], torch.arange(6)[:, None], are_maps)
+    slices = tuple(each_CN[:, None] for each_CN in (gate_CN, up_CN, down_CN))
+    candidates = Candidates("channel", slices, torch.arange(6)[:, None], are_maps)
     importance_C = ChannelMagnitude(norm_of).importance(candidates, Statistics([]))
     for channel in range(6):
         slices = [down_CN[channel].tolist()]

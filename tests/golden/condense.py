@@ -2,8 +2,9 @@
 
 From three methods' own layers, and from the first key projection of the tiny LLaMA: inputs in full (of OBC and of
 SparseGPT the Hessian, of LLM Surgeon the factors), and of the authors' outcomes the places of the zeros, packed, and
-where weights are updated the sums of rows.  Whole models (1.3 and 0.9 MB, their outcomes 0.3 to 0.5 MB each) are not
-carried, nor what needs one: perplexities, other layers, OWL.
+where weights are updated the sums of rows.  Of LLM-Pruner an attention with its gradients, and its heads' importances.
+Whole models (1.3 and 0.9 MB, their outcomes 0.3 to 0.5 MB each) are not carried, nor what needs one: perplexities,
+other layers, OWL.
 
 `python -m tests.golden.condense FOLDER` writes it anew from a golden folder.
 """
@@ -17,6 +18,10 @@ import torch
 
 from harness.models.checkpoint import Checkpoint
 from harness.models.loading import load_model
+from harness.patterns import Structured
+from harness.pruning.gradients import gradient_moments
+from tests.contexts import a_context
+from tests.golden.test_structured import LLM_PRUNER, arrays_of, stock_llama
 from tests.oracles.test_engine import inputs_of
 
 Array = np.ndarray[Any, Any]
@@ -63,7 +68,21 @@ def condensed(golden: Path) -> dict[str, Array]:
                 found[f"{file}.{name}.zeros"] = np.packbits(stored[name] == 0)
                 if not file.startswith(UNCHANGED):
                     found[f"{file}.{name}.sums"] = stored[name].sum(axis=-1, dtype=np.float64)
-    return found | _tiny_llama(golden)
+    return found | _attention(golden) | _tiny_llama(golden)
+
+
+PROJECTIONS = [f"model.layers.1.self_attn.{part}_proj" for part in "qkvo"]
+
+
+def _attention(golden: Path) -> dict[str, Array]:
+    """Of LLM-Pruner the weights of one attention, the moments of their gradients, and its heads' importances."""
+    arrays = arrays_of(golden, "llm_pruner")
+    moments = gradient_moments(a_context(stock_llama(arrays), arrays["tokens"], Structured(0.5)), PROJECTIONS, 2)
+    found = {f"llm_pruner.{name}.W": arrays[f"w.{name}.weight"] for name in PROJECTIONS}
+    for order, moment in enumerate(moments, 1):
+        found |= {f"llm_pruner.{name}.moment{order}": moment[name] for name in PROJECTIONS}
+    found |= {f"llm_pruner.{each}": arrays[f"{each}.attn.1.head_importance"] for each in LLM_PRUNER}
+    return {name: tensor.numpy() for name, tensor in found.items()}
 
 
 def _tiny_llama(golden: Path) -> dict[str, Array]:

@@ -7,6 +7,7 @@ up), we are asked for that count.
 import math
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,9 @@ from torch import Tensor
 from harness.calibration.statistics import FeatureNorm, Statistics
 from harness.job import Choice
 from harness.patterns import Pattern, SemiStructured, Unstructured
+from harness.pruning.cutting import Candidates
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
+from harness.pruning.methods.llm_pruner import LlmPruner
 from harness.pruning.methods.llm_surgeon import LLMSurgeon
 from harness.pruning.methods.obc import OBC
 from harness.pruning.methods.wanda import Wanda
@@ -24,7 +27,8 @@ from harness.pruning.numerics.kfac import Curvature
 from harness.pruning.numerics.learned_rates import RatedWeight
 from harness.pruning.numerics.ranking import remove_globally
 from tests.contexts import hessian_of
-from tests.golden.condense import BESA_MASKS, FILE, LAYER, OUTCOMES, Array, condensed
+from tests.golden.condense import BESA_MASKS, FILE, LAYER, OUTCOMES, PROJECTIONS, Array, condensed
+from tests.golden.test_structured import LLM_PRUNER
 
 MOST_BYTES = 200_000
 CPU = torch.device("cpu")
@@ -59,7 +63,7 @@ def test_the_file_is_what_the_golden_folder_holds(golden_dir: Path, stored: dict
     fresh = condensed(golden_dir)
     assert list(fresh) == list(stored)
     for name, array in fresh.items():
-        if name.startswith(f"tiny-llama.{LAYER}."):
+        if name.startswith(f"tiny-llama.{LAYER}.") or ".moment" in name:
             np.testing.assert_allclose(stored[name], array, rtol=0, atol=1e-6 * np.abs(array).max(), err_msg=name)
         else:
             np.testing.assert_array_equal(stored[name], array, err_msg=name)
@@ -121,6 +125,24 @@ def test_besa(stored: dict[str, Array], name: str) -> None:
     beta_RD = weight.candidate_weights("none" if case == "row_nosmooth" else "sigmoid")
     keep_OI = weight.hard_mask(weight.rates(beta_RD))
     np.testing.assert_array_equal(~keep_OI.numpy(), zeros(stored, f"{file}.{name}", tuple(keep_OI.shape)))
+
+
+@pytest.mark.parametrize("criterion", LLM_PRUNER)
+def test_llm_pruner(stored: dict[str, Array], criterion: Any) -> None:
+    """Importances of the four heads of one attention, from the moments of its gradients."""
+    slices, *moments = (
+        [torch.from_numpy(stored[f"llm_pruner.{name}.{key}"]) for name in PROJECTIONS]
+        for key in ("W", "moment1", "moment2")
+    )
+    of_heads = [
+        (*(rows_OI.unflatten(0, (4, -1)) for rows_OI in matrices[:3]), matrices[3].T.unflatten(0, (4, -1)))
+        for matrices in (slices, *moments)
+    ]
+    method = LlmPruner(criterion, "mean" if criterion in ("l1", "l2") else "sum")
+    columns_CK = torch.arange(32).view(4, 8)
+    candidates = Candidates("head", of_heads[0], columns_CK, gradients=tuple(of_heads[1 : 1 + method.gradient_moments]))
+    importance_C = method.importance(candidates, Statistics([])).numpy()
+    np.testing.assert_allclose(importance_C, stored[f"llm_pruner.{criterion}"], rtol=1e-4)
 
 
 @pytest.mark.parametrize("file", [file for file in OUTCOMES if file.startswith("tiny-llama/")])

@@ -1,6 +1,7 @@
 """Methods that cut, beside the authors' own code on the same tiny models, ours on stock ones.
 
-FLAP is CASIA-IVA-Lab/FLAP@3bb57db, ShortGPT icip-cas/ShortGPT@9a2ee8d, SLEB jiwonsong-dev/SLEB@d07129a.
+FLAP is CASIA-IVA-Lab/FLAP@3bb57db, LLM-Pruner horseee/LLM-Pruner@128a07d, ShortGPT icip-cas/ShortGPT@9a2ee8d, SLEB
+jiwonsong-dev/SLEB@d07129a.
 """
 
 from collections.abc import Mapping
@@ -16,9 +17,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from harness.blocks.layers import decoder_blocks, weight_view
 from harness.blocks.offload import InMemory
 from harness.blocks.trial import Edits
+from harness.calibration.statistics import Statistics
 from harness.evaluation.perplexity import TrialLoss
 from harness.patterns import Structured
+from harness.pruning.cutting import Candidates
 from harness.pruning.methods.flap import Flap
+from harness.pruning.methods.llm_pruner import LlmPruner
 from harness.pruning.methods.shortgpt import block_influence
 from harness.pruning.methods.sleb import Sleb
 from harness.pruning.shares import num_parameters, of_the_cuttable
@@ -91,6 +95,50 @@ def test_flap_cuts_what_its_authors_cut(golden_dir: Path, percent: int) -> None:
             else:
                 assert isinstance(bias, Tensor)
                 torch.testing.assert_close(bias.data, expected_O, rtol=2e-3, atol=2e-4)
+
+
+LLM_PRUNER: tuple[Any, ...] = ("param_first", "param_second", "param_mix", "vectorize", "l1", "l2")
+
+
+@pytest.mark.parametrize("criterion", LLM_PRUNER)
+@pytest.mark.parametrize("percent", [25, 50])
+def test_llm_pruner_cuts_what_its_authors_cut(
+    golden_dir: Path, criterion: Any, percent: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Importances of heads and channels to 1e-4, and the same of them kept, where the authors' outcome says which."""
+    arrays = arrays_of(golden_dir, "llm_pruner")
+    check_llm_pruner(arrays, criterion, percent, monkeypatch)
+
+
+def check_llm_pruner(arrays: Arrays, criterion: Any, percent: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of all blocks but the first, a fraction of each."""
+    model, dense = stock_llama(arrays), stock_llama(arrays)
+    blocks = arrays["layers"].tolist()
+    found, _ = find_cuttable(a_context(dense, arrays["tokens"], Structured(0.5)), ("channel", "head"))
+    cuttable = sum(each.total for index in blocks for each in found[index]) / num_parameters(dense)
+    reduction: Any = "mean" if criterion in ("l1", "l2") else "sum"
+    method = LlmPruner(criterion, reduction, protect_first=1 / len(found), protect_last=0.0)
+    importances = []
+
+    def importance(self: LlmPruner, candidates: Candidates, stats: Statistics) -> Tensor:
+        importances.append(own(self, candidates, stats))
+        return importances[-1]
+
+    own = LlmPruner.importance
+    monkeypatch.setattr(LlmPruner, "importance", importance)
+    method.run(a_context(model, arrays["tokens"], Structured(percent / 100 * cuttable)))
+    expected = [
+        arrays[f"{criterion}.{name}"].float()
+        for index in blocks
+        for name in (f"ffn.{index}.channel_importance", f"attn.{index}.head_importance")
+    ]
+    torch.testing.assert_close(importances, expected, rtol=1e-4, atol=0.0)
+    for index in blocks if f"{criterion}.r{percent}.heads_kept.{blocks[0]}" in arrays else ():
+        heads, channels = (arrays[f"{criterion}.r{percent}.{kind}_kept.{index}"] for kind in ("heads", "ffn"))
+        old, new = (decoder_blocks(each)[1][index] for each in (dense, model))
+        rows_OI = weight_of(old, "self_attn.k_proj").unflatten(0, (int(arrays["config"][-1]), -1))
+        assert torch.equal(weight_of(new, "self_attn.k_proj"), rows_OI[heads].flatten(0, 1))
+        assert torch.equal(weight_of(new, "mlp.gate_proj"), weight_of(old, "mlp.gate_proj")[channels])
 
 
 def weight_of(part: Any, name: str) -> Tensor:

@@ -54,8 +54,6 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
         propagation: its authors' choice, which `calibration.propagation=auto` stands for.
         has_published_numbers: whether what papers print under its name is of this computation.
         updates_weights: whether it changes weights that it keeps.
-        uses_gradients: whether it looks at gradients of the loss.
-        needs_whole_model: whether all of the model must be in memory, so that only `offload=none` fits.
     """
 
     patterns: ClassVar[tuple[type[Pattern], ...]] = ()
@@ -63,8 +61,11 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
     propagation: ClassVar[Propagation] = "pruned"
     has_published_numbers: ClassVar[bool] = True
     updates_weights: ClassVar[bool] = True
-    uses_gradients: ClassVar[bool] = False
-    needs_whole_model: ClassVar[bool] = False
+
+    @property
+    def needs_whole_model(self) -> bool:
+        """Whether all of the model must be in memory, so that only `offload=none` fits."""
+        return False
 
     @property
     def decides_layer_sparsities(self) -> bool:
@@ -77,9 +78,21 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
         return None
 
     @property
+    def gradient_moments(self) -> int:
+        """Moments over calibration sequences that its engine takes of the loss's gradient: 1 = the mean, 2 = also the
+        mean square.
+        """
+        return 0
+
+    @property
+    def uses_gradients(self) -> bool:
+        """Whether it looks at gradients of the loss."""
+        return self.gradient_moments > 0
+
+    @property
     def reads_data(self) -> bool:
         """Whether calibration sequences decide which weights go."""
-        return bool(self.needs)
+        return bool(self.needs) or self.uses_gradients
 
     @property
     def passes(self) -> float | None:

@@ -40,7 +40,7 @@ class ChannelMagnitude(StructuredMethod):
         import torch
 
         of_consumer = self.norm_of == "consumer" or (self.norm_of == "auto" and candidates.are_maps)
-        producers = () if of_consumer else candidates.producers
+        rows = [] if of_consumer else [row_CI for each_CMI in candidates.producers for row_CI in each_CMI.unbind(dim=1)]
         return torch.stack(
-            [each_CN.float().norm(dim=1) for each_CN in (candidates.consumer_COK.flatten(1), *producers)]
+            [each_CN.float().norm(dim=1) for each_CN in (candidates.consumer_COK.flatten(1), *rows)]
         ).sum(dim=0)

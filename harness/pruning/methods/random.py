@@ -6,13 +6,12 @@ is trained.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from harness.pruning.fingerprints import layer_fingerprint
+from harness.pruning.fingerprints import uniform_like
 from harness.pruning.methods.base import METHODS, ScoreMethod
 from harness.pruning.numerics.masks import ComparisonGroup, ranks_in_groups
 
@@ -47,8 +46,4 @@ class Random(ScoreMethod):
         return "matrix" if self.granularity == "tensor" else "row"
 
     def score(self, weight_OI: Tensor, stats: Statistics) -> Tensor:
-        import torch
-
-        digest = hashlib.sha256(f"{self.seed} {layer_fingerprint(weight_OI)}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
-        return torch.rand(weight_OI.shape, generator=generator, dtype=torch.float64).to(weight_OI.device)
+        return uniform_like(weight_OI, tuple(weight_OI.shape), self.seed)

@@ -20,19 +20,29 @@ if TYPE_CHECKING:
 class StructuredMethod(PruningMethod):
     """Scores channels and heads; the least important are cut out of all layers that make, pass on or read them.
 
+    The statistics that it needs are those of the consumer's input.  Gradients, where it takes moments of them, are the
+    dense model's, and all of the model is in memory and in float32 for them.
+
     Attributes:
         units: what it cuts; a head is a key/value head with all of its query heads.
-        scope: whether those of one `block` compete, from the inputs behind the cut blocks before it and with the same
-            numbers in blocks of one shape, or those of the whole `model`, from the dense model's inputs.
-
-    The statistics that it needs are those of the consumer's input.
     """
 
     __slots__ = ()
     patterns: ClassVar[tuple[type[Pattern], ...]] = (Structured,)
     updates_weights = False
     units: ClassVar[tuple[Unit, ...]] = ("channel", "head")
-    scope: ClassVar[Literal["block", "model"]] = "block"
+
+    @property
+    def scope(self) -> Literal["block", "model"]:
+        """Whether channels and heads of one `block` compete, from the inputs behind the cut blocks before it (but not
+        with gradients) and with the same numbers in blocks of one shape, or those of the whole `model`, from its inputs
+        when it is dense.
+        """
+        return "block"
+
+    @property
+    def needs_whole_model(self) -> bool:
+        return self.uses_gradients
 
     @property
     def comparison_group(self) -> str:
@@ -46,10 +56,18 @@ class StructuredMethod(PruningMethod):
     def unsaveable(self) -> str | None:
         return "every block gets sizes of its own" if self.scope == "model" else None
 
+    @property
+    def complexity(self) -> str:
+        return "passes over the model" if self.uses_gradients else super().complexity
+
     def run(self, context: PruningContext) -> PruningOutcome:
         from harness.pruning.structured import prune_structured
 
         return prune_structured(self, context)
+
+    def may_lose(self, num_blocks: int) -> range:
+        """The blocks of which something may go."""
+        return range(num_blocks)
 
     @abstractmethod
     def importance(self, candidates: Candidates, stats: Statistics) -> Tensor:
