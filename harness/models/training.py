@@ -43,8 +43,8 @@ def train(
     *,
     after_step: Callable[[], None],
     objective: Objective | None = None,
-) -> float:
-    """Train `model` in place; the mean loss of the last tenth of the steps.
+) -> tuple[float, float]:
+    """Train `model` in place; the mean losses of the first and of the last tenth of the steps.
 
     Args:
         rows_BL: calibration rows, on any device.
@@ -79,8 +79,8 @@ def train(
             if not abs(losses[-1]) < float("inf"):
                 raise ArithmeticError(f"the loss is {losses[-1]} at step {len(losses)}; a lower learning rate may help")
             after_step()
-    last = losses[-max(1, len(losses) // 10) :]
-    return sum(last) / len(last)
+    tenth = max(1, len(losses) // 10)
+    return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth
 
 
 def _as_stored(linear: PrunableLinear, mask_OI: Tensor) -> Tensor:

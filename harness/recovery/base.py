@@ -6,6 +6,8 @@ A recovery is a frozen dataclass of its hyperparameters and has no state.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
@@ -15,9 +17,10 @@ from harness.registry import Registry
 
 if TYPE_CHECKING:
     import torch
-    from torch import Tensor
+    from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+    from harness.blocks.layers import PrunableLinear
     from harness.models.kinds.base import Objective
     from harness.models.loading import LoadedModel
     from harness.progress import Reporter
@@ -115,25 +118,34 @@ class MaskedTraining(Recovery):
             objective: what is minimised on them; None = what the model is trained on.
             how: for the record.
         """
-        from harness.blocks.layers import prunable_layers, prunable_shapes, weight_view
+        from harness.blocks.layers import prunable_shapes
         from harness.models.objective import in_float32
         from harness.models.training import Schedule, train
 
-        model, advance, (step, all_steps) = (
-            context.model,
-            context.reporter.advance,
-            self.training(*context.rows_BL.shape),
-        )
+        model, (step, all_steps) = context.model, self.training(*context.rows_BL.shape)
         steps = min(all_steps, context.tokens or all_steps) // step
         model.to(context.device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
-        with in_float32(model):
+        schedule = Schedule(steps, self.batch, self.learning_rate, context.seed, only_removed=True)
+        with in_float32(model), self.learnt(model, context.seed) as removed:
             context.reporter.start("recover: train under the masks, steps", steps)
-            removed = {linear: weight_view(linear) == 0 for linear in prunable_layers(model).values()}
-            schedule = Schedule(steps, self.batch, self.learning_rate, context.seed, only_removed=True)
-            loss = train(model, rows_BL, schedule, removed, after_step=advance, objective=objective)
+            first, last = train(
+                model, rows_BL, schedule, removed, after_step=context.reporter.advance, objective=objective
+            )
         seen = "" if context.tokens is None else f" on {steps * step:,} of at most {context.tokens:,} tokens"
-        note = f"{how}{seen} under its masks to a loss of {loss:.4g}; the layers' output errors are those before it"
-        return Recovered(ModelChange.of_weights(prunable_shapes(model)), note)
+        note = f"{how}{seen} under its masks from a loss of {first:.4g} to {last:.4g}"
+        change = ModelChange.of_weights(prunable_shapes(model))
+        return Recovered(change, f"{note}; the layers' output errors are those before it")
+
+    @contextmanager
+    def learnt(self, model: nn.Module, seed: int) -> Iterator[dict[PrunableLinear, Tensor]]:
+        """The linears whose weights learn, each with the mask [O, I] of those that stay zero.
+
+        Args:
+            seed: of new weights, where there are any.
+        """
+        from harness.blocks.layers import prunable_layers, weight_view
+
+        yield {linear: weight_view(linear) == 0 for linear in prunable_layers(model).values()}
 
 
 RECOVERIES: Registry[type[Recovery]] = Registry("recovery", "harness.recovery")

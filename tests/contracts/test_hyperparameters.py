@@ -45,6 +45,8 @@ OUT_OF_RANGE = {
     "allocation.sensitivity.tolerance": (-1.0,),
     "allocation.sensitivity.held_out": (0,),
     "recovery.distill.temperature": (0.0,),
+    "recovery.lora.alpha": (0,),
+    "recovery.lora.rank": (0, 2.5),
     "recovery.masked_finetune.steps": (0, "many", True, None, 2.5),
     "recovery.masked_finetune.batch": (0,),
     "recovery.masked_finetune.learning_rate": (-1.0, 10**400),

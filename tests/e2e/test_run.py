@@ -271,8 +271,8 @@ def test_a_permuted_and_tuned_model_is_what_its_record_says(
 def test_a_recovery_trains_on_its_own_text_within_its_budget(
     cli: Cli, speaking_model: Path, tiny_model: Path, tokens: Path, tmp_path: Path
 ) -> None:
-    """Beside the job that trains on its calibration: the record and the report say on what and on how much, and either
-    job is done.
+    """Beside LoRA on its calibration, in the same process: the record and the report say on what and on how much, each
+    2:4 model keeps its zeros, and the job is done.
     """
     text = tmp_path / "own.txt"
     text.write_text("The quick brown fox jumps over the lazy dog. " * 20)
@@ -286,12 +286,15 @@ def test_a_recovery_trains_on_its_own_text_within_its_budget(
     sequences = {"corpus": "ptb", "data": identity, "num_sequences": 6, "seq_len": 24, "sampling": "stream"}
     assert record.job["training"] == {**sequences, "tokens": 100}
     assert any("fine-tuned on 96 of at most 100 tokens" in note for note in record.notes)
-    assert cli("run", *job).code == 0
+    assert cli("run", *job, "recovery=lora", "recovery.rank=2").code == 0
+    (lora,) = (each for each in records(tmp_path / "results").values() if each["job"]["recovery"]["name"] == "lora")
+    assert any("adapted by LoRA of rank 2 under its masks from a loss" in note for note in lora["notes"])
+    assert record.achieved_sparsity == lora["achieved_sparsity"] == 0.5
     again = json.loads(cli("plan", *job, *own, "training.tokens=100", "--json").out)
     assert [(row["state"], row["job_id"]) for row in again] == [("done", record.job_id)]
     report = cli("report", "--results-dir", str(tmp_path / "results"), "--format", "csv").out
     assert report.count("training=ptb 6×24 stream, training.tokens=100") == 1
-    assert report.count("masked_finetune") == 2
+    assert (report.count("masked_finetune"), report.count("lora")) == (1, 1)
     too_long = cli("run", *job, *own, "training.seq_len=300")
     assert (too_long.code, "training.seq_len=300 is more than the model's 256 positions" in too_long.err) == (2, True)
     silent = cli("run", *job, *own, f"model.path={tiny_model}")

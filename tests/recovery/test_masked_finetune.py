@@ -1,5 +1,6 @@
-"""Fine-tuning under masks: zeros stay zeros, nothing but the pruned layers changes, and the loss falls."""
+"""Training under masks, of the weights and of adapters: zeros stay, nothing but layers changes, and the loss falls."""
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +22,8 @@ from harness.progress import Silent
 from harness.pruning.context import PruningOutcome
 from harness.pruning.methods.base import METHODS, LayerwiseMethod
 from harness.record import LayerReport
-from harness.recovery.base import RECOVERIES, RecoveryContext
+from harness.recovery.base import RECOVERIES, MaskedTraining, RecoveryContext
+from harness.recovery.lora import Lora
 from harness.recovery.masked_finetune import MaskedFinetune
 from harness.recovery.sparsity import recomputed_sparsity
 from tests.contexts import a_context
@@ -40,9 +42,12 @@ def pruned(family: str, dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     return model.to(dtype)
 
 
+@pytest.mark.parametrize("recovery", [MaskedFinetune, Lora])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("family", ["llama-gqa", "gpt2"])
-def test_zeros_stay_and_the_loss_falls(family: str, dtype: torch.dtype, random_tokens: Callable[..., Tensor]) -> None:
+def test_zeros_stay_and_the_loss_falls(
+    family: str, dtype: torch.dtype, recovery: type[MaskedTraining], random_tokens: Callable[..., Tensor]
+) -> None:
     """Exactly the weights that were zero are zero; all other parameters have the bits that they had; the model is in
     its own type and in evaluation mode.
     """
@@ -51,10 +56,14 @@ def test_zeros_stay_and_the_loss_falls(family: str, dtype: torch.dtype, random_t
     trained = {f"{name}.weight" for name in prunable_layers(model)}
     with torch.no_grad():
         loss = float(next_token_loss(model, rows_BL))
-    recovered = MaskedFinetune(steps=20, batch=4, learning_rate=1e-2).recover(
+    modules = {name: type(module) for name, module in model.named_modules()}
+    flags = [weight.requires_grad for weight in model.parameters()]
+    recovered = recovery(steps=20, batch=4, learning_rate=1e-2).recover(
         RecoveryContext(model, rows_BL, 0, CPU, Silent(), 48)
     )
-    assert "fine-tuned" in recovered.note
+    assert re.search(r"under its masks from a loss of \d\S* to \d", recovered.note)
+    assert {name: type(module) for name, module in model.named_modules()} == modules
+    assert [weight.requires_grad for weight in model.parameters()] == flags
     assert recovered.change.names == trained
     with torch.no_grad():
         assert float(next_token_loss(model, rows_BL)) < 0.9 * loss
@@ -85,10 +94,11 @@ def pruned_by(
     return model, rows_BL, of_layers.run(a_context(model, rows_BL, pattern, batch_tokens=48))
 
 
+@pytest.mark.parametrize("recovery", [MaskedFinetune, Lora])
 @pytest.mark.parametrize("pattern", [TWO_OF_FOUR, Unstructured(0.5)], ids=lambda pattern: pattern.label)
 @pytest.mark.parametrize("network", ["llama-gqa", "gpt2", "mixtral", "digits"])
 def test_the_masks_of_a_pruned_network_stay(
-    network: str, pattern: Pattern, random_tokens: Callable[..., Tensor]
+    network: str, pattern: Pattern, recovery: type[MaskedTraining], random_tokens: Callable[..., Tensor]
 ) -> None:
     """Every zero is where it was and no other weight is zero, whatever form a layer stores its weight in; the kept
     weights of every layer have changed, and nothing else in the model has: no norm, no statistics, no stacked expert.
@@ -103,7 +113,7 @@ def test_the_masks_of_a_pruned_network_stay(
             assert kept_OI.reshape(-1, 4).sum(dim=1).unique().tolist() == [2], name
         else:
             assert len(kept_OI.sum(dim=0).unique()) > 1, name
-    MaskedFinetune(steps=6, batch=8, learning_rate=1e-3).recover(RecoveryContext(model, rows_BL, 0, CPU, Silent(), 48))
+    recovery(steps=6, batch=8, learning_rate=1e-3).recover(RecoveryContext(model, rows_BL, 0, CPU, Silent(), 48))
     for name, linear in linears.items():
         kept_OI = pruned_OI[name] != 0
         assert torch.equal(weight_view(linear) != 0, kept_OI), name
@@ -143,12 +153,13 @@ def test_a_permuted_pattern_stays_in_its_order(
     assert torch.equal(ours, theirs)
 
 
-def test_equal_seeds_give_equal_weights(random_tokens: Callable[..., Tensor]) -> None:
+@pytest.mark.parametrize("recovery", [MaskedFinetune, Lora])
+def test_equal_seeds_give_equal_weights(recovery: type[MaskedTraining], random_tokens: Callable[..., Tensor]) -> None:
     """Two runs agree to the bit; another seed draws other batches."""
 
     def outcome(seed: int) -> Tensor:
         model = pruned("llama")
-        MaskedFinetune(steps=3, batch=2, learning_rate=1e-2).recover(
+        recovery(steps=3, batch=2, learning_rate=1e-2).recover(
             RecoveryContext(model, random_tokens(6), seed, CPU, Silent(), 48)
         )
         return weight_view(next(iter(prunable_layers(model).values()))).clone()
@@ -190,5 +201,5 @@ def test_zeros_are_counted_again() -> None:
 def test_an_unknown_recovery_names_the_known_ones() -> None:
     """And `none` is nothing to do."""
     assert not RECOVERIES.build(Choice("none")).changes_model
-    with pytest.raises(UserError, match=r"unknown recovery 'lora'.*distill, masked_finetune, none"):
-        RECOVERIES.build(Choice("lora"))
+    with pytest.raises(UserError, match=r"unknown recovery 'lore'.*distill, lora, masked_finetune, none"):
+        RECOVERIES.build(Choice("lore"))

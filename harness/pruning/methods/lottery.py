@@ -135,7 +135,7 @@ class Lottery(GlobalMethod):
         schedule = Schedule(self.steps, self.batch, self.learning_rate, context.seed, only_removed=only)
         context.reporter.start(f"prune: train {what}, steps", self.steps)
         masks = {linear: removed[name] for name, linear in linears.items()}
-        return train(context.model, context.tokens_BL, schedule, masks, after_step=context.reporter.advance)
+        return train(context.model, context.tokens_BL, schedule, masks, after_step=context.reporter.advance)[1]
 
 
 def initialise(model: PreTrainedModel, seed: int) -> None:
