@@ -60,6 +60,15 @@ class Cell:
             return None
         return self.measured - self.published.value
 
+    @property
+    def beside(self) -> tuple[str, str]:
+        """The published number, ``?`` where nobody has checked it, and the difference to it with its verdict."""
+        if self.published is None:
+            return "", ""
+        unsure = "?" if self.published.status == "unverified" else ""
+        difference = DASH if self.difference is None else signed(self.difference)
+        return self.published.text + unsure, difference + VERDICTS[self.inside]
+
     def written(self, order: Order) -> str:
         """The cell as people read it: `36.91`, `36.91 (36.85, +0.06)`, `36.85 / 36.91 / +0.06`, or a dash."""
         return "".join(text for text, _ in self.parts(order))
@@ -73,8 +82,8 @@ class Cell:
         after = interval + ("" if self.samples is None else f" (n={self.samples})") + self.marks
         if self.published is None:
             return (measured, (after, 0)) if after else (measured,)
-        published = (self.published.text + ("?" if self.published.status == "unverified" else ""), self.published_rank)
-        difference = (DASH if self.difference is None else signed(self.difference)) + VERDICTS[self.inside]
+        printed, difference = self.beside
+        published = (printed, self.published_rank)
         if order == "measured first":
             return (measured, (f"{after} (", 0), published, (f", {difference})", 0))
         return (published, (" / ", 0), measured, (f"{after} / {difference}", 0))

@@ -55,6 +55,11 @@ class Metric:
     numbers: tuple[Number | None, ...]
     notes: tuple[str, ...]
 
+    @property
+    def is_mean(self) -> bool:
+        """Whether it is a mean over tasks."""
+        return self.example.protocol.startswith(TASK_MEAN)
+
 
 @dataclass(frozen=True, slots=True)
 class Standings:
@@ -69,6 +74,13 @@ class Standings:
     places: tuple[str, ...]
     metrics: tuple[Metric, ...]
     notes: tuple[str, ...]
+
+    @property
+    def leading(self) -> list[Metric]:
+        """Those that no mean over tasks sums up."""
+        summed = {each.example.metric for each in self.metrics if each.is_mean}
+        single = [each for each in self.metrics if each.example.kind == "zero_shot" and not each.is_mean]
+        return [each for each in self.metrics if each not in single or each.example.metric not in summed]
 
 
 def standings(records: Sequence[RunRecord], published: Published) -> Standings:
@@ -116,7 +128,7 @@ def _labels(entries: Sequence[Measured]) -> tuple[list[str], list[str]]:
 def _counted(rows: Iterable[Standing]) -> Iterator[str]:
     jobs = ((row, row.entry.job) for row in rows if not row.entry.job.is_dense)
     found = [
-        f"{row.label} {row.place} {percent(job.counted)}"
+        f"{row.label} {row.place} ({percent(job.counted)})"
         for row, job in jobs
         if job.counted is not None and job.counted != job.sparsity
     ]
@@ -182,7 +194,7 @@ def matrices(found: Standings, named: str | None = None) -> list[Table]:
     """
     headers = [metric.column.header for metric in found.metrics]
     if named is None:
-        leading = [metric for metric in found.metrics if _leads(metric, found.metrics)]
+        leading = found.leading
         others = [metric.column.header for metric in found.metrics if metric not in leading]
         hint = [f"further metrics, by --matrix NAME or --rows: {', '.join(others)}"] if others else []
         tables = [_matrix(found, metric) for metric in leading]
@@ -193,13 +205,6 @@ def matrices(found: Standings, named: str | None = None) -> list[Table]:
         how = "is no metric" if not chosen else f"is the name of {len(chosen)} metrics"
         raise UserError(f"--matrix {named!r} {how}; allowed: {', '.join(headers)}")
     return [_matrix(found, chosen[0])]
-
-
-def _leads(metric: Metric, metrics: Sequence[Metric]) -> bool:
-    """Whether no other metric sums it up."""
-    means = {one.example.metric for one in metrics if one.example.protocol.startswith(TASK_MEAN)}
-    single = metric.example.kind == "zero_shot" and not metric.example.protocol.startswith(TASK_MEAN)
-    return not (single and metric.example.metric in means)
 
 
 def _matrix(found: Standings, metric: Metric) -> Table:

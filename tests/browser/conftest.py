@@ -4,8 +4,8 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -67,9 +67,17 @@ class Browser:
     def column(self, key: str) -> list[str]:
         """What the table shows below the header of this key."""
         script = """const header = document.getElementById(`sort-${arguments[0]}`).closest("th");
-            const rows = [...document.querySelectorAll("table.jobs tbody tr")];
+            const rows = [...document.querySelectorAll(".jobs tbody tr")];
             return rows.map((row) => row.cells[header.cellIndex].textContent)"""
         return list(self.driver.execute_script(script, key))
+
+    @contextmanager
+    def sized(self, width: int, height: int) -> Iterator[None]:
+        """A window of so many pixels; a narrow one is a phone's."""
+        shape = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
+        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", shape)
+        yield
+        self.driver.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
     @property
     def hash(self) -> str:
@@ -113,12 +121,12 @@ def browser(chromium: webdriver.Chrome) -> Browser:
     return found
 
 
-@pytest.fixture
-def write_page(tmp_path: Path, published: Published) -> Callable[..., str]:
+@pytest.fixture(scope="session")
+def write_page(tmp_path_factory: pytest.TempPathFactory, published: Published) -> Callable[..., str]:
     """Write the page of some records; its address."""
 
     def write(records: Sequence[RunRecord], answers: Answers | None = None) -> str:
-        path = tmp_path / "page.html"
+        path = tmp_path_factory.mktemp("page") / "page.html"
         content = payload(records, published, answers)
         path.write_text(page(*content), encoding="utf-8")
         return path.as_uri()

@@ -27,7 +27,7 @@ def test_a_sweep_is_shown_and_its_records_arrive_by_themselves(browser: Browser,
             store.save(jobs[0])
             with running(tmp_path, jobs[1].job_id, Silent()) as reporter:
                 reporter.start("prune", 12)
-                browser.open(f"http://127.0.0.1:{server.server_address[1]}/")
+                browser.open(f"http://127.0.0.1:{server.server_address[1]}/#view=jobs")
                 line = "demo: 1 of 3 done, 1 running, 1 left, about"
                 browser.until(lambda: browser.one("#live").text.startswith(line), line)
                 assert f"{jobs[1].job_id} prune 0/12" in browser.one(".running").text

@@ -88,10 +88,27 @@ def test_a_mean_accuracy_is_of_jobs_that_have_all_tasks(record, accuracy, publis
         record("wanda", results=(accuracy(0.4),)),
     ]
     metrics = payload(jobs, published)[0]["table"]["metrics"]
-    assert metrics[0]["key"] == "mean:acc"
+    assert metrics[0]["key"] == "mean:boolq+piqa/acc"
     assert metrics[0]["values"] == [pytest.approx(60.0), None]
-    assert metrics[0]["says"] == "mean acc % of 2 tasks: boolq, piqa"
-    assert [metric["key"] for metric in metrics if metric["key"].startswith("mean:")] == ["mean:acc"]
+    assert metrics[0]["says"] == "mean of 2 tasks acc %: mean:boolq+piqa, acc, higher is better"
+    assert [metric["key"] for metric in metrics if metric["key"].startswith("mean:")] == ["mean:boolq+piqa/acc"]
+
+
+def test_standings_name_their_jobs_and_hold_every_number(record, perplexity, published) -> None:
+    """Columns of plain data: jobs of two seeds are one standing, infinity is a text, what is missing is None."""
+    jobs = [record("dense", results=(perplexity(20.0),))]
+    jobs += [record(seed=seed, results=(perplexity(40.0 + seed),)) for seed in (0, 1)]
+    jobs += [record("ria", results=(perplexity(float("inf")),)), record("random", SemiStructured(2, 4))]
+    content = payload(jobs, published)[0]
+    standings, ids = content["standings"], content["table"]["id"]
+    assert (standings["label"], standings["place"]) == (["dense", "random", "ria", "wanda"], [None, 1, 0, 0])
+    assert standings["places"] == ("50%", "2:4")
+    assert {ids[row] for row in standings["jobs"][3]} == {job.job_id for job in jobs[1:3]}
+    numbers = standings["metrics"][standings["chosen"]]
+    assert numbers["value"] == [20.0, None, "Infinity", 40.5]
+    assert (numbers["kept"], numbers["rank"]) == ([1.0, None, 0.0, 0.494], [0, None, 2, 1])
+    assert (numbers["distance"][3], numbers["error"][3]) == (20.5, pytest.approx(6.3531, abs=1e-4))
+    assert numbers["published"][0]["text"] == "27.66, -7.66"
 
 
 def test_details_say_what_show_says_with_the_layers(record, perplexity, published) -> None:
@@ -122,16 +139,17 @@ def test_layers_beyond_the_budget_are_those_of_the_oldest_jobs_and_are_named(rec
 
 
 def test_figures_are_the_charts_of_the_command_line(record, perplexity, published) -> None:
-    """A block each, equal to what is drawn as PNG; what is not drawn says why."""
+    """A block each but the one that the page lays out itself, equal to the PNG; what is not drawn says why."""
     jobs = [record("dense", results=(perplexity(20.0),)), record("wanda", results=(perplexity(30.0),))]
     content, blocks = payload(jobs, published)
-    drawn = [each for each in pictures(jobs, published) if isinstance(each, Picture)]
+    found = [each for each in pictures(jobs, published) if not each.name.startswith("heatmap")]
+    drawn = [each for each in found if isinstance(each, Picture)]
     assert {figure["name"] for figure in content["figures"]} == {each.name for each in drawn}
     specs = {each.name: json.loads(json.dumps(each.spec())) for each in drawn}
     for place, figure in enumerate(content["figures"]):
         assert unpacked(blocks[f"figure-{place}"]) == specs[figure["name"]]
     assert content["figures"][0]["name"].startswith("perplexity-")
-    assert any(text.startswith("accuracy: no pruned model") for text in content["not_drawn"])
+    assert any(left["why"].startswith("accuracy: no pruned model") for left in content["not_drawn"])
 
 
 def test_colours_on_dark_are_seen_and_stay_apart() -> None:

@@ -14,12 +14,14 @@ from harness.reporting.frame import measured
 from harness.reporting.page.details import JOBS_PER_BLOCK, details, packed
 from harness.reporting.page.figures import packed_figures
 from harness.reporting.page.questions import Answers, packed_comparisons
-from harness.reporting.page.table import in_order, table
+from harness.reporting.page.table import in_order, ranking, table
 from harness.reporting.published import Published
+from harness.reporting.standings import standings
+from harness.reporting.statistics import with_task_means
 
 MODULES = (
     *("dom", "format", "state", "data", "selection"),
-    *("facets", "charts", "figures", "jobs", "job", "compare", "live", "main"),
+    *("facets", "charts", "figures", "jobs", "overview", "job", "compare", "live", "main"),
 )
 """The scripts in the order they are joined; each may use what those before it export."""
 
@@ -64,13 +66,14 @@ def payload(
         answers: answers to single questions, by job id; None = there are none.
     """
     ordered = in_order(records)
-    entries = measured(ordered)
+    entries = measured(with_task_means(ordered))
     answers = answers or Answers({})
-    jobs, without_layers = details(ordered, entries, published)
+    jobs, without_layers = details(ordered, measured(ordered), published)
     compared = packed_comparisons(ordered, answers)
     figures, charts = packed_figures(ordered, published)
     content: dict[str, object] = {
         "table": table(ordered, entries, published),
+        "standings": ranking(standings(ordered, published), {record.job_id: row for row, record in enumerate(ordered)}),
         "jobs_per_block": JOBS_PER_BLOCK,
         "without_layers": without_layers,
         "problems": list(answers.problems),

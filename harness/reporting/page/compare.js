@@ -13,7 +13,7 @@ export async function drawCompare(parent, state) {
   const missing = absent.length ? element("p", { class: "warning" }, `Not in this page: ${absent.join(", ")}`) : null;
   if (rows.length < 2) {
     const hint = "Tick two or more jobs in the table to compare them. ";
-    const link = element("a", { href: address({ view: "" }) }, "Go to the table");
+    const link = element("a", { href: address({ view: "jobs" }) }, "Go to the table");
     fill(parent, missing, element("p", { class: "empty" }, hint, link));
     return;
   }
@@ -25,9 +25,9 @@ export async function drawCompare(parent, state) {
     element("h2", {}, `${rows.length} jobs compared`),
     missing,
     picked(rows),
+    section("Flipped questions", questions),
     numbersOf(rows),
     fields(state, rows, documents),
-    section("Flipped questions", questions),
   );
 }
 

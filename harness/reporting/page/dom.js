@@ -30,15 +30,20 @@ export function grid(caption, headers, rows) {
   const cell = (text, place) =>
     place ? element("td", kind(place), text) : element("th", { scope: "row" }, text);
   const head = headers.map((text, place) => element("th", { scope: "col", ...kind(place) }, text));
+  return sheet(caption, head, rows.map((cells) => element("tr", {}, cells.map(cell))));
+}
+
+/** A table that scrolls by itself, of cells of its head and lines of its body. */
+export function sheet(caption, head, lines, named = {}) {
   return element(
     "div",
-    { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
+    { class: "scroll", tabindex: "0", role: "region", "aria-label": caption, ...named },
     element(
       "table",
       {},
       element("caption", {}, caption),
       element("thead", {}, element("tr", {}, head)),
-      element("tbody", {}, rows.map((cells) => element("tr", {}, cells.map(cell)))),
+      element("tbody", {}, lines),
     ),
   );
 }

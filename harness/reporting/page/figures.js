@@ -1,6 +1,6 @@
 // The figures below the table: each is drawn of the selected jobs when it comes into view.
 
-import { chooser, element, folded, grid } from "./dom.js";
+import { chooser, element, fill, folded, grid } from "./dom.js";
 import { content, inflate, table, unpacked } from "./data.js";
 import { count, DASH, number } from "./format.js";
 import { chartOf, dressed, jobsOf, rowsSaid } from "./charts.js";
@@ -10,13 +10,14 @@ const heights = new Map(); // of figures drawn before: the page does not jump wh
 let vega = null;
 let observer = null;
 
-/** The figures of these rows, to be put below the table. */
-export function figuresOf(state, rows) {
+/** Draws the figures of one view, of these rows. */
+export function drawFigures(parent, state, rows) {
   const { figures, not_drawn: notDrawn } = content();
-  const kinds = [...new Set(figures.map((figure) => figure.kind))];
+  const listed = [...figures.entries()].filter(([, { view }]) => view === state.view);
+  const kinds = [...new Set(listed.map(([, figure]) => figure.kind))];
   const options = [["", "all"], ...kinds.map((kind) => [kind, kind])];
   const jobs = new Set(rows.map((row) => table().id[row]));
-  const shown = [...figures.entries()].filter(([, { kind }]) => !state.plot || kind === state.plot);
+  const shown = listed.filter(([, { kind }]) => !kinds.includes(state.plot) || kind === state.plot);
   observer?.disconnect();
   observer = new IntersectionObserver((entries) => {
     for (const { target, isIntersecting } of entries)
@@ -25,17 +26,13 @@ export function figuresOf(state, rows) {
         drawFigure(target, jobs);
       }
   });
-  return element(
-    "section",
-    { id: "figures", "aria-labelledby": "figures-title" },
-    element(
-      "div",
-      { class: "actions" },
-      element("h2", { id: "figures-title" }, "Figures"),
-      figures.length ? chooser("plot", "show", options, state.plot, (plot) => go({ plot })) : null,
-    ),
+  const choice = kinds.length > 1 ? chooser("plot", "show", options, state.plot, (plot) => go({ plot })) : null;
+  const left = notDrawn.filter(({ view }) => view === state.view);
+  fill(
+    parent,
+    element("div", { class: "actions" }, choice),
     rows.length ? element("div", { class: "figures" }, shown.map(([place, figure]) => frame(figure, place))) : null,
-    notDrawn.map((text) => element("p", { class: "quiet" }, `not drawn: ${text}`)),
+    left.map(({ why }) => element("p", { class: "quiet" }, `not drawn: ${why}`)),
   );
 }
 

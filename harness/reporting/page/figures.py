@@ -12,6 +12,9 @@ from harness.reporting.published import Published
 FIRST = ("perplexity", "accuracy")
 """Figures that most readers came for."""
 
+OWN_VIEW = "heatmap"
+"""The page lays this out itself: its matrix."""
+
 LIGHTER = (
     *("#62a8ea", "#f2644f", "#ffb93c", "#c487e8", "#cf9584"),
     *("#ff8a3d", "#d6cb8e", "#a8e6ea", "#9aa0ad", "#b3bfc1"),
@@ -25,16 +28,25 @@ ON_DARK: Mapping[str, str] = {
 
 def packed_figures(records: Sequence[RunRecord], published: Published) -> tuple[dict[str, object], dict[str, str]]:
     """Names and titles of the figures, and why others are not drawn; the charts as blocks ``figure-N``."""
-    found = sorted(pictures(records, published), key=lambda each: not each.name.startswith(FIRST))
+    drawn = (each for each in pictures(records, published) if not each.name.startswith(OWN_VIEW))
+    found = sorted(drawn, key=lambda each: not each.name.startswith(FIRST))
     listed, blocks = [], {}
     for place, each in enumerate(each for each in found if not isinstance(each, NotDrawn)):
         spec = each.spec()
         title = spec.get("title", each.name)
         kind = next((kind for kind in FIGURES.all() if each.name.startswith(kind)), each.name)
-        listed.append({"name": each.name, "kind": kind, "title": title["text"] if isinstance(title, dict) else title})
+        text = title["text"] if isinstance(title, dict) else title
+        listed.append({"name": each.name, "kind": kind, "title": text, "view": _view(each.name)})
         blocks[f"figure-{place}"] = packed(json.dumps(spec, separators=(",", ":")).encode())
-    left_out = [f"{each.name}: {each.why}" for each in found if isinstance(each, NotDrawn)]
+    left_out = [
+        {"why": f"{each.name}: {each.why}", "view": _view(each.name)} for each in found if isinstance(each, NotDrawn)
+    ]
     return {"figures": listed, "not_drawn": left_out, "on_dark": ON_DARK, "layer_chart": layer_chart()}, blocks
+
+
+def _view(name: str) -> str:
+    """The tab that shows a figure."""
+    return "layers" if name.startswith("layers") else "tradeoffs"
 
 
 def layer_chart() -> Spec:

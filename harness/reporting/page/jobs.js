@@ -1,20 +1,18 @@
 // The table of jobs: numbers first, then what else tells the jobs apart.
 
-import { element, fill, tick } from "./dom.js";
+import { element, fill, sheet } from "./dom.js";
 import { columnOf, metrics, table } from "./data.js";
 import { count, DASH, duration, moment, number, percent, shortened } from "./format.js";
-import { figuresOf } from "./figures.js";
 import { address, go, readState } from "./state.js";
 import { differing, sorted, sortOf } from "./selection.js";
 
 export const ROWS_PER_PAGE = 100;
 const COUNTED_TOLERANCE = 5e-4; // as in the tables of the command line
 const LEADING = ["model", "method", "pattern", "sparsity"];
-const narrow = matchMedia("(max-width: 40rem)");
 
-/** Draws the jobs that `rows` names, and the figures of them. */
+/** Draws the jobs that `rows` names. */
 export function drawJobs(parent, state, rows) {
-  const columns = columnsFor(rows, state);
+  const columns = columnsFor(rows);
   const ordered = sorted(rows, state);
   const pages = Math.max(1, Math.ceil(ordered.length / ROWS_PER_PAGE));
   const page = Math.min(Math.max(1, Number(state.page) || 1), pages);
@@ -24,32 +22,23 @@ export function drawJobs(parent, state, rows) {
     parent,
     actions(state, ordered, columns),
     common(rows),
-    rows.length ? [sheet(state, columns, shown), turner(page, pages, ordered.length)] : nothing(),
+    rows.length
+      ? [jobSheet(state, columns, shown), turner(page, pages, ordered.length, ROWS_PER_PAGE, "jobs")]
+      : nothing(),
     notes.length ? element("ul", { class: "notes" }, notes) : null,
-    figuresOf(state, rows),
   );
 }
 
-/** Columns in which these rows say something.  Where it is narrow, method, sparsity, perplexity and accuracy fit. */
-function columnsFor(rows, state) {
+/** Columns in which these rows say something. */
+function columnsFor(rows) {
   const { shown } = differing(rows);
   const method = columnOf("method");
   const axes = shown.includes(method) ? shown : [method, ...shown];
   const leading = LEADING.map((key) => axes.find((axis) => axis.key === key)).filter(Boolean);
   const rest = axes.filter((axis) => !LEADING.includes(axis.key) && axis.key !== "checkout");
   const measured = metrics().filter((metric) => rows.some((row) => metric.values[row] !== null));
-  const numbers = measured.map((metric) => metricColumn(metric, state.published === "on"));
   const others = [...rest.map(axisColumn), ...["time", "ended"].map(fixedColumn)];
-  if (!narrow.matches) return [...leading.map(axisColumn), ...numbers, ...others];
-  const first = [true, false].map((percent) => measured.findIndex(({ unit }) => (unit === "%") !== percent));
-  const ahead = first.map((place) => numbers[place]).filter(Boolean);
-  const later = numbers.filter((column) => !ahead.includes(column));
-  const [names, behind] = [leading.filter(isShort), leading.filter((axis) => !isShort(axis))];
-  return [...names.map(axisColumn), ...ahead, ...later, ...behind.map(axisColumn), ...others];
-}
-
-function isShort(axis) {
-  return axis.key === "method" || axis.key === "sparsity";
+  return [...leading.map(axisColumn), ...measured.map(metricColumn), ...others];
 }
 
 function axisColumn(axis) {
@@ -64,21 +53,17 @@ export function cellText(key, row) {
   const text = column.values[column.codes[row]];
   if (key === "method") return text + (dirty[row] ? "†" : "") + (error[row] !== null ? "‡" : "");
   if (key !== "sparsity") return text || DASH;
-  const pattern = columnOf("pattern");
-  const named = pattern.values[pattern.codes[row]];
-  if (narrow.matches) return named.includes(":") ? named : percent(sparsity[row]);
   const same = dense[row] || achieved[row] === null || Math.abs(achieved[row] - sparsity[row]) < COUNTED_TOLERANCE;
   return same ? percent(sparsity[row]) : `${percent(sparsity[row])} (${percent(achieved[row])})`;
 }
 
-function metricColumn(metric, withPublished) {
-  const published = (row) => (withPublished ? metric.published[row] : undefined);
+function metricColumn(metric) {
   return {
     key: metric.key,
     label: `${metric.short} ${metric.higher ? "↑" : "↓"}`,
     says: metric.says,
-    text: (row) => published(row)?.text ?? number(metric.values[row]),
-    title: (row) => published(row)?.source,
+    text: (row) => metric.published[row]?.text ?? number(metric.values[row]),
+    title: (row) => metric.published[row]?.source,
     numeric: true,
     down: metric.higher,
   };
@@ -90,20 +75,12 @@ function fixedColumn(key) {
   return { key, label, says, text: (row) => written(values[row]), numeric: true, down: true };
 }
 
-function sheet(state, columns, rows) {
+function jobSheet(state, columns, rows) {
   const picked = new Set(state.pick);
   const compare = element("th", { scope: "col" }, element("span", { class: "unseen" }, "compare"));
-  return element(
-    "div",
-    { class: "scroll tall", tabindex: "0", role: "region", "aria-label": "jobs", id: "sheet" },
-    element(
-      "table",
-      { class: "jobs" },
-      element("caption", { class: "unseen" }, "Jobs and what was measured on them"),
-      element("thead", {}, element("tr", {}, compare, columns.map((column) => header(state, column)))),
-      element("tbody", {}, rows.map((row) => line(columns, row, picked))),
-    ),
-  );
+  const head = [compare, columns.map((column) => header(state, column))];
+  const lines = rows.map((row) => jobLine(columns, row, picked));
+  return sheet("Jobs and what was measured on them", head, lines, { class: "scroll tall jobs", id: "sheet" });
 }
 
 /** A click sorts one way, then the other, then as the tables do again. */
@@ -119,7 +96,7 @@ function header(state, column) {
   return element("th", { scope: "col", "aria-sort": now, class: column.numeric ? "number" : "" }, button);
 }
 
-function line(columns, row, picked) {
+function jobLine(columns, row, picked) {
   const { id, error } = table();
   const job = id[row];
   const onchange = () => {
@@ -144,12 +121,11 @@ function cell(column, row, job) {
   return element("td", { class: column.numeric ? "number" : "", title }, short);
 }
 
-/** Above the table: compare, published numbers, and the table as a file. */
+/** Above the table: compare, and the table as a file. */
 function actions(state, rows, columns) {
   const chosen = state.pick.length;
   const href = address({ view: "compare" });
   const untick = { type: "button", id: "unpick", onclick: () => go({ pick: [] }, true) };
-  const published = metrics().some((metric) => Object.keys(metric.published).length);
   return element(
     "div",
     { class: "actions" },
@@ -158,9 +134,6 @@ function actions(state, rows, columns) {
       : element("span", { class: "quiet" }, "tick jobs to compare them"),
     chosen ? element("button", untick, "untick all") : null,
     element("span", { class: "grow" }),
-    published
-      ? tick("published", "published numbers", state.published === "on", (on) => go({ published: on ? "on" : "" }))
-      : null,
     element("button", { type: "button", id: "csv", onclick: () => saveCsv(rows, columns) }, "Save as CSV"),
   );
 }
@@ -173,13 +146,14 @@ function common(rows) {
   return element("details", { class: "common", id: "common" }, element("summary", { id: "same" }, parts.slice(0, -1)));
 }
 
-function turner(page, pages, amount) {
+/** Turns the pages of a list of so many things. */
+export function turner(page, pages, amount, size, what) {
   if (pages === 1) return null;
   const to = (target) => () => go({ page: target === 1 ? "" : String(target) });
   const button = (id, text, target, disabled) =>
     element("button", { type: "button", id, disabled, onclick: to(target) }, text);
-  const [first, last] = [(page - 1) * ROWS_PER_PAGE + 1, Math.min(amount, page * ROWS_PER_PAGE)];
-  const said = `jobs ${first.toLocaleString("en")}–${last.toLocaleString("en")} of ${amount.toLocaleString("en")}`;
+  const [first, last] = [(page - 1) * size + 1, Math.min(amount, page * size)];
+  const said = `${what} ${first.toLocaleString("en")}–${last.toLocaleString("en")} of ${amount.toLocaleString("en")}`;
   return element(
     "nav",
     { class: "turner", "aria-label": "pages of the table" },

@@ -6,14 +6,20 @@ import { count } from "./format.js";
 import { address, go, readState } from "./state.js";
 import { selected } from "./selection.js";
 import { drawFacets } from "./facets.js";
+import { drawFigures } from "./figures.js";
 import { drawJobs } from "./jobs.js";
+import { drawLeaderboard, drawMatrix } from "./overview.js";
 import { drawJob } from "./job.js";
 import { drawCompare } from "./compare.js";
 import { titled, watch } from "./live.js";
 
 const VIEWS = [
-  ["", "Jobs"],
-  ["compare", "Compare"],
+  ["", "Leaderboard", drawLeaderboard],
+  ["matrix", "Matrix", drawMatrix],
+  ["tradeoffs", "Trade-offs", drawFigures],
+  ["layers", "Layers", drawFigures],
+  ["compare", "Compare", drawCompare],
+  ["jobs", "Jobs", drawJobs],
 ];
 const dark = matchMedia("(prefers-color-scheme: dark)");
 const folding = matchMedia("(max-width: 60rem)");
@@ -33,21 +39,16 @@ function drawAll() {
   place("said").textContent = part + count(table().id.length, "job");
   place("all").hidden = !state.filters.size && !state.q;
   if (filtered) drawFacets(place("facets"), state, counts);
-  drawView(place("view"), state, rows);
+  const [, , draw] = VIEWS.find(([view]) => view === state.view) ?? [null, "", drawJob];
+  draw(place("view"), state, rows);
   drawProblems();
-}
-
-function drawView(parent, state, rows) {
-  if (state.view === "job") return drawJob(parent, state);
-  if (state.view === "compare") return drawCompare(parent, state);
-  return drawJobs(parent, state, rows);
 }
 
 function drawTabs(state) {
   const tab = ([view, text]) => {
-    const current = (state.view === "compare") === (view === "compare");
-    const named = { href: address({ view, job: "" }), id: `tab-${view || "jobs"}` };
-    return element("a", { ...named, "aria-current": current ? "page" : null }, view && state.pick.length ? `${text} (${state.pick.length})` : text);
+    const current = view === (state.view === "job" ? "jobs" : state.view) ? "page" : null;
+    const named = { href: address({ view, job: "", page: "" }), id: `tab-${view || "leaderboard"}`, "aria-current": current };
+    return element("a", named, view === "compare" && state.pick.length ? `${text} (${state.pick.length})` : text);
   };
   fill(place("tabs"), VIEWS.map(tab));
 }

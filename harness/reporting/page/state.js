@@ -1,6 +1,6 @@
 // What is looked at lives in the address after `#`, and nowhere else: a link is the view, back and forward work.
 
-const SINGLE = ["view", "q", "sort", "page", "job", "plot", "theme", "fields", "published"];
+const SINGLE = ["view", "q", "metric", "sort", "page", "job", "plot", "theme", "fields"];
 const FACET = "is.";
 
 /** The state that an address names. */

@@ -1,26 +1,26 @@
 """What the page's table, facets and plots are made from: every job as one row, stored column by column."""
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from statistics import fmean
+from collections.abc import Mapping, Sequence
 
 from harness.record import EvalResult, RunRecord
 from harness.reporting.axes import AXES, Axis, job_order
-from harness.reporting.frame import JobRow, Key, Measured, describe
+from harness.reporting.frame import JobRow, Measured, describe
 from harness.reporting.layout import Cell, Column, json_number, rounded
 from harness.reporting.marks import Footnotes, last_line
 from harness.reporting.published import Published
+from harness.reporting.standings import Metric, Standings
 from harness.reporting.tables import (
     beside_published,
     columns_of,
     protocol_notes,
-    unit_of,
     value_columns,
 )
 
 SHORT = {"arc_easy": "ARC-e", "arc_challenge": "ARC-c", "hellaswag": "HellaSwag"}
 SHORT |= {"winogrande": "WinoGrande", "openbookqa": "OBQA", "acc_norm": "acc norm"}
+
+NAMED = {axis.key: axis for axis in AXES if axis.key in ("model", "method", "pattern", "sparsity", "params")}
 
 FAILED_NOTE = "‡ the job failed; its row says why"
 
@@ -59,7 +59,6 @@ def table(records: Sequence[RunRecord], entries: Sequence[Measured], published: 
     for (key, example), column, label in zip(results.items(), columns, short, strict=True):
         values = [_cell(entry, row.get(key), published, notes) for entry, row in zip(entries, found, strict=True)]
         metrics.append(_metric(column, label, example, values))
-    first = next((place for place, metric in enumerate(metrics) if metric["unit"] == "%"), len(metrics))
     return {
         "id": [job.job_id for job in jobs],
         "dense": [int(job.is_dense) for job in jobs],
@@ -70,7 +69,7 @@ def table(records: Sequence[RunRecord], entries: Sequence[Measured], published: 
         "achieved": [job.achieved_sparsity for job in jobs],
         "seconds": [rounded(entry.timings_s.get("total"), 4) for entry in entries],
         "axes": [_axis(axis, jobs) for axis in AXES],
-        "metrics": [*metrics[:first], *_means(results, found), *metrics[first:]],
+        "metrics": metrics,
         "notes": notes.lines(),
     }
 
@@ -125,19 +124,39 @@ def _short(headers: Sequence[str]) -> list[str]:
     return [" ".join(SHORT.get(word, word) for word in header.split(" ")) for header in short]
 
 
-def _means(results: Mapping[Key, EvalResult], found: Sequence[Mapping[Key, EvalResult]]) -> Iterator[dict[str, object]]:
-    """The mean of every accuracy over the tasks that were asked equally many questions, of jobs that have them all."""
-    suites: dict[str, list[Key]] = defaultdict(list)
-    for key, example in results.items():
-        if example.kind == "zero_shot" and unit_of(example.metric) == "%":
-            limit = re.search(r":first(\d+)", example.protocol)
-            suites[example.metric + (f" first {limit[1]}" if limit else "")].append(key)
-    for name, keys in suites.items():
-        if len(keys) > 1:
-            label = f"mean {name} % of {len(keys)} tasks"
-            tasks = ", ".join(results[key].task for key in keys)
-            known = [[row[key].value for key in keys if key in row] for row in found]
-            rows = [[value for value in row if value is not None] for row in known]
-            values = [100 * fmean(row) if len(row) == len(keys) else None for row in rows]
-            column = {"key": f"mean:{name}", "label": label, "short": f"mean {name.split(' ')[0]}", "unit": "%"}
-            yield column | {"says": f"{label}: {tasks}", "higher": True, "values": values, "published": {}}
+def ranking(found: Standings, rows: Mapping[str, int]) -> dict[str, object]:
+    """The standings as columns of plain data, and by metric one number a standing; None where it was not measured.
+
+    Args:
+        rows: of every job in `table`, by its id.
+    """
+    jobs = [row.entry.job for row in found.rows]
+    leading = found.leading
+    return {
+        "label": [row.label for row in found.rows],
+        **{key: [axis.value(job) for job in jobs] for key, axis in NAMED.items()},
+        "place": [found.places.index(row.place) if row.place else None for row in found.rows],
+        "places": found.places,
+        "jobs": [[rows[job] for job in row.entry.jobs] for row in found.rows],
+        "metrics": {metric.column.key: _numbers(metric) for metric in found.metrics},
+        "chosen": leading[0].column.key if leading else "",
+        "notes": found.notes,
+    }
+
+
+def _numbers(metric: Metric) -> dict[str, object]:
+    cells = [number.cell if number else Cell() for number in metric.numbers]
+    return {
+        "value": [json_number(cell.measured) for cell in cells],
+        "error": [rounded(cell.interval if cell.samples else cell.stderr, 6) for cell in cells],
+        "distance": [rounded(number and number.distance, 6) for number in metric.numbers],
+        "kept": [rounded(number and number.kept, 3) for number in metric.numbers],
+        "rank": [number and number.cell.rank for number in metric.numbers],
+        "marks": {place: cell.marks for place, cell in enumerate(cells) if cell.marks},
+        "published": {
+            place: {"text": ", ".join(cell.beside), "source": cell.published.paper_table}
+            for place, cell in enumerate(cells)
+            if cell.published
+        },
+        "notes": metric.notes,
+    }
