@@ -39,6 +39,8 @@ class Cell:
         interval: half width of the 95 % interval of a mean, in the column's unit.
         samples: how many values a mean is over; None when `measured` is no mean.
         inside: whether the difference lies inside the tolerance known for the protocol; None when none is known.
+        distance: to the dense model's number; kept: of the dense model, 0 to 1: its share of the accuracy, or of the
+            probability of a token (its geometric mean, 1 / perplexity); None without a dense model.
         rank, published_rank: 1 for the best number of its group in the column, 2 for the second best, else 0.
     """
 
@@ -50,6 +52,8 @@ class Cell:
     interval: float | None = None
     samples: int | None = None
     inside: bool | None = None
+    distance: float | None = None
+    kept: float | None = None
     rank: int = 0
     published_rank: int = 0
 

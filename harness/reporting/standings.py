@@ -1,7 +1,7 @@
 """The standings: what every method in its setting keeps of the dense model, at each pattern and sparsity."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from harness.errors import UserError
@@ -31,28 +31,12 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Number:
-    """What one standing measured under one protocol.
-
-    Args:
-        cell: the number with its error, the published one, and its rank among those of its model and place.
-        distance: to the dense model, in the column's unit; None where either was not measured.
-        kept: of the dense model, 0 to 1: its share of the accuracy, or of the probability that the geometric mean
-            gives a token (1 / perplexity); None where `distance` is.
-    """
-
-    cell: Cell
-    distance: float | None
-    kept: float | None
-
-
-@dataclass(frozen=True, slots=True)
 class Metric:
-    """A metric under its protocol: a number for every standing, in their order; None where it was not measured."""
+    """A metric under its protocol: a cell for every standing, ranked in its place; None where it was not measured."""
 
     column: Column
     example: EvalResult
-    numbers: tuple[Number | None, ...]
+    cells: tuple[Cell | None, ...]
     notes: tuple[str, ...]
 
     @property
@@ -125,62 +109,47 @@ def _labels(entries: Sequence[Measured]) -> tuple[list[str], list[str]]:
     return labels, notes
 
 
-def _counted(rows: Iterable[Standing]) -> Iterator[str]:
-    jobs = ((row, row.entry.job) for row in rows if not row.entry.job.is_dense)
+def _counted(rows: Iterable[Standing]) -> list[str]:
+    jobs = [(row, row.entry.job) for row in rows if row.place and row.entry.job.counted is not None]
     found = [
-        f"{row.label} {row.place} ({percent(job.counted)})"
-        for row, job in jobs
-        if job.counted is not None and job.counted != job.sparsity
+        f"{row.label} {row.place} ({percent(job.counted or 0.0)})" for row, job in jobs if job.counted != job.sparsity
     ]
-    if found:
-        yield f"zeros counted, where they differ from the fraction asked for: {'; '.join(dict.fromkeys(found))}"
+    said = "; ".join(dict.fromkeys(found))
+    return [f"zeros counted, where they differ from the fraction asked for: {said}"] if found else []
 
 
 def _metric(rows: Sequence[Standing], key: Key, example: EvalResult, column: Column, published: Published) -> Metric:
-    notes, cells = Footnotes(), []
-    for row in rows:
-        result = row.entry.by_key.get(key)
-        cell = beside_published(row.entry, result, published, notes) if result else None
-        cells.append(cell and replace(cell, marks=notes.dirty(row.entry) + cell.marks))
+    notes, rivals = Footnotes(), dict[tuple[str, str], list[int]]()
+    cells: list[Cell | None] = [None] * len(rows)
+    dense: dict[tuple[str, str, str], float | None] = {}
+    for n, (row, job) in enumerate((row, row.entry.job) for row in rows):
+        if result := row.entry.by_key.get(key):
+            cell = beside_published(row.entry, result, published, notes)
+            subject = (job.model, job.checkpoint, job.dtype)
+            if job.is_dense:  # which stands before the others of its model
+                dense[subject] = cell.measured
+            else:
+                rivals.setdefault((job.model, row.place), []).append(n)
+            cell = replace(cell, marks=notes.dirty(row.entry) + cell.marks)
+            cells[n] = _beside_dense(cell, dense.get(subject), higher_is_better=example.higher_is_better)
+    for members in rivals.values():
+        found = [(n, one) for n in members if (one := cells[n])]
+        places = ranks([one.measured for _, one in found], higher_is_better=example.higher_is_better)
+        for (n, one), rank in zip(found, places, strict=True):
+            cells[n] = replace(one, rank=rank)
     if any(cell and cell.samples for cell in cells):
         notes.add(MEAN_NOTE)
-    dense = {
-        _subject(row.entry): cell.measured for row, cell in zip(rows, cells, strict=True) if cell and not row.place
-    }
-    found = zip(rows, cells, _ranks(rows, cells, example), strict=True)
-    numbers = tuple(
-        _number(replace(cell, rank=rank), dense.get(_subject(row.entry)), example) if cell else None
-        for row, cell, rank in found
-    )
     said = protocol_notes([row.entry for row in rows], {key: example})
-    return Metric(column, example, numbers, (*said, *notes.lines()))
+    return Metric(column, example, tuple(cells), (*said, *notes.lines()))
 
 
-def _subject(entry: Measured) -> tuple[str, str, str]:
-    """What has one dense model."""
-    return (entry.job.model, entry.job.checkpoint, entry.job.dtype)
-
-
-def _ranks(rows: Sequence[Standing], cells: Sequence[Cell | None], example: EvalResult) -> list[int]:
-    """Of every cell among those of its model and place; the dense model does not compete."""
-    rivals: dict[tuple[str, str], list[int]] = {}
-    for n, row in enumerate(rows):
-        rivals.setdefault((row.entry.job.model, row.place), []).append(n)
-    found = [0] * len(rows)
-    for members in (members for (_, place), members in rivals.items() if place):
-        values = [cell.measured if (cell := cells[n]) else None for n in members]
-        for n, rank in zip(members, ranks(values, higher_is_better=example.higher_is_better), strict=True):
-            found[n] = rank
-    return found
-
-
-def _number(cell: Cell, dense: float | None, example: EvalResult) -> Number:
+def _beside_dense(cell: Cell, dense: float | None, *, higher_is_better: bool) -> Cell:
     value = cell.measured
     if value is None or dense is None:
-        return Number(cell, None, None)
-    part, whole = (value, dense) if example.higher_is_better else (dense, value)
+        return cell
+    part, whole = (value, dense) if higher_is_better else (dense, value)
     kept = part / whole if whole else math.nan
-    return Number(cell, value - dense, min(1.0, max(0.0, kept)) if math.isfinite(kept) else None)
+    return replace(cell, distance=value - dense, kept=min(1.0, max(0.0, kept)) if math.isfinite(kept) else None)
 
 
 def matrices(found: Standings, named: str | None = None) -> list[Table]:
@@ -210,10 +179,10 @@ def matrices(found: Standings, named: str | None = None) -> list[Table]:
 def _matrix(found: Standings, metric: Metric) -> Table:
     """Rows are models and methods in their settings; the dense model's number stands in every column."""
     places, rows = found.places or (DENSE,), dict[tuple[str, str], dict[str, Cell]]()
-    for row, number in zip(found.rows, metric.numbers, strict=True):
-        if number:
+    for row, cell in zip(found.rows, metric.cells, strict=True):
+        if cell:
             cells = rows.setdefault((row.entry.job.model, row.label), {})
-            cells |= dict.fromkeys([row.place] if row.place else places, number.cell)
+            cells |= dict.fromkeys([row.place] if row.place else places, cell)
     column = metric.column
     columns = (Column(place, f"{column.key}@{place}", column.unit) for place in places)
     return Table(

@@ -36,19 +36,19 @@ def test_a_number_stands_with_its_distance_its_share_and_its_rank(sweep, publish
     found = standings(sweep, published)
     assert found.places == ("50%", "2:4")
     perplexity, mean, *single = found.metrics
-    rows = dict(zip([(row.label, row.place) for row in found.rows], perplexity.numbers, strict=True))
+    rows = dict(zip([(row.label, row.place) for row in found.rows], perplexity.cells, strict=True))
     wanda = rows["wanda", "2:4"]
-    assert (wanda.cell.measured, wanda.cell.samples, wanda.cell.rank) == (40.5, 2, 1)
+    assert (wanda.measured, wanda.samples, wanda.rank) == (40.5, 2, 1)
     assert (wanda.distance, wanda.kept) == (20.5, 20.0 / 40.5)
     assert {row.label: len(row.entry.jobs) for row in found.rows}["wanda"] == 2
     lost, dense = rows["wanda, power=2.0", "50%"], rows["dense", ""]
-    assert (lost.kept, lost.cell.rank, lost.cell.samples) == (0.0, 0, None)
-    assert (dense.distance, dense.kept, dense.cell.rank) == (0.0, 1.0, 0)
+    assert (lost.kept, lost.rank, lost.samples) == (0.0, 0, None)
+    assert (dense.distance, dense.kept, dense.rank) == (0.0, 1.0, 0)
     assert mean.column.header == "mean of 2 tasks acc %"
-    accuracies = dict(zip([(row.label, row.place) for row in found.rows], mean.numbers, strict=True))
-    assert accuracies["magnitude", "50%"].cell.measured == pytest.approx(35.0)
+    accuracies = dict(zip([(row.label, row.place) for row in found.rows], mean.cells, strict=True))
+    assert accuracies["magnitude", "50%"].measured == pytest.approx(35.0)
     assert accuracies["magnitude", "50%"].kept == pytest.approx(0.5)
-    assert accuracies["magnitude", "50%"].cell.stderr == pytest.approx(100 * (2 * 0.01**2) ** 0.5 / 2)
+    assert accuracies["magnitude", "50%"].stderr == pytest.approx(100 * (2 * 0.01**2) ** 0.5 / 2)
     assert accuracies["wanda", "2:4"] is None
     assert [metric.column.header for metric in single] == ["boolq acc %", "piqa acc %"]
 
@@ -56,7 +56,7 @@ def test_a_number_stands_with_its_distance_its_share_and_its_rank(sweep, publish
 def test_without_the_dense_model_there_is_no_distance(sweep, published) -> None:
     """Nothing stands in for it; nor does the dense model of another type of weights."""
     (metric, *_) = standings(sweep[1:], published).metrics
-    assert {(number.distance, number.kept) for number in metric.numbers} == {(None, None)}
+    assert {(number.distance, number.kept) for number in metric.cells} == {(None, None)}
 
 
 def test_a_matrix_is_printed_for_every_metric_that_no_other_sums_up(sweep, published) -> None:

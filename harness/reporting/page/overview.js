@@ -68,15 +68,13 @@ function top(state, shown, lead) {
   const options = metrics().map(({ key, label, higher }) => [key, `${label} ${higher ? "↑" : "↓"}`]);
   const failed = table().error.filter((error) => error !== null).length;
   const href = address({ view: "jobs", page: "", filters: new Map([["status", new Set(["failed"])]]) });
-  return [
-    element(
-      "div",
-      { class: "actions" },
-      options.length ? chooser("metric", "metric", options, shown.key, (metric) => go({ metric, page: "" })) : null,
-      failed ? element("a", { href, id: "failed" }, `${count(failed, "job")} failed`) : null,
-      element("span", { class: "quiet lead" }, shown.rows.length ? lead : "No selected job has this number."),
-    ),
-  ];
+  return element(
+    "div",
+    { class: "actions" },
+    options.length ? chooser("metric", "metric", options, shown.key, (metric) => go({ metric, page: "" })) : null,
+    failed ? element("a", { href, id: "failed" }, `${count(failed, "job")} failed`) : null,
+    element("span", { class: "quiet lead" }, shown.rows.length ? lead : "No selected job has this number."),
+  );
 }
 
 function notes({ numbers, notes: general }) {

@@ -145,13 +145,13 @@ def ranking(found: Standings, rows: Mapping[str, int]) -> dict[str, object]:
 
 
 def _numbers(metric: Metric) -> dict[str, object]:
-    cells = [number.cell if number else Cell() for number in metric.numbers]
+    cells = [cell or Cell() for cell in metric.cells]
     return {
         "value": [json_number(cell.measured) for cell in cells],
         "error": [rounded(cell.interval if cell.samples else cell.stderr, 6) for cell in cells],
-        "distance": [rounded(number and number.distance, 6) for number in metric.numbers],
-        "kept": [rounded(number and number.kept, 3) for number in metric.numbers],
-        "rank": [number and number.cell.rank for number in metric.numbers],
+        "distance": [rounded(cell.distance, 6) for cell in cells],
+        "kept": [rounded(cell.kept, 3) for cell in cells],
+        "rank": [cell and cell.rank for cell in metric.cells],
         "marks": {place: cell.marks for place, cell in enumerate(cells) if cell.marks},
         "published": {
             place: {"text": ", ".join(cell.beside), "source": cell.published.paper_table}
