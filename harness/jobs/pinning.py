@@ -26,7 +26,8 @@ def pin() -> None:
     devices = _visible()
     if len(devices) < 2:
         return
-    start = next((int(os.environ[name]) for name in RANKS if name in os.environ), 0) % len(devices)
+    ranks = [os.environ[name] for name in RANKS if os.environ.get(name, "").isdecimal()]  # else it is no launcher's
+    start = int(ranks[0]) % len(devices) if ranks else 0
     folder = Path(tempfile.gettempdir(), f"prunebench-{os.getuid()}")
     folder.mkdir(exist_ok=True)
     for number in itertools.count():

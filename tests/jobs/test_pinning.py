@@ -56,6 +56,12 @@ def test_a_launchers_rank_is_where_the_search_starts(start: Start) -> None:
     assert [start("0,1,2", SLURM_LOCALID=rank) for rank in ("2", "1", "1", "7")] == ["2", "1", "0", "1"]
 
 
+def test_a_rank_that_is_no_number_is_not_a_launchers(start: Start) -> None:
+    """The next variable is looked at, and without any the search starts at the first device."""
+    assert start("0,1,2", LOCAL_RANK="all") == "0"
+    assert start("0,1,2", LOCAL_RANK="", SLURM_LOCALID="2") == "2"
+
+
 def test_a_single_device_is_left_as_it_is(start: Start) -> None:
     """And so is a process that sees none."""
     assert [start("GPU-a"), start("GPU-a"), start("")] == ["GPU-a", "GPU-a", ""]
