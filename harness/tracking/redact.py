@@ -14,11 +14,15 @@ _SECRET_NAME = re.compile(r"token|key|secret|passw|credential", re.IGNORECASE)
 """Environment variables whose values are never printed."""
 _SHORTEST = 8
 """Shorter values are words such as `true`, which would be taken out of every line."""
-_SECRET = re.compile(
+_SHAPES = (
     r"(://)[^/\s@]+(?=@)"  # a login in an address
     r"|\b()(?:hf_[A-Za-z0-9]{10,}|wandb_v\d_\w{10,})"  # keys that say whose they are
-    r"|(\b\w*(?i:token|_key|apikey|secret|passwd|password)['\"]?\s*[=:]\s*['\"]?)[\w.+/-]{8,}"  # NAME=value
+    r"|(\b\w*(?i:token|_key|apikey|secret|passwd|password)['\"]?\s*[=:]\s*['\"]%s)[\w.+/-]{8,}"  # NAME=value
 )
+_SECRET, _SECRET_IN_CODE = re.compile(_SHAPES % "?"), re.compile(_SHAPES % "")
+"""In a line of code what follows NAME= is a name too, or in quotes."""
+_CODE = re.compile(r'(^ +File ".+", line \d+.*\n(?: {4,}.*\n?)*)', re.MULTILINE)
+"""A frame of a traceback."""
 
 
 def without_secrets(text: str) -> str:
@@ -26,7 +30,12 @@ def without_secrets(text: str) -> str:
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name) and len(value) >= _SHORTEST:
             text = text.replace(value, "***")
-    return _SECRET.sub(lambda found: f"{found[1] or found[3] or ''}***", text)
+    parts = enumerate(_CODE.split(text))  # every second one is code
+    return "".join((_SECRET_IN_CODE if place % 2 else _SECRET).sub(_hidden, part) for place, part in parts)
+
+
+def _hidden(found: re.Match[str]) -> str:
+    return f"{found[1] or found[3] or ''}***"
 
 
 def redacted(text: str) -> str:
