@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from harness.errors import UserError
@@ -22,7 +22,10 @@ from harness.tracking.wandb.read import read_stamp, runs_of
 SYNC_TIMEOUT_S = 300.0
 """For one run; W&B's client may have to wait for the next minute of the server's limit, more than once."""
 ARRIVAL_WAITS_S = (0.0, 5.0, 20.0)
-"""How long after an upload the server is asked for the run, and asked again when it is not whole yet."""
+"""How long after an upload the server is asked for the run, and asked again when it is not whole yet.
+
+What was uploaded before is whole by now or never.
+"""
 NO_ANSWER = "no answer within"
 
 
@@ -47,13 +50,14 @@ def sync(
         require_login()
     silent_server = False
     for run in runs:
-        reason = ""
+        reason, new = "", not is_uploaded(run)
         if silent_server:
             reason = "not tried, for the server does not answer"
-        elif not is_uploaded(run):
+        elif new:
             reason = upload(run, project, entity, SYNC_TIMEOUT_S)
             silent_server = reason.startswith(NO_ANSWER)
-        yield Outcome(id_in(run), "failed", reason) if reason else _checked(run, project, entity)
+        waits = ARRIVAL_WAITS_S if new else ARRIVAL_WAITS_S[:1]
+        yield Outcome(id_in(run), "failed", reason) if reason else _checked(run, project, entity, waits)
 
 
 def upload(run_folder: Path, project: str | None, entity: str | None, timeout_s: float) -> str:
@@ -92,7 +96,7 @@ def is_uploaded(run_folder: Path) -> bool:
     return any(run_folder.glob("*.wandb.synced"))
 
 
-def _checked(run_folder: Path, project: str | None, entity: str | None) -> Outcome:
+def _checked(run_folder: Path, project: str | None, entity: str | None, waits: Sequence[float]) -> Outcome:
     """Ask the server for a run that is uploaded; where it is not whole, W&B's mark is taken away.
 
     One that carries no record is somebody else's, and not checked.
@@ -101,7 +105,7 @@ def _checked(run_folder: Path, project: str | None, entity: str | None) -> Outco
     try:
         record, its_project, its_entity = read_stamp(run_folder)
         place = "/".join(part for part in (entity or its_entity, project or its_project) if part)
-        for wait in ARRIVAL_WAITS_S:
+        for wait in waits:
             time.sleep(wait)
             lacking = _lacking(record, place, name)
             if not lacking:

@@ -5,6 +5,7 @@ import logging
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -67,9 +68,11 @@ def test_sync_uploads_what_waits_and_says_what_it_could_not_read(
 
 @pytest.mark.slow
 def test_run_that_did_not_arrive_whole_is_not_uploaded(
-    folder: Path, make_record: RecordMaker, server: WandbServer
+    folder: Path, make_record: RecordMaker, server: WandbServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A number that the server lost is named, and the next sync sends the run again, under the same id."""
+    """A number that the server lost is named, and the next sync sends the run again, under the same id; for what was
+    uploaded long ago nobody waits.
+    """
     _write([make_record()], folder)
     server.loses = {"achieved_sparsity"}
     (outcome,) = sync(folder)
@@ -80,7 +83,12 @@ def test_run_that_did_not_arrive_whole_is_not_uploaded(
     assert outcome.state == "uploaded"
     server.summaries[make_record().job_id].pop("seconds/total")  # lost later: nobody knows until it is looked for
     assert list(sync(folder)) == []
-    (outcome,) = sync(folder, check_all=True)
+    slept: list[float] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb_upload, "ARRIVAL_WAITS_S", (0.0, 20.0))
+        patch.setattr(wandb_upload, "time", SimpleNamespace(sleep=slept.append))
+        (outcome,) = sync(folder, check_all=True)
+    assert sum(slept) == 0
     assert "lacks seconds/total" in outcome.message
     (outcome,) = sync(folder)
     assert (outcome.state, outcome.message) == ("uploaded", "")
