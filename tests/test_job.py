@@ -138,7 +138,7 @@ def test_a_job_cannot_be_changed() -> None:
     ("protocol", "key"),
     [
         (PerplexityProtocol("wikitext2", None, 2048), "perplexity:wikitext2:seq2048:v1"),
-        (PerplexityProtocol("c4", None, 128, 8, True), "perplexity:c4:seq128:first8:bos:v1"),
+        (PerplexityProtocol("c4", None, 128, 8, True), "perplexity:c4:seq128:first8:bos:v2"),
         (PerplexityProtocol("tokens", "sha256:1", 64), "perplexity:tokens:seq64:v1:data-5b7bc24d"),
         (ZeroShotProtocol("piqa", "1.0", None), "zero_shot:piqa:v1.0"),
         (ZeroShotProtocol("boolq", "2.0", None, 100), "zero_shot:boolq:first100:v2.0"),

@@ -46,7 +46,6 @@ class PerplexityProtocol(EvaluationProtocol):
         seq_len: tokens a window; each window predicts its last seq_len - 1.
         max_windows: only the first so many windows, None = all.
         bos_every_window: the first token of every window is BOS (Gemma needs it).
-        version: raised when the computation changes.
     """
 
     kind: ClassVar[str] = "perplexity"
@@ -56,7 +55,11 @@ class PerplexityProtocol(EvaluationProtocol):
     seq_len: int
     max_windows: int | None = None
     bos_every_window: bool = False
-    version: int = 1
+
+    @property
+    def version(self) -> int:
+        """Raised when the computation changes: version 1 put BOS twice where the tokenizer adds one, too."""
+        return 2 if self.bos_every_window else 1
 
     @property
     def name(self) -> str:
