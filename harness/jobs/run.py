@@ -27,7 +27,7 @@ from harness.jobs.workplace import MODEL, mark
 from harness.models.devices import resolve_device
 from harness.models.loading import LoadedModel, load_from_disk
 from harness.models.model_cache import ModelCache
-from harness.models.saving import save_model
+from harness.models.saving import check_savable, save_model
 from harness.progress import Reporter
 from harness.pruning.context import PruningOutcome
 from harness.pruning.fingerprints import weights_fingerprint
@@ -103,6 +103,8 @@ def _run_loaded(
         measured = () if previous is None else previous.results
         missing = job.request.missing({result.protocol for result in measured})
         check_tokenizer(job.request, loaded)
+        if options.save_model is not None:
+            check_savable(loaded.model)
         prepared = prepare(job.request, loaded, missing)
     dense_weights = sum(weight.numel() for _, weight in matrices(loaded.blocks))
     pruned = PruningOutcome() if spec.pruning is None else _prune_and_recover(job, loaded)

@@ -139,6 +139,8 @@ def load_from_disk(
     with quiet():
         with _one_line_errors(checkpoint.name, folder):
             config = _configuration(folder, checkpoint)
+            if getattr(config, "quantization_config", None) is not None:
+                raise UserError("offload=disk cannot map quantised weights; allowed: offload=none")
             model = skeleton(config, dtype or config.dtype or stored_dtype(files), checkpoint.trust_remote_code)
             with suppress(OSError):  # no file of its own: what the model's configuration says
                 model.generation_config = GenerationConfig.from_pretrained(folder, **_options(checkpoint))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,6 +32,21 @@ def save_model(loaded: LoadedModel, folder: Path) -> None:
     _check_written(loaded.model, folder)
 
 
+def check_savable(model: PreTrainedModel) -> None:
+    """See before hours are spent that a folder's configuration can say which model this is.
+
+    Raises:
+        UserError: it would say another one.
+    """
+    if _has_remote_code(model):  # which is written with the weights only
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        model.config.save_pretrained(folder)
+        again = _as_configured(model, Path(folder))
+    again.tie_weights()
+    _refuse({*_unlike(model, again), *_untied(model, again)})
+
+
 def _check_written(model: PreTrainedModel, folder: Path) -> None:
     """Hold the files against the model: each tensor that is in memory by its values, the others by their sizes.
 
@@ -38,25 +54,57 @@ def _check_written(model: PreTrainedModel, folder: Path) -> None:
         UserError: they are not the same.
     """
     import torch
-    from transformers import AutoConfig
 
     from harness.blocks.shards import Shards
     from harness.models.checkpoint import weight_files
+
+    again = _as_configured(model, folder)
+    shards, now = Shards(weight_files(folder), again), model.state_dict()
+    missing = {name for name in again.state_dict() if name not in shards}
+    again.tie_weights(missing_keys=missing, recompute_mapping=False)  # takes what it ties out of `missing`
+    wrong = {*missing, *shards.unexpected, *_unlike(model, again)}
+    for name in now.keys() - wrong:
+        if name in shards and not now[name].is_meta:
+            stored = shards.stored({name: now[name]}, torch.device("cpu"))[name]
+            if not torch.equal(stored, now[name].cpu()):
+                wrong.add(name)
+    _refuse(wrong)
+
+
+def _has_remote_code(model: PreTrainedModel) -> bool:
+    """Whether its code came with its checkpoint; it was trusted when that was loaded."""
+    return type(model).__module__.startswith("transformers_modules")
+
+
+def _as_configured(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
+    """The model without weights that the folder's configuration says."""
+    from transformers import AutoConfig
+
     from harness.models.skeleton import skeleton
 
-    remote = type(model).__module__.startswith("transformers_modules")  # its code was trusted when it was loaded
+    remote = _has_remote_code(model)
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=remote)
-    again = skeleton(config, config.dtype, trust_remote_code=remote)
-    shards, now, then = Shards(weight_files(folder), again), model.state_dict(), again.state_dict()
-    missing = {name for name in then if name not in shards}
-    again.tie_weights(missing_keys=missing, recompute_mapping=False)  # takes what it ties out of `missing`
-    wrong = [*missing, *shards.unexpected, *(now.keys() ^ then.keys())]
-    for name in now.keys() & then.keys():
-        alike = (now[name].shape, now[name].dtype) == (then[name].shape, then[name].dtype)
-        if alike and name in shards and not now[name].is_meta:
-            alike = torch.equal(shards.stored({name: now[name]}, torch.device("cpu"))[name], now[name].cpu())
-        if not alike:
-            wrong.append(name)
+    if getattr(config, "quantization_config", None) is not None:
+        _refuse({"quantization_config of config.json"})
+    return skeleton(config, config.dtype, trust_remote_code=remote)
+
+
+def _unlike(one: PreTrainedModel, other: PreTrainedModel) -> set[str]:
+    """Tensors that only one of two models has, or that they have in other shapes or types."""
+    first, second = one.state_dict(), other.state_dict()
+    forms = ({name: (tensor.shape, tensor.dtype) for name, tensor in state.items()} for state in (first, second))
+    return {name for name, _ in set.symmetric_difference(*(set(form.items()) for form in forms))}
+
+
+def _untied(model: PreTrainedModel, again: PreTrainedModel) -> set[str]:
+    """Parameters of `model` that are one tensor, of which `again` has several."""
+    now, then = (dict(each.named_parameters(remove_duplicate=False)) for each in (model, again))
+    first_of: dict[int, str] = {}
+    pairs = ((name, first_of.setdefault(id(tensor), name)) for name, tensor in now.items())
+    return {name for name, first in pairs if name in then and first in then and then[name] is not then[first]}
+
+
+def _refuse(wrong: Collection[str]) -> None:
     if wrong:
         raise UserError(
             f"save_model: what was written would reload as another model, first {min(wrong)}; allowed: no save_model"

@@ -8,18 +8,11 @@ from transformers import PreTrainedModel
 from transformers.core_model_loading import build_glob_alternation
 
 from harness.blocks.experts import split_experts
-from harness.errors import UserError
 from harness.models.kinds.base import kind_of
 
 
 def skeleton(config: Any, dtype: torch.dtype, trust_remote_code: bool) -> PreTrainedModel:
-    """The model with parameters on the meta device; buffers are real, since some are in no checkpoint.
-
-    Raises:
-        UserError: weights that are not plain tensors of one type.
-    """
-    if getattr(config, "quantization_config", None) is not None:
-        raise UserError("offload=disk cannot map quantised weights; allowed: offload=none")
+    """The model with parameters on the meta device; buffers are real, since some are in no checkpoint."""
     with init_empty_weights(include_buffers=False):
         model: PreTrainedModel = (
             kind_of(config.model_type)

@@ -20,6 +20,7 @@ from harness.errors import UserError
 from harness.jobs import launch
 from harness.jobs import prune as weights
 from harness.jobs import run as runner
+from harness.models import saving
 from harness.models.loading import LoadedModel
 from harness.patterns import SemiStructured
 from harness.record import from_json
@@ -510,6 +511,17 @@ def test_a_save_that_fails_leaves_nothing(
     assert not records(tmp_path / "results")
 
 
+def test_a_model_that_would_reload_as_another_is_refused_before_it_is_pruned(
+    cli: Cli, job: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where its configuration shows it already."""
+    monkeypatch.setattr(saving, "_unlike", lambda *_: {"a.weight"})
+    monkeypatch.setattr(runner, "prune", lambda *_: pytest.fail("it was pruned"))
+    outcome = cli("run", *job, "pattern=2:4", f"save_model={tmp_path / 'saved'}")
+    assert outcome.code == 2
+    assert "would reload as another model, first a.weight" in outcome.err
+
+
 def test_questions_that_cannot_be_had_cost_no_job(
     cli: Cli, job: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -549,6 +561,10 @@ def test_a_sweep_that_saves_models_goes_on_where_it_was(cli: Cli, job: tuple[str
     assert outcome.code == 0, outcome.err
     assert outcome.err.count("skipped: ") == 1
     assert len(list((tmp_path / "saved").glob("*/config.json"))) == 2
+    planned = json.loads(cli("plan", *sweep[1:], "--json").out)
+    assert [(row["state"], row["estimated_seconds"], row["estimated_peak_bytes"]) for row in planned] == [
+        ("done", 0, None)
+    ] * 2
 
 
 def test_whole_numbers_are_numbers(cli: Cli, job: tuple[str, ...]) -> None:

@@ -18,7 +18,7 @@ from harness.models import devices
 from harness.models.checkpoint import Checkpoint
 from harness.models.devices import resolve_device, resolve_dtype
 from harness.models.loading import LoadedModel, load_model
-from harness.models.saving import save_model
+from harness.models.saving import check_savable, save_model
 from tests.families import VOCAB, tiny_model
 
 
@@ -150,6 +150,28 @@ def test_a_folder_that_would_reload_as_another_model_is_refused(
     monkeypatch.setattr(loaded.model, "save_pretrained", write_otherwise)
     with pytest.raises(UserError, match=r"would reload as another model, first model\.layers\.1\.mlp\.up_proj\.weight"):
         save_model(loaded, tmp_path / "out")
+
+
+@pytest.mark.parametrize("change", ["a size", "a type", "a tie", "quantised"])
+def test_a_model_that_its_configuration_does_not_say_is_refused_before_it_is_pruned(
+    change: str, tmp_path: Path
+) -> None:
+    """Nothing but the configuration is written for that."""
+    tiny_model("llama").save_pretrained(tmp_path)
+    model = load_model(local(tmp_path), None).model
+    check_savable(model)
+    first = "lm_head.weight"
+    if change == "a size":
+        model.config.vocab_size -= 1
+    elif change == "a type":
+        model.lm_head.to(torch.bfloat16)
+    elif change == "a tie":
+        model.lm_head.weight = model.get_input_embeddings().weight
+    else:
+        model.config.quantization_config = {"quant_method": "fp8"}
+        first = "quantization_config of config.json"
+    with pytest.raises(UserError, match=f"^save_model: what was written would reload as another model, first {first};"):
+        check_savable(model)
 
 
 def test_a_device_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

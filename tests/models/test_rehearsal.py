@@ -15,10 +15,12 @@ from tests.families import SEES_THE_FUTURE, plain_model, tiny_model
 
 
 @pytest.mark.parametrize("family", sorted(SEES_THE_FUTURE))
-def test_a_model_that_sees_the_future_is_refused(family: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_model_that_sees_the_future_is_refused(family: str, dtype: torch.dtype, tmp_path: Path) -> None:
     """Its next tokens are no secret to it; also where its blocks are on disk, before any of them is changed."""
     plain_model(family).save_pretrained(tmp_path / "model")
-    on_disk = load_from_disk(Checkpoint("local", "tiny", str(tmp_path / "model"), None, False), None, tmp_path / "own")
+    checkpoint = Checkpoint("local", "tiny", str(tmp_path / "model"), None, False)
+    on_disk = load_from_disk(checkpoint, dtype, tmp_path / "own")
     with pytest.raises(UserError, match=r"^model tiny sees the future: .*; allowed: a causal language model$"), on_disk:
         pass
     assert list((tmp_path / "own").iterdir()) == []
