@@ -3,7 +3,6 @@
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -88,7 +87,7 @@ def _run_all(to_run: Sequence[PlannedJob], launcher: Launcher) -> None:
     """
     in_sweep = to_run[0].request.options.in_sweep
     with _announced(to_run):
-        errors = launcher([as_data(job.request, alone=len(to_run) == 1) for job in to_run])
+        errors = launcher([to_json(job.request) for job in to_run])
     failed = [(job.request.spec.job_id, error) for job, error in zip(to_run, errors, strict=True) if error is not None]
     user = all(isinstance(error, UserError) for _, error in failed)
     if in_sweep:
@@ -98,14 +97,6 @@ def _run_all(to_run: Sequence[PlannedJob], launcher: Launcher) -> None:
     if failed:
         reasons = [(job_id, (str(error) or type(error).__name__).splitlines()[0]) for job_id, error in failed]
         raise JobsFailedError(reasons, user=user)
-
-
-def as_data(request: JobRequest, *, alone: bool) -> str:
-    """The request as JSON for a worker; of several jobs each saves its model below the folder that was given."""
-    folder = request.options.save_model
-    if folder is not None and not alone:
-        request = replace(request, options=replace(request.options, save_model=folder / request.spec.job_id))
-    return to_json(request)
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from typing import Literal
 
 from harness.config.request import JobRequest, Refusal
 from harness.errors import UserError, setting_aside
+from harness.jobs.workplace import has_its_model
 from harness.record import RunRecord
 from harness.tracking.store import RecordStore
 
@@ -33,8 +34,9 @@ class PlannedJob:
 
     @property
     def needs_run(self) -> bool:
-        options = self.request.options
-        return self.state != "done" or options.force or options.save_model is not None
+        if self.state != "done" or self.record is None or self.request.options.force:
+            return True
+        return not has_its_model(self.request, self.record[0])
 
     @property
     def why_skipped(self) -> str:
@@ -48,6 +50,8 @@ class PlannedJob:
 def distinct_jobs(planned: Iterable[JobRequest | Refusal]) -> list[PlannedJob | Refusal]:
     """The jobs of a sweep in order, each once, with their states; of refusals each reason once.
 
+    Of several jobs each saves its model below the folder that was given.
+
     Raises:
         UserError: compositions of one job contradict each other.
     """
@@ -59,16 +63,20 @@ def distinct_jobs(planned: Iterable[JobRequest | Refusal]) -> list[PlannedJob | 
             jobs.setdefault(composition.reason, [])
         else:
             jobs.setdefault(composition.spec.job_id, []).append(composition)
-    return [_planned(same) if same else refusals[key] for key, same in jobs.items()]
+    alone = len(jobs) - len(refusals) == 1
+    return [_planned(same, alone=alone) if same else refusals[key] for key, same in jobs.items()]
 
 
-def _planned(compositions: Sequence[JobRequest]) -> PlannedJob | Refusal:
+def _planned(compositions: Sequence[JobRequest], *, alone: bool) -> PlannedJob | Refusal:
     """The job of these compositions; one whose own record cannot be read is refused, and that file kept.
 
     Raises:
         UserError: the compositions contradict each other.
     """
     request = _joined(compositions)
+    folder = request.options.save_model
+    if folder is not None and not alone:
+        request = replace(request, options=replace(request.options, save_model=folder / request.spec.job_id))
     reason = f"{request.spec.job_id}: its record cannot be read; move that away to run the job again"
     planned: PlannedJob | Refusal = Refusal(request.command, reason)
     with setting_aside():

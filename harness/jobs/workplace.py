@@ -12,6 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from harness.config.request import JobRequest
+from harness.data.files import sync
 from harness.errors import UserError
 from harness.record import RunRecord
 from harness.tracking.store import SCRATCH
@@ -46,8 +47,13 @@ def workplace(request: JobRequest) -> Iterator[Path]:
 
 
 def mark(model: Path, job_id: str, fingerprint: str) -> None:
-    """Say in the folder of a model, which is whole with this, which job made it."""
+    """Say in the folder of a model, which is whole with this, which job made it.
+
+    After a power cut, too: the record that is written next must not be all that is left of the job.
+    """
     (model / MADE_BY).write_text(_mark(job_id, fingerprint))
+    for path in (*model.rglob("*"), model, *model.parents[:2]):
+        sync(path)
 
 
 def hand_over(request: JobRequest) -> None:
@@ -61,6 +67,7 @@ def hand_over(request: JobRequest) -> None:
         return
     try:
         os.replace(_place(request) / MODEL, folder.resolve())
+        sync(folder.resolve().parent)
     except OSError as error:
         raise UserError(f"save_model={folder.absolute()} cannot be written: {error.strerror or error}") from error
 
@@ -74,11 +81,17 @@ def settle(request: JobRequest, record: RunRecord | None) -> bool:
     Returns:
         Whether there is nothing more to do.
     """
-    place, folder = _place(request), request.options.save_model
+    place = _place(request)
     if record is not None and _is_of(place / MODEL, record):
         hand_over(request)
     shutil.rmtree(place, ignore_errors=True)
-    return record is not None and (folder is None or _is_of(folder, record))
+    return record is not None and has_its_model(request, record)
+
+
+def has_its_model(request: JobRequest, record: RunRecord) -> bool:
+    """Whether the model of the job that is done lies where it is asked for, or none is asked for."""
+    folder = request.options.save_model
+    return folder is None or _is_of(folder, record)
 
 
 def _place(request: JobRequest) -> Path:

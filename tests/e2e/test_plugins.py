@@ -237,11 +237,11 @@ def test_a_worker_process_loads_the_plugins_of_its_job(command: Command, job: tu
     folder = plugin_folder(tmp_path, "method", PLUGINS["method"])
     code = (
         "import subprocess, sys\nfrom harness.config.hydra import compose\n"
-        "from harness.jobs.launch import as_data\n"
+        "from harness.config.request import to_json\n"
         f"arguments = {[*job, 'sparsity=0.5', 'method=sign', f'plugins={folder}']!r}\n"
         "(request,) = compose(arguments, multirun=False).jobs\n"
         "code = 'import sys; from harness.jobs.launch import run_data; run_data(sys.argv[1])'\n"
-        "sys.exit(subprocess.run([sys.executable, '-c', code, as_data(request, alone=True)]).returncode)"
+        "sys.exit(subprocess.run([sys.executable, '-c', code, to_json(request)]).returncode)"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)

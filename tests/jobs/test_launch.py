@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from omegaconf.errors import ConfigAttributeError
 from harness.cli.main import main
 from harness.config.hydra import compose
 from harness.config.launcher import Launcher
-from harness.config.request import JobRequest, from_json, to_json
+from harness.config.request import JobRequest, Refusal, from_json, to_json
 from harness.data.places import DataRef
 from harness.evaluation.kinds.accuracy import AccuracyProtocol
 from harness.evaluation.kinds.perplexity import PerplexityProtocol
@@ -31,7 +30,7 @@ from harness.job import (
     TrainingSpec,
 )
 from harness.jobs import launch
-from harness.jobs.launch import as_data
+from harness.jobs.plan import PlannedJob, distinct_jobs
 from harness.models.checkpoint import Checkpoint
 from harness.patterns import Channels, SemiStructured, Structured, Unstructured
 
@@ -112,9 +111,15 @@ def one_job(arguments: Sequence[str]) -> JobRequest:
 def test_of_several_jobs_each_saves_its_model_in_a_folder_of_its_own() -> None:
     """Below the folder that was given; a single job saves just there."""
     request = one_job(["model=tiny-llama", "method=dense", "evaluation=none", "save_model=here"])
-    assert from_json(as_data(request, alone=True)) == request
-    several = from_json(as_data(request, alone=False))
-    assert several == replace(request, options=replace(request.options, save_model=Path("here", request.spec.job_id)))
+    other = one_job(["model=tiny-llama", "method=magnitude", "evaluation=none", "save_model=here"])
+    refusal = Refusal(("method=none",), "no such method")
+    for sweep, folders in (
+        ([request], {Path("here")}),
+        ([request, refusal, request], {Path("here")}),
+        ([request, other], {Path("here", each.spec.job_id) for each in (request, other)}),
+    ):
+        planned = [job for job in distinct_jobs(sweep) if isinstance(job, PlannedJob)]
+        assert {job.request.options.save_model for job in planned} == folders
 
 
 def test_a_bug_of_ours_is_no_mistake_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
