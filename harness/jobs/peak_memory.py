@@ -2,8 +2,9 @@
 
 The terms are what sequential pruning holds at its fullest moment: the libraries, the weights (while they are loaded
 also the checkpoint's own, where it stores another type), the calibration activations, one batch on its way through a
-block, the statistics and what a solve needs beside them, and the head's logits.  `python -m benchmarks memory` prints
-estimates next to measured peaks.
+block, the statistics and what a solve needs beside them, and the head's logits.  For gradients it is the whole model in
+float32, their moments, and what the backward pass of a sequence keeps.  `python -m benchmarks memory` prints estimates
+next to measured peaks.
 """
 
 from dataclasses import dataclass, replace
@@ -50,11 +51,12 @@ def estimated_peak(request: JobRequest, offload: Offload) -> PeakMemory | None:
     """The peaks of a job with its blocks in one place; ``auto`` counts as ``none``, which it tries first.
 
     None where nothing is known of the model's size, where its checkpoint stores another type than plain floating point,
-    and for methods that see the whole model at once, whose gradients and factors are not counted.
+    and for methods that see the whole model at once, whose own gradients and factors are not counted.
     """
-    pruning = request.spec.pruning
-    if pruning is not None and METHODS.build(pruning.method).needs_whole_model:
-        return None
+    if request.spec.pruning is not None:
+        method = METHODS.build(request.spec.pruning.method)
+        if method.needs_whole_model and not method.gradient_moments:
+            return None
     dimensions = dimensions_of(request.checkpoint)
     if dimensions is None:
         return _of_size(request, offload)
@@ -73,7 +75,7 @@ def peak_of(dimensions: Dimensions, request: JobRequest, offload: Offload) -> Pe
     with_accelerator = _Terms(request, dimensions, accelerator_type, converts=accelerator_type != stored)
     beside_states, on_accelerator = with_accelerator.on_accelerator
     return PeakMemory(
-        on_cpu=on_cpu.host + max(on_cpu.load, on_cpu.kept + on_cpu.buffer + on_cpu.working),
+        on_cpu=on_cpu.host + max(on_cpu.load, on_cpu.kept + on_cpu.buffer + on_cpu.working, on_cpu.gradients),
         beside_accelerator=with_accelerator.host
         + max(with_accelerator.load, with_accelerator.kept + with_accelerator.buffer),
         on_accelerator=on_accelerator,
@@ -142,7 +144,7 @@ class _Terms:
             return self.one_block, self.one_block + self.buffer
         whole = self._dimensions.num_weights * self._bytes + self._measuring  # there are no hidden states then
         pruning = 0 if self._request.spec.pruning is None else self.one_block
-        return max(whole, pruning), max(whole, pruning + self.buffer)
+        return max(whole, pruning, self.gradients), max(whole, pruning + self.buffer, self.gradients)
 
     @property
     def _block(self) -> int:
@@ -161,6 +163,20 @@ class _Terms:
         """One batch in a block or in the head, with statistics and solve where the job prunes."""
         pruning = self._forward(self._batch(self._calibration_tokens)) + self._statistics
         return max(pruning, self._solve + self._statistics, self._measuring)
+
+    @property
+    def gradients(self) -> int:
+        """All weights in float32, the moments of their gradients, and what a sequence's backward pass needs.
+
+        How many tensors it keeps of every block and of the logits was fitted to SmolLM2's peaks.
+        """
+        pruning, sizes = self._request.spec.pruning, self._dimensions
+        moments = METHODS.build(pruning.method).gradient_moments if pruning is not None else 0
+        if pruning is None or not moments:
+            return 0
+        weights = sizes.num_weights + moments * sizes.num_blocks * sizes.block_weights
+        of_a_token = sizes.num_blocks * (10 * sizes.hidden_size + 4 * sizes.widest) + 3 * sizes.vocab_size
+        return TYPE_BYTES["float32"] * (weights + pruning.calibration.seq_len * of_a_token)
 
     @property
     def _measuring(self) -> int:

@@ -74,10 +74,12 @@ def _work(request: JobRequest) -> float | None:
         return None
     tokens = 0.0
     if spec.pruning is not None:
-        passes = METHODS.build(spec.pruning.method).passes
+        method, calibration = METHODS.build(spec.pruning.method), spec.pruning.calibration
+        passes = method.passes
         if passes is None or spec.pruning.allocation.name != UNIFORM or spec.pruning.recovery.name != "none":
             return None
-        tokens += passes * calibration_tokens(request)
+        every = calibration.num_sequences * calibration.seq_len
+        tokens += passes * (every if method.uses_gradients else calibration_tokens(request))
     for protocol in spec.evaluation:
         kind, data = EVALUATIONS.get(protocol.kind), request.evaluation.get(protocol.key)
         together = kind.needs(protocol, data, request.options).tokens_together

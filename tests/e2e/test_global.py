@@ -60,14 +60,15 @@ def test_half_precision_is_pruned_in_float32(cli: Cli, job: tuple[str, ...], tmp
     assert any("pruned in float32" in note for note in record["notes"])
 
 
-@pytest.mark.parametrize("method", ["llm_surgeon", "lottery"])
+@pytest.mark.parametrize("method", ["llm_surgeon", "lottery", "llm-pruner"])
 @pytest.mark.parametrize("offload", ["cpu", "disk"])
 def test_offloading_is_refused_when_planning(
     cli: Cli, job: tuple[str, ...], tmp_path: Path, method: str, offload: str
 ) -> None:
     """One line with the value and what is allowed; nothing is run."""
     for command in ("plan", "run"):
-        outcome = cli(command, *job, f"method={method}", f"offload={offload}")
+        pattern = ("pattern=structured",) if method == "llm-pruner" else ()
+        outcome = cli(command, *job, f"method={method}", *pattern, f"offload={offload}")
         assert outcome.code == 2
         (line,) = outcome.err.strip().splitlines()
         assert f"offload={offload} cannot run method={method}; allowed: offload=none" in line

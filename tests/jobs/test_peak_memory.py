@@ -78,8 +78,9 @@ def planned(model: Path, results: Path, *more: str) -> dict[str, int] | None:
         ("method=wanda", "pattern=2:4", "dtype=float32"),
         ("method=sparsegpt", "dtype=bfloat16"),
         ("method=magnitude", "dtype=float32", "offload=disk"),
+        ("method=llm-pruner", "pattern=structured", "sparsity=0.2", "dtype=bfloat16"),
     ],
-    ids=["wanda", "sparsegpt-bfloat16", "offload-disk"],
+    ids=["wanda", "sparsegpt-bfloat16", "offload-disk", "gradients-bfloat16"],
 )
 def test_the_estimate_is_near_the_peak(job: tuple[str, ...], model: Path, tmp_path: Path) -> None:
     """Within a quarter of what the process then holds."""

@@ -44,6 +44,7 @@ def planned(*overrides: str) -> PlannedJob:
         (("method=wanda",), 700 + 1.72 * 800),
         (("method=sparsegpt",), 700 + 2.32 * 800),
         (("method=wanda", "evaluation.corpora=[]"), 1.72 * 800),
+        (("method=llm-pruner", "pattern=structured"), 700 + 4.0 * 800),
     ],
     ids=str,
 )
