@@ -75,7 +75,7 @@ def test_answers_are_kept_compared_and_drawn(cli: Cli, asked: tuple[str, ...], r
     assert "McNemar" in shown.out
     drawn = cli("report", "--plots", str(tmp_path / "plots"), "--results-dir", str(root))
     assert drawn.code == 0, drawn.err
-    assert "not drawn: pareto-speed: not measured" in drawn.out
+    assert "not drawn: allocation: no method was run" in drawn.out
     assert {path.suffix for path in (tmp_path / "plots").iterdir()} == {".png", ".pdf"}
     rows.unlink()  # the data folder has the same content
     assert cli("compare", *ids, "--questions", "1", "--results-dir", str(root)).out == shown.out

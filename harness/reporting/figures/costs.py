@@ -1,14 +1,14 @@
-"""Where the wall time goes: the share of every phase, and the mean over a method's jobs in seconds."""
+"""Where the wall time goes: seconds of every phase, the mean over a method's jobs."""
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import fmean
 
-import altair
-
-from harness.reporting.figures.base import FIGURES, NotDrawn, Picture, Row, paged
+from harness.reporting.figures import look
+from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
 from harness.reporting.figures.data import Data
-from harness.reporting.figures.look import COLORS, OTHER_COLOR, Spec, composed, titled, tooltip
+from harness.reporting.figures.look import Row, Spec, drawn, text_width
 from harness.reporting.layout import clean
 from harness.reporting.published import DENSE, natural_key
 
@@ -17,9 +17,9 @@ PHASES = ("load", "calibrate", "allocate", "prune", "recover", "evaluate", "save
 """In the order of a job; what else was timed follows by name, and what no phase claims comes last."""
 
 BARS_A_SHEET = 30
-WIDTH, BAR_HEIGHT = 420, 22
-NAMED = 0.12
-"""A phase with at least this share has its name in the bar: colours alone tell nothing in grey."""
+BAR_HEIGHT, GAP = 16, 8
+SHARE = 0.03
+"""A phase that takes less than this of every job is part of the others."""
 
 
 @FIGURES.register("time")
@@ -28,8 +28,9 @@ def cost_figures(data: Data) -> Iterator[Picture | NotDrawn]:
     bars = time_bars(data)
     if not bars:
         yield NotDrawn("time", "no record has timings")
-    for suffix, page in paged(bars, BARS_A_SHEET):
-        yield Picture(f"time{suffix}", _chart([row for bar in page for row in bar]))
+    for suffix, page in look.paged(bars, BARS_A_SHEET):
+        where = f"{look.listed(sorted({job.model for job in data.jobs.values()}))}, {len(data.jobs)} jobs"
+        yield Picture(f"time{suffix}", _chart([row for bar in page for row in bar], where))
 
 
 def time_bars(data: Data) -> list[list[Row]]:
@@ -39,12 +40,14 @@ def time_bars(data: Data) -> list[list[Row]]:
         if record.timings_s:
             job = data.jobs[record.job_id]
             groups[job.model, job.device, job.method][record.job_id] = record.timings_s
-    several = len({device for _, device, _ in groups}) > 1
+    models, devices = ({group[place] for group in groups} for place in (0, 1))
     bars = []
     for model, device, method in sorted(groups, key=lambda key: (*map(natural_key, key[:2]), key[2] != DENSE, key[2])):
         times = groups[model, device, method]
-        where = f"{model} on {device}" if several else model
-        bars.append(_bar(clean(f"{where}: {method} (n = {len(times)})"), times))
+        where = [model] * (len(models) > 1) + [device] * (len(devices) > 1)
+        spent = [phases.get(TOTAL, math.fsum(phases.values())) for phases in times.values()]
+        bar = " ".join([*where, f"{method}, {len(times)} × {_said(fmean(spent))}"])
+        bars.append(_bar(clean(bar), times))
     return bars
 
 
@@ -56,46 +59,52 @@ def _bar(label: str, times: Mapping[str, Mapping[str, float]]) -> list[Row]:
         phases[OTHER] = max(timings.get(TOTAL, 0.0) - math.fsum(phases.values()), 0.0)
         for phase, spent in phases.items():
             seconds[phase] += spent / len(times)
-    total, before, rows = math.fsum(seconds.values()), 0.0, []
-    for phase in sorted(seconds, key=_phase_order):
-        share = seconds[phase] / total if total else 0.0
-        rows.append(
-            {
-                **{"bar": label, "phase": phase, "seconds": seconds[phase], "total": ""},
-                **{"from": 100 * before, "to": 100 * (before + share), "jobs": list(times)},
-                **{"middle": 100 * (before + share / 2), "name": phase if share >= NAMED else ""},
-            }
-        )
-        before += share
-    rows[-1]["total"] = f"{total:,.0f} s" if total >= 100 else f"{total:.3g} s"
-    return rows
+    total = math.fsum(seconds.values())
+    return [
+        {"bar": label, "phase": phase, "seconds": seconds[phase], "share": seconds[phase] / total if total else 0.0}
+        | {"said": _said(seconds[phase]), "jobs": list(times)}
+        for phase in sorted(seconds, key=_phase_order)
+    ]
+
+
+def _said(seconds: float) -> str:
+    return f"{seconds:,.0f}" if seconds >= 10 else f"{seconds:.2g}"
 
 
 def _phase_order(phase: str) -> tuple[bool, int, str]:
     return (phase == OTHER, PHASES.index(phase) if phase in PHASES else len(PHASES), phase)
 
 
-def _chart(rows: list[Row]) -> Spec:
-    order = sorted({row["phase"] for row in rows}, key=_phase_order)
-    colors = [OTHER_COLOR if phase == OTHER else COLORS[place % len(COLORS)] for place, phase in enumerate(order)]
-    bars = [*dict.fromkeys(row["bar"] for row in rows)]
-    base = altair.Chart(altair.InlineData(values=rows)).encode(
-        y=altair.Y("bar:N", title=None, sort=bars, axis=altair.Axis(ticks=False)),
-    )
-    whole = altair.Scale(domain=[0, 100], nice=False)
-    parts = base.mark_bar(stroke="white", strokeWidth=1).encode(
-        x=altair.X("from:Q", title="share of the wall time [%]; beside it the mean over n jobs", scale=whole),
-        x2=altair.X2("to:Q"),
-        color=altair.Color(
-            "phase:N", title=None, scale=altair.Scale(domain=order, range=colors), legend=altair.Legend(orient="top")
-        ),
-        tooltip=[*tooltip("bar:N", "phase:N"), altair.Tooltip("seconds:Q", format=".3g", title="seconds")],
-    )
-    drawn = (
-        parts,
-        base.mark_text(fontSize=10, color="white").encode(x=altair.X("middle:Q"), text=altair.Text("name:N")),
-        base.mark_text(fontSize=10, align="left", dx=6).encode(x=altair.datum(100), text=altair.Text("total:N")),
-    )
-    chart = composed("layer", drawn, width=WIDTH, height={"step": BAR_HEIGHT})
-    note = "a job that was measured further later has the times of its last run"
-    return titled(chart, "Where does the wall time of a job go?", [note], 1.5 * WIDTH)
+def _chart(rows: Sequence[Row], where: str) -> Spec:
+    """A column a phase, all to one scale: lengths compare across them, and no colour has to be remembered."""
+    order = sorted({row["phase"] for row in rows if row["share"] >= SHARE}, key=_phase_order)
+    bars = list(dict.fromkeys(row["bar"] for row in rows))
+    columns = [[row for row in rows if row["phase"] == phase] for phase in order]
+    longest = [max(row["seconds"] for row in column) for column in columns]
+    texts = [
+        max(text_width(one) for one in (phase, *(row["said"] for row in column)))
+        for phase, column in zip(order, columns, strict=True)
+    ]
+    names = max(text_width(bar, look.SMALL_FONT) for bar in bars)
+    left = 2 * look.COLUMN - names - math.fsum(texts) - len(order) * GAP
+    a_second = max(left, look.COLUMN / 2) / (math.fsum(longest) or 1.0)
+    panels = []
+    for phase, column, most, text in zip(order, columns, longest, texts, strict=True):
+        axis = {"ticks": False, "domain": False, "labels": not panels}
+        y = look.nominal("bar", title=None, sort=bars, axis=axis, scale={"domain": bars})
+        width = most * a_second + text
+        scale = {"domain": [0, width / a_second], "nice": False}
+        x = {"field": "seconds", "type": "quantitative", "title": None, "axis": None, "scale": scale}
+        said = {"tooltip": look.tooltip("bar", "phase", "seconds", "jobs")}
+        layers = [
+            drawn("bar", column, {"y": y, "x": x, **said}, color=look.COLORS[0], height=BAR_HEIGHT - 4),
+            drawn("text", column, {"y": y, "x": x, "text": look.nominal("said")}, dx=3, fontSize=look.SMALL_FONT),
+        ]
+        size = {"width": width, "height": {"step": BAR_HEIGHT}, "title": {"text": phase, "offset": 4}}
+        panels.append({"layer": layers, **size})
+    few = sorted({row["phase"] for row in rows} - {*order}, key=_phase_order)
+    notes = ["jobs × mean seconds of one, and of each phase; all bars have one scale"]
+    notes += [f"below {SHARE:.0%} of every job: {', '.join(few)}"] if few else []
+    notes += ["a job that was measured further later has the times of its last run"]
+    chart = {"hconcat": panels, "spacing": GAP}
+    return look.titled(chart, "Where does the wall time of a job go?", [where, "; ".join(notes)], 2 * look.COLUMN)

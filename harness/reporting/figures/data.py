@@ -9,34 +9,14 @@ from typing import TYPE_CHECKING
 
 from harness.record import EvalResult, RunRecord
 from harness.reporting.axes import setting_labels
-from harness.reporting.figures.look import DENSE_STYLE, Style, styles
-from harness.reporting.figures.points import Found, Panel, Point, panel_of
+from harness.reporting.figures.look import Looks, file_name, looks_of
+from harness.reporting.figures.points import Found, Panel, panel_of
 from harness.reporting.frame import JobRow, Measured, measured, to_frame
 from harness.reporting.published import DENSE, Published, natural_key
 from harness.reporting.tables import protocol_parts
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True, slots=True)
-class Measurement:
-    """One protocol on one set of data: what may share an axis.
-
-    Args:
-        title: task, metric, windows, subset and count, for people; key: the protocol.
-        panels: by (metric, model).
-    """
-
-    kind: str
-    key: str
-    title: str
-    panels: Mapping[tuple[str, str], Panel]
-
-    @property
-    def points(self) -> list[Point]:
-        """All points of pruned models."""
-        return [point for panel in self.panels.values() for point in panel.points]
 
 
 @dataclass(frozen=True)
@@ -47,26 +27,27 @@ class Data:
         records: jobs that are done; entries: each with its results.
         published: see `harness.reporting.tables.comparison`.
         labels: of every job by its id: the method and what of its setting tells it apart from others on its model.
-        notes: what methods differ in without their labels saying so.
+        notes: by model what methods differ in without their labels saying so.
+        columns: of the paper, as wide as which the figures are: 1 or 2.
     """
 
     records: Sequence[RunRecord]
     published: Published
     entries: Sequence[Measured]
     labels: Mapping[str, str]
-    notes: Sequence[str]
+    notes: Mapping[str, Sequence[str]]
+    columns: int
 
     @classmethod
-    def of(cls, records: Sequence[RunRecord], published: Published) -> "Data":
+    def of(cls, records: Sequence[RunRecord], published: Published, columns: int = 2) -> "Data":
         done = [record for record in records if record.status == "done"]
         entries = measured(done)
-        labels, notes = {entry.job.job_id: DENSE for entry in entries}, []
+        labels, notes = {entry.job.job_id: DENSE for entry in entries}, {}
         for model in dict.fromkeys(entry.job.model for entry in entries):
             jobs = [entry.job for entry in entries if entry.job.model == model and not entry.job.is_dense]
-            found, said = setting_labels(jobs)
+            found, notes[model] = setting_labels(jobs)
             labels |= zip((job.job_id for job in jobs), found, strict=True)
-            notes += [f"{model}: {note}" for note in said]
-        return cls(done, published, entries, labels, notes)
+        return cls(done, published, entries, labels, notes, columns)
 
     @cached_property
     def frame(self) -> "pd.DataFrame":
@@ -79,35 +60,52 @@ class Data:
         return {entry.job.job_id: entry.job for entry in self.entries}
 
     @cached_property
-    def measurements(self) -> tuple[Measurement, ...]:
-        """What was measured: every protocol once for each set of data that it was measured on."""
+    def panels(self) -> tuple[Panel, ...]:
+        """What was measured: every metric of every model under every protocol, once for each set of data."""
         groups: dict[tuple[str, str], list[Found]] = defaultdict(list)
         for entry in self.entries:
             for result in entry.results:
                 groups[result.protocol, result.data_fingerprint].append((entry.job, result))
         several = Counter(protocol for protocol, _ in groups)
-        made = []
+        made: list[Panel] = []
         for (key, fingerprint), found in sorted(groups.items(), key=lambda group: group[0]):
             shown = f"{key}:{fingerprint.removeprefix('sha256:')[:8]}" if several[key] > 1 else key
-            panels: dict[tuple[str, str], list[Found]] = defaultdict(list)
+            title = _title(key, [result for _, result in found])
+            parts: dict[tuple[str, str], list[Found]] = defaultdict(list)
             for job, result in found:
-                panels[result.metric, job.model].append((job, result))
-            drawn = {where: panel_of(some, self.labels) for where, some in panels.items()}
-            made.append(Measurement(key.split(":")[0], shown, _title(key, [result for _, result in found]), drawn))
+                parts[job.model, result.metric].append((job, result))
+            order = sorted(parts, key=lambda where: (natural_key(where[0]), where[1]))
+            made += [panel_of(parts[where], self.labels, shown, title) for where in order]
         return tuple(made)
 
     @cached_property
-    def styles(self) -> Mapping[str, Style]:
-        """One style a label, the same in all figures; by quality, so that the best have colours of their own."""
+    def order(self) -> Sequence[str]:
+        """All labels, the better before the worse: by their mean rank among those of their pattern and sparsity."""
         ranks: dict[str, list[float]] = defaultdict(list)
-        for each in self.measurements:
-            for panel in each.panels.values():
-                for label, rank in panel.ranks():
-                    ranks[label].append(rank)
+        for panel in self.panels:
+            for label, rank in panel.ranks():
+                ranks[label].append(rank)
         ordered = sorted(ranks, key=lambda label: (fmean(ranks[label]), natural_key(label)))
-        methods = {job.method for job in self.jobs.values()}
-        rest = sorted({*self.labels.values(), *methods} - {*ranks, DENSE}, key=natural_key)
-        return styles([*ordered, *rest]) | {DENSE: DENSE_STYLE}
+        return [*ordered, *sorted({*self.labels.values()} - {*ranks}, key=natural_key)]
+
+    @cached_property
+    def usual(self) -> frozenset[str]:
+        """One label a method: that of most jobs, then the shortest."""
+        count = Counter(self.labels.values())
+        methods = {self.labels[job_id]: job.method for job_id, job in self.jobs.items()}
+        best = sorted(count, key=lambda label: (count[label], -len(label), natural_key(label)))
+        return frozenset({methods[label]: label for label in best}.values())
+
+    def looks(self, chosen: Sequence[str]) -> Looks:
+        """Their styles, see `looks_of`."""
+        return looks_of(chosen, self.order)
+
+    def named(self, figure: str, panel: Panel) -> str:
+        """The file name of a figure of this panel; what all figures have in common goes without saying."""
+        several = len({job.model for job in self.jobs.values()}) > 1
+        metrics = {other.metric for other in self.panels if other.key == panel.key}
+        parts = [figure, panel.key.split(":", 1)[1], *([panel.metric] if len(metrics) > 1 else [])]
+        return file_name("-".join([*parts, *([panel.model] if several else [])]))
 
 
 def _title(protocol: str, results: Sequence[EvalResult]) -> str:

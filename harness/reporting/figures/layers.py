@@ -2,29 +2,28 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
-
-import altair
 
 from harness.record import LayerReport, RunRecord
 from harness.reporting.axes import pattern_name
 from harness.reporting.figures import look
-from harness.reporting.figures.base import FIGURES, Looks, NotDrawn, Picture, Row, paged
+from harness.reporting.figures.base import FIGURES, NotDrawn, Picture
 from harness.reporting.figures.data import Data
-from harness.reporting.figures.points import MAX_SERIES
+from harness.reporting.figures.ends import End, end_layers, room, short_names, spelled
+from harness.reporting.figures.look import Looks, Row, Scale, Spec, drawn
+from harness.reporting.figures.points import MOST_SERIES
 from harness.reporting.layout import clean
 from harness.reporting.published import natural_key
 
-MODELS, MODELS_A_SHEET = 6, 3
+MODELS = 6
 """So many models are drawn, those with most methods; all of them are in the records."""
 
 USUAL_SPARSITY = 0.5
 """Of patterns with equally many methods the one nearest to this is drawn."""
-MARKS = 10
-"""So many markers are on a line."""
+SAME_ZEROS = 1.0
+"""Percent: blocks that differ by less are the same picture."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,18 +42,19 @@ class Selection:
     left_out: int
 
     @property
-    def labels(self) -> set[str]:
-        return {row["label"] for row in self.rows}
+    def labels(self) -> list[str]:
+        return [*dict.fromkeys(row["label"] for row in self.rows)]
 
 
 @FIGURES.register("layers")
 def layer_figures(data: Data) -> Iterator[Picture | NotDrawn]:
-    """Pages of models, each with the pattern that most of its methods have."""
+    """A figure for every model, each with the pattern that most of its methods have."""
     chosen = select(data)
     if not chosen:
         yield NotDrawn("layers", "no record has reports on layers whose names number their blocks")
-    for suffix, page in paged(chosen, MODELS_A_SHEET):
-        yield Picture(f"layers{suffix}", _chart(page, data))
+    for each in chosen:
+        name = f"layers-{look.file_name(each.model)}" if len(chosen) > 1 else "layers"
+        yield Picture(name, _chart(each, data))
 
 
 def select(data: Data) -> list[Selection]:
@@ -76,74 +76,81 @@ def select(data: Data) -> list[Selection]:
 
 
 def _selection(model: str, pattern: str, records: Sequence[RunRecord], data: Data) -> Selection:
-    """Every label, or of too many one a method: that which the other figures draw."""
+    """All labels, or of too many the usual one of each method and of these the best."""
     by_label: dict[str, list[RunRecord]] = defaultdict(list)
     for record in records:
         by_label[data.labels[record.job_id]].append(record)
-    kept = [label for label in data.styles if label in by_label]
-    if len(kept) > MAX_SERIES:
-        kept = list({data.jobs[by_label[label][0].job_id].method: label for label in reversed(kept)}.values())
+    kept = [label for label in data.order if label in by_label]
+    if len(kept) > MOST_SERIES:
+        kept = [label for label in kept if label in data.usual][:MOST_SERIES]
     rows = [
         {"label": label, "model": clean(model), **row, "jobs": [record.job_id for record in by_label[label]]}
-        for label in sorted(kept, key=natural_key)
+        for label in kept
         for row in _blocks([layer for record in by_label[label] for layer in record.layers])
     ]
     return Selection(model, pattern, tuple(rows), len(by_label) - len(kept))
 
 
 def _blocks(layers: Sequence[LayerReport]) -> Iterator[Row]:
-    """A row a block; so many of them as have room are `marked`."""
+    """A row a block."""
     blocks: dict[int, list[LayerReport]] = defaultdict(list)
     for layer in layers:
         if layer.place is not None:
             blocks[layer.place[0]].append(layer)
-    for place, block in enumerate(sorted(blocks)):
+    for block in sorted(blocks):
         weights = [layer.shape[0] * layer.shape[1] for layer in blocks[block]]
         zeros = sum(one.achieved_sparsity * count for one, count in zip(blocks[block], weights, strict=True))
         errors = [layer.relative_output_error for layer in blocks[block]]
         known = [error for error in errors if error is not None and math.isfinite(error)]
-        yield {
-            **{"block": block, "zeros": 100 * zeros / max(sum(weights), 1), "error": fmean(known) if known else None},
-            "marked": place % max(1, len(blocks) // MARKS) == 0,
-        }
+        yield {"block": block, "zeros": 100 * zeros / max(sum(weights), 1), "error": fmean(known) if known else None}
 
 
-def _chart(page: Sequence[Selection], data: Data) -> look.Spec:
-    labels = set().union(*(each.labels for each in page))
-    looks = {label: style for label, style in data.styles.items() if label in labels}
-    chart = look.composed("hconcat", [layer_panel(each, looks) for each in page], spacing=24)
-    notes = ["over the linears of a block: zeros weighted by their weights"]
-    notes += ["output error: plain mean of ||XW' - XW|| / ||XW|| on calibration data (lower is better)"]
-    notes += [note for note in data.notes if note.startswith(tuple(f"{each.model}: " for each in page))]
-    notes += [f"{each.model}: {each.left_out} further settings are not drawn" for each in page if each.left_out]
-    title = "In which blocks are the zeros, and what do they do to the output?"
-    return look.titled(chart, title, notes, 1.6 * look.PANEL_WIDTH * len(page))
+def _chart(selection: Selection, data: Data) -> Spec:
+    looks = data.looks(selection.labels)
+    names = short_names(looks)
+    uneven = {label for label in selection.labels if _range(selection, label) >= SAME_ZEROS}
+    parts = [("error", "relative output error, lower is better", [row for row in selection.rows if row["error"]])]
+    if uneven:
+        parts.append(("zeros", "zeros counted [%]", [row for row in selection.rows if row["label"] in uneven]))
+    parts = [part for part in parts if part[-1]]
+    panels = [
+        layer_panel(rows, (field, title), looks, names, width - room(names.values()))
+        for (field, title, rows), width in zip(parts, look.widths(len(parts), data.columns), strict=True)
+    ]
+    even = [names[label] for label in selection.labels if label not in uneven]
+    jobs = {job for row in selection.rows for job in row["jobs"]}
+    notes = ["error: mean over a block's linears of ||XW' - XW|| / ||XW|| on calibration data"]
+    notes += [f"the same zeros in every block: {', '.join(even)}"] if uneven and even else []
+    notes += [f"{selection.left_out} further settings are not drawn"] if selection.left_out else []
+    notes += [spelled(names), *data.notes.get(selection.model, ())]
+    said = [f"{selection.model}, {selection.pattern}, {len(jobs)} jobs", "; ".join(filter(None, notes))]
+    question = "In which blocks does the output suffer, and where are the zeros?"
+    chart = look.sheet(panels, data.columns)
+    return look.titled(chart, question if uneven else question.split(",")[0] + "?", said, look.COLUMN * data.columns)
 
 
-def layer_panel(selection: Selection, looks: Looks) -> look.Spec:
-    """Zeros above, output error below, over the blocks of one model."""
-    rows = selection.rows
-    zeros = [row["zeros"] for row in rows]
-    if max(zeros) - min(zeros) < 1:  # counts that differ by single weights are the same picture
-        zeros = [max(fmean(zeros) - 5, 0), min(fmean(zeros) + 5, 100)]
-    blocks = sorted({row["block"] for row in rows})
-    ticks = altair.Axis(values=blocks[:: max(1, len(blocks) // 6)], format="d")
-    block = altair.X("block:Q", title="block", axis=ticks, scale=altair.Scale(nice=False, padding=6))
-    base = altair.Chart(altair.InlineData(values=list(rows))).encode(x=block)
+def _range(selection: Selection, label: str) -> float:
+    zeros = [row["zeros"] for row in selection.rows if row["label"] == label]
+    return float(max(zeros) - min(zeros))
 
-    def part(field: str, title: str, scale: Any, axis: Any) -> look.Spec:
-        one = base.encode(
-            y=altair.Y(f"{field}:Q", title=title, scale=scale, axis=axis), **look.told_apart(looks, "color")
-        )
-        marks = one.transform_filter(f"datum.marked && isValid(datum.{field})").mark_point(size=40)
-        shown = look.tooltip("label:N", "model:N", "block:Q", "zeros:Q", "error:Q", "jobs:N")
-        drawn = (
-            one.mark_line().encode(**look.told_apart(looks, "strokeDash")),
-            marks.encode(**look.told_apart(looks, "shape"), tooltip=shown),
-        )
-        return look.composed("layer", drawn, width=look.PANEL_WIDTH, height=look.PANEL_HEIGHT)
 
-    errors = [row["error"] for row in rows if row["error"] is not None]
-    parts = [part("zeros", "zeros counted [%]", *look.value_scale(zeros, linear=True))]
-    parts += [part("error", "relative output error", *look.value_scale(errors))] if errors else []
-    return look.composed("vconcat", parts, title=clean(f"{selection.model}, {selection.pattern}"))
+def layer_panel(
+    rows: Sequence[Row], what: tuple[str, str], looks: Looks, names: Mapping[str, str], width: float
+) -> Spec:
+    """A line for each series over the blocks of one model."""
+    field, title = what
+    rows = [row | {"x": row["block"], "y": row[field]} for row in rows]
+    up = Scale.of([row["y"] for row in rows], look.PANEL_HEIGHT, log=field == "error")
+    blocks = sorted({row["x"] for row in rows})
+    axis: Spec = {"title": "block", "values": blocks[:: max(1, len(blocks) // 6)], "format": "d"}
+    across = Scale.of(blocks, width, axis=axis)
+    lasts = {row["label"]: row for row in rows}
+    ends = [End(label, across.at(row["x"]), up.at(row["y"]), tuple(row["jobs"])) for label, row in lasts.items()]
+    said = {"tooltip": look.tooltip("label", "model", "block", "zeros", "error", "jobs")}
+    encoding = {"x": across.channel("x"), "y": up.channel("y")}
+    layers = [
+        drawn("line", rows, encoding | look.told_apart(looks, "color", "strokeDash")),
+        drawn("point", rows, encoding | said, opacity=0),
+        *end_layers(ends, names, looks, across, up),
+    ]
+    return look.panel(layers, across, up, title)

@@ -2,9 +2,10 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import Any
 
 from harness.record import EvalResult
 from harness.reporting.axes import pattern_name, pattern_order
@@ -15,11 +16,17 @@ from harness.reporting.tables import in_unit, unit_of
 
 Found = tuple[JobRow, EvalResult]
 
-MAX_SERIES = 10
-"""More than this are not told apart in one axis; then every method is drawn with one of its settings."""
+MOST_SERIES = 8
+"""So many series are named and have a style of their own; more are not told apart."""
+MOST_FAINT = 16
+"""So many further ones stand behind them in grey."""
 
-FARTHEST = 300
-"""A perplexity so many times the least of its axis is of no model any more: it is drawn at the axis' edge."""
+CONTEXT_FREE = 1000.0
+"""Where an axis of perplexity ends: about what a model scores that knows how frequent each token is and nothing else.
+
+On the 65,536 tokens that SmolLM2's tokeniser makes of the first 64 windows of WikiText-2 that is 742 with the
+frequencies of this very text, and 1,298 with those of its other tokens plus one each; on those of PTB 476 and 832.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,37 +57,65 @@ class Point:
     jobs: tuple[str, ...]
 
 
+def row_of(point: Point, x: float) -> dict[str, Any]:
+    """A row of a chart's data."""
+    fields = ("label", "model", "place", "value", "error", "low", "high")
+    return {name: getattr(point, name) for name in fields} | {"jobs": list(point.jobs), "x": x}
+
+
 @dataclass(frozen=True, slots=True)
 class Panel:
-    """One metric of one model under one protocol.
+    """One metric of one model under one protocol on one set of data: what may share an axis.
 
     Args:
+        key: the protocol; title: task, windows, subset and count, for people.
         points: by label, then pattern and sparsity.
-        notes: what is not drawn, and why.
+        lost: how many values are infinite or missing.
     """
 
+    key: str
+    title: str
     model: str
     metric: str
     higher_is_better: bool
     points: tuple[Point, ...]
     dense: Point | None
-    notes: tuple[str, ...]
+    lost: int
+
+    @property
+    def kind(self) -> str:
+        return self.key.split(":")[0]
 
     @property
     def label(self) -> str:
         """Of the axis: metric, unit and direction."""
-        return f"{quantity(self.metric)} ({'higher' if self.higher_is_better else 'lower'} is better)"
+        return f"{quantity(self.metric)}, {'higher' if self.higher_is_better else 'lower'} is better"
 
     @property
-    def drawn(self) -> tuple[Point, ...]:
+    def all(self) -> tuple[Point, ...]:
         """All points, the dense model's last."""
         return (*self.points, self.dense) if self.dense else self.points
 
     @property
+    def beyond_note(self) -> str:
+        return f"▲ n: n values beyond {self.edge:,.0f}, near what token frequencies give"
+
+    @property
     def edge(self) -> float:
         """Where the axis ends, so that a destroyed model does not press all others onto one line."""
-        least = min((point.value for point in self.drawn), default=math.inf)
-        return math.inf if self.higher_is_better else FARTHEST * least
+        least = min((point.value for point in self.all), default=0.0)
+        return max(CONTEXT_FREE, 10 * least) if "perplexity" in self.metric else math.inf
+
+    def chosen(self, order: Sequence[str], usual: Set[str]) -> list[str]:
+        """The labels that are named: those best at some pattern and sparsity, one of each method, then others.
+
+        Args:
+            order: all labels, the better before the worse; usual: one of each method.
+        """
+        best = Counter(label for label, rank in self.ranks() if rank == 0)
+        labels = {point.label for point in self.points}
+        wanted = [label for label in order if label in labels]
+        return sorted(wanted, key=lambda label: (-best[label], label not in usual))[:MOST_SERIES]
 
     @property
     def places(self) -> list[str]:
@@ -89,45 +124,25 @@ class Panel:
         return [*dict.fromkeys(point.place for point in ordered)]
 
     def ranks(self) -> Iterator[tuple[str, float]]:
-        """Label and rank of every point among those of its place: 0 is the best, 1 the worst, 0.5 has no rival."""
+        """Label and rank of every point among those of its place: 0 is the best, 1 the worst or no model."""
         for place in self.places:
             rivals = [point for point in self.points if point.place == place]
             rivals.sort(key=lambda point: -point.value if self.higher_is_better else point.value)
             for rank, point in enumerate(rivals):
-                yield point.label, rank / (len(rivals) - 1) if len(rivals) > 1 else 0.5
+                yield point.label, 1.0 if point.value > self.edge else rank / max(len(rivals) - 1, 1)
 
 
-def panel_of(found: Sequence[Found], labels: Mapping[str, str]) -> Panel:
+def panel_of(found: Sequence[Found], labels: Mapping[str, str], key: str, title: str) -> Panel:
     """The points of one metric, model and protocol, from results with their jobs; labels: of every job by its id."""
     job, example = found[0]
     finite = [one for one in found if one[1].value is not None and math.isfinite(one[1].value)]
-    notes = []
-    if lost := len(found) - len(finite):
-        notes.append(f"{job.model}: {lost} of {len(found)} values are infinite or missing and are not drawn")
     dense, pruned = [one for one in finite if one[0].is_dense], [one for one in finite if not one[0].is_dense]
     types = Counter(job.dtype for job, _ in pruned)  # the dense model in the type that most of the pruned ones have
     best = max(dense, key=lambda one: (types[one[0].dtype], one[0].dtype), default=None)
     points = sorted(_points(pruned, labels), key=lambda point: natural_key(point.label))
-    kept = _one_a_method((point.label, point.method) for point in points)
-    if left_out := len({point.label for point in points} - kept):
-        notes.append(f"{job.model}: {left_out} further settings of the methods are in the table only")
-    drawn = tuple(point for point in points if point.label in kept)
     unpruned = _points([best], labels)[0] if best else None
-    made = Panel(job.model, example.metric, example.higher_is_better, drawn, unpruned, ())
-    if beyond := sum(point.value > made.edge for point in drawn):
-        notes.append(f"{job.model}: {beyond} values above {made.edge:,.0f} are drawn at it")
-    return replace(made, notes=tuple(notes))
-
-
-def _one_a_method(points: Iterable[tuple[str, str]]) -> set[str]:
-    """All labels of (label, method), or of too many one a method: that of most points, then the shortest."""
-    count = Counter(points)
-    if len(count) <= MAX_SERIES:
-        return {label for label, _ in count}
-    best: dict[str, str] = {}
-    for label, method in sorted(count, key=lambda one: (-count[one], len(one[0]), natural_key(one[0]))):
-        best.setdefault(method, label)
-    return set(best.values())
+    lost = len(found) - len(finite)
+    return Panel(key, title, job.model, example.metric, example.higher_is_better, tuple(points), unpruned, lost)
 
 
 def _points(found: Iterable[Found], labels: Mapping[str, str]) -> list[Point]:

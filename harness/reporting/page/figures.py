@@ -12,13 +12,7 @@ from harness.reporting.published import Published
 FIRST = ("perplexity", "accuracy")
 """Figures that most readers came for."""
 
-OWN_VIEW = "heatmap"
-"""The page lays this out itself: its matrix."""
-
-LIGHTER = (
-    *("#62a8ea", "#f2644f", "#ffb93c", "#c487e8", "#cf9584"),
-    *("#ff8a3d", "#d6cb8e", "#a8e6ea", "#9aa0ad", "#b3bfc1"),
-)
+LIGHTER = ("#62a8ea", "#f2644f", "#ffb93c", "#c487e8", "#cf9584", "#ff8a3d", "#d6cb8e", "#a8e6ea")
 ON_DARK: Mapping[str, str] = {
     **{DENSE_COLOR: "#e8eaed", QUIET: "#a3abb5", "#333333": "#a3abb5", "#dddddd": "#363c45"},
     **dict(zip(COLORS, LIGHTER, strict=True)),
@@ -28,8 +22,7 @@ ON_DARK: Mapping[str, str] = {
 
 def packed_figures(records: Sequence[RunRecord], published: Published) -> tuple[dict[str, object], dict[str, str]]:
     """Names and titles of the figures, and why others are not drawn; the charts as blocks ``figure-N``."""
-    drawn = (each for each in pictures(records, published) if not each.name.startswith(OWN_VIEW))
-    found = sorted(drawn, key=lambda each: not each.name.startswith(FIRST))
+    found = sorted(pictures(records, published), key=lambda each: not each.name.startswith(FIRST))
     listed, blocks = [], {}
     for place, each in enumerate(each for each in found if not isinstance(each, NotDrawn)):
         spec = each.spec()

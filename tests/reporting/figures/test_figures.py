@@ -1,31 +1,30 @@
 """Figures draw the numbers of the frame, one protocol each, and say what they do not draw."""
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import altair
 import pytest
-import vl_convert
 from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import UserError
-from harness.patterns import Channels, Pattern, SemiStructured, Structured, Unstructured
-from harness.record import EvalResult, LayerReport, RunRecord
+from harness.patterns import Channels, Pattern, SemiStructured, Unstructured
+from harness.record import LayerReport, RunRecord
 from harness.reporting.figures.agreement import pairs
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture, draw_all, pictures
 from harness.reporting.figures.costs import time_bars
-from harness.reporting.figures.curves import COMPRESSION, SPARSITY, Across, curve_panel
-from harness.reporting.figures.data import Data, Measurement
-from harness.reporting.figures.heatmap import heat_panel
+from harness.reporting.figures.data import Data
+from harness.reporting.figures.ends import LONGEST, short_names
 from harness.reporting.figures.layers import select
-from harness.reporting.figures.look import LETTER_WIDTH, PANEL_WIDTH, file_name, styles
+from harness.reporting.figures.look import STYLES, Scale, file_name
 from harness.reporting.figures.pareto import front, sizes
-from harness.reporting.figures.points import FARTHEST, Panel
+from harness.reporting.figures.places import side_by_side, spread
+from harness.reporting.figures.points import CONTEXT_FREE, MOST_SERIES, Panel
 from harness.reporting.frame import to_frame
 from harness.reporting.published import Published
 from tests.reporting.conftest import C4, make_accuracy, make_perplexity, make_record
@@ -53,61 +52,62 @@ def sweep() -> list[RunRecord]:
     return records
 
 
-def measured(records: Sequence[RunRecord], published: Published) -> Sequence[Measurement]:
-    """What the figures of these records draw."""
-    return Data.of(records, published).measurements
-
-
 def panel_of(records: Sequence[RunRecord], published: Published, kind: str = "perplexity") -> Panel:
     """The only panel of a kind of measurement."""
-    (found,) = (each for each in measured(records, published) if each.kind == kind)
-    (panel,) = found.panels.values()
-    return panel
+    (found,) = (each for each in Data.of(records, published).panels if each.kind == kind)
+    return found
 
 
-def looks_of(panel: Panel) -> dict[str, Any]:
-    """Styles for all that is drawn in a panel."""
-    return styles(list(dict.fromkeys(point.label for point in panel.drawn)))
+def drawn(name: str, records: Sequence[RunRecord], published: Published) -> dict[str, Any]:
+    """The specification of the only figure of a kind."""
+    (picture,) = FIGURES.get(name)(Data.of(records, published))
+    assert isinstance(picture, Picture)
+    return picture.spec()
 
 
-def parts_of(panel: Panel, across: Across) -> list[dict[str, Any]]:
-    """The specification of a panel's curves: lines first, then the places of patterns, whichever there are."""
-    spec = Picture("curves", curve_panel(panel, looks_of(panel), across)).spec()
-    for part in spec["hconcat"]:
-        part["rows"] = {layer["mark"]["type"]: spec["datasets"][layer["data"]["name"]] for layer in part["layer"]}
-    return list(spec["hconcat"])
+def parts_of(spec: dict[str, Any]) -> list[dict[str, Any]]:
+    """The panels of a sheet."""
+    return [panel for row in spec["vconcat"] for panel in row["hconcat"]]
 
 
-def points_of(part: dict[str, Any], label: str, across: str) -> list[tuple[Any, float]]:
-    """What is drawn of one series."""
-    return [(row[across], row["value"]) for row in part["rows"]["point"] if row["label"] == label]
+def points_of(spec: dict[str, Any], part: dict[str, Any], label: str) -> dict[str, float]:
+    """What is marked of one series, by its place."""
+    marks = [layer for layer in part["layer"] if layer["mark"]["type"] == "point"]
+    rows = [row for layer in marks for row in spec["datasets"][layer["data"]["name"]] if "value" in row]
+    return {row["place"]: row["value"] for row in rows if row["label"] == label}
 
 
-def test_curves_draw_the_frame(sweep: list[RunRecord], published: Published) -> None:
-    """Every perplexity of the frame is a point: unstructured at its sparsity, N:M in the place of its pattern."""
+def said(spec: dict[str, Any]) -> str:
+    """The whole caption."""
+    return " ".join(spec["title"]["subtitle"])
+
+
+def test_lines_draw_the_frame(sweep: list[RunRecord], published: Published) -> None:
+    """Every perplexity of the frame is a marker: unstructured ones in one panel, N:M in another, on one scale."""
     frame = to_frame(sweep)
-    perplexities = frame[frame["metric"] == "perplexity"]
-    left, right = parts_of(panel_of(sweep, published), SPARSITY)
+    frame = frame[frame["metric"] == "perplexity"]
+    spec = drawn("perplexity", sweep, published)
+    left, right = parts_of(spec)
     for method in ("magnitude", "wanda"):
-        rows = perplexities[perplexities["method"] == method]
-        plain = rows[rows["pattern"] == "unstructured"].sort_values("sparsity")
-        assert points_of(left, method, "x") == list(zip(100 * plain["sparsity"], plain["value"], strict=True))
-        named = rows.set_index("pattern")["value"]
-        assert dict(points_of(right, method, "place")) == {"4:8": named["4:8"], "2:4": named["2:4"]}
-    assert [row["value"] for row in left["rows"]["rule"] if row["label"] == "dense"] == []  # its rows are of their own
-    assert [row["value"] for row in left["rows"]["rect"]] == [20.0]
-    assert right["layer"][-1]["encoding"]["x"]["sort"] == ["4:8", "2:4"]
-    assert left["layer"][0]["encoding"]["y"]["scale"] == right["layer"][0]["encoding"]["y"]["scale"]
+        rows = frame[frame["method"] == method]
+        plain = rows[rows["pattern"] == "unstructured"]
+        known = {f"{100 * row.sparsity:g}%": row.value for row in plain.itertuples()}
+        assert points_of(spec, left, method) == known
+        assert points_of(spec, right, method) == dict(zip(("4:8", "2:4"), rows["value"].tail(2), strict=True))
+    assert [part["title"].split(":")[0] for part in (left, right)] == ["unstructured", "N"]
+    scales = {str(layer["encoding"]["y"]["scale"]) for part in (left, right) for layer in part["layer"]}
+    assert len(scales) == 1
+    assert said(spec).startswith("opt-125m, 9 jobs: perplexity on wikitext2, 2048-token windows")
 
 
-def test_accuracy_is_in_percent_over_compression(sweep: list[RunRecord], published: Published) -> None:
-    """Accuracies come as fractions and errors with them; half of the weights left is twofold compression."""
-    panel = panel_of(sweep, published, "zero_shot")
-    left, _ = parts_of(panel, COMPRESSION)
-    assert points_of(left, "wanda", "x") == [(2.0, pytest.approx(61.0)), (pytest.approx(10 / 3), pytest.approx(56.0))]
-    assert [point.error for point in panel.points if point.label == "wanda"] == [pytest.approx(1.0)] * 4
-    assert panel.dense is not None
-    assert (panel.dense.value, panel.dense.error) == (pytest.approx(70.0), pytest.approx(1.0))
+def test_the_dense_model_is_a_band_with_its_error(sweep: list[RunRecord], published: Published) -> None:
+    """Accuracies come as fractions and errors with them; the band spans both sides of the dense accuracy."""
+    spec = drawn("accuracy", sweep, published)
+    for part in parts_of(spec):
+        (band,) = (layer for layer in part["layer"] if layer["mark"]["type"] == "rect")
+        (row,) = spec["datasets"][band["data"]["name"]]
+        assert (row["low"], row["value"], row["high"]) == pytest.approx((69.0, 70.0, 71.0))
+    assert points_of(spec, parts_of(spec)[0], "wanda") == {"50%": pytest.approx(61.0), "70%": pytest.approx(56.0)}
 
 
 def test_two_protocols_never_share_a_figure(published: Published) -> None:
@@ -117,14 +117,12 @@ def test_two_protocols_never_share_a_figure(published: Published) -> None:
     records = [make_record("wanda", pattern, tuple(results)) for pattern in PATTERNS]
     other = replace(make_perplexity(22.0), data_fingerprint="sha256:other")
     records.append(make_record("wanda", Unstructured(0.3), (other,)))
-    found = measured(records, published)
+    found = Data.of(records, published).panels
     assert len({each.key for each in found}) == len(found) == 6
     titles = {each.title for each in found}
     assert "perplexity on wikitext2, 512-token windows, all of n = 166 windows" in titles
     assert "perplexity on wikitext2, 2048-token windows, first 64 of 334 windows" in titles
     assert "boolq, zero-shot accuracy, first 20 of 3270 questions" in titles
-    for each in found:
-        assert {panel.metric for panel in each.panels.values()} <= {"perplexity", "acc"}
     names = [each.name for each in pictures(records, published) if isinstance(each, Picture)]
     assert len(set(names)) == len(names)
 
@@ -138,72 +136,38 @@ def test_seeds_are_averaged_and_settings_are_not(published: Published) -> None:
     assert points == {"wanda": (12.0, pytest.approx(math.sqrt(8))), "wanda, block=128": (20.0, None)}
 
 
-def test_many_settings_are_reduced_in_the_open(published: Published) -> None:
-    """With too many lines every method keeps one, and the figure says how many it leaves to the table."""
-    records = [
-        make_record(method, results=(make_perplexity(10.0 + block),), params={"block": block})
-        for method in ("wanda", "sparsegpt")
-        for block in range(9)
-    ]
-    panel = panel_of(records, published)
-    assert [point.method for point in panel.points] == ["sparsegpt", "wanda"]
-    assert panel.notes == ("opt-125m: 16 further settings of the methods are in the table only",)
-
-
 def test_what_is_not_finite_is_said(published: Published) -> None:
     """An infinite or missing perplexity has no place in an axis, and the figure says how many there are."""
     values = (10.0, math.inf, None)
     records = [make_record("wanda", p, (make_perplexity(v),)) for p, v in zip(PATTERNS, values, strict=False)]
     panel = panel_of(records, published)
-    assert [point.value for point in panel.drawn] == [10.0]
-    assert panel.notes == ("opt-125m: 2 of 3 values are infinite or missing and are not drawn",)
+    assert [point.value for point in panel.all] == [10.0]
+    assert panel.lost == 2
+    assert "2 values are infinite or missing" in said(drawn("perplexity", records, published))
 
 
-@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1), st.booleans(), st.booleans())
-def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]], less: bool, higher: bool) -> None:
+@given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), min_size=1), st.booleans())
+def test_the_front_is_what_nothing_beats(points: list[tuple[int, int]], higher: bool) -> None:
     """By the definition: no other point is at least as good in both coordinates and better in one."""
-    sign = (1 if less else -1, -1 if higher else 1)
-    bad = [(sign[0] * x, sign[1] * y) for x, y in points]
+    bad = [(x, -y if higher else y) for x, y in points]
     best = {p for p in bad if not any(o != p and o[0] <= p[0] and o[1] <= p[1] for o in bad)}
-    kept = front([x for x, _ in points], [y for _, y in points], less=less, higher=higher)
+    kept = front([x for x, _ in points], [y for _, y in points], higher=higher)
     assert [bad[n] for n in kept] == sorted(best)
 
 
 def test_sizes_count_what_is_left(sweep: list[RunRecord], published: Published) -> None:
     """The dense model has all prunable weights, 2:4 half of them, in millions."""
-    values = sizes(Data.of(sweep, published)).values
+    values = sizes(Data.of(sweep, published))
     weights = 3 * (4 * 8 + 4 * 24) / 1e6
     by_method = {record.job["pattern"]: values[record.job_id] for record in sweep}
     assert by_method["dense"] == weights
     assert by_method["2:4"] == pytest.approx(weights / 2)
 
 
-def test_speed_is_drawn_only_where_it_was_measured(sweep: list[RunRecord], published: Published) -> None:
-    """Without a measured speed a line says so; with one there is a figure."""
-    missing = [each for each in pictures(sweep, published) if each.name == "pareto-speed"]
-    assert missing == [NotDrawn("pareto-speed", "not measured: no record has a measured speed")]
-    speed = EvalResult("efficiency:cpu:v1", "perplexity", "cpu", "latency", 3.0, None, 5, False, None, "x", "f")
-    timed = [replace(record, results=(*record.results, speed)) for record in sweep]
-    names = [each.name for each in pictures(timed, published)]
-    assert any(name.startswith("pareto-latency") for name in names)
-    assert "pareto-speed" not in names
-
-
-def test_heat_maps_hold_every_value(sweep: list[RunRecord], published: Published) -> None:
-    """A field a method and pattern, with the number written into it."""
-    panel = panel_of(sweep, published)
-    spec = Picture("heat", heat_panel(panel, looks_of(panel))).spec()
-    (rows,) = spec["datasets"].values()
-    assert [row["value"] for row in rows] == [30.0, 40.0, 50.0, 60.0, 29.0, 39.0, 49.0, 59.0]
-    assert [row["written"] for row in rows] == [f"{row['value']:.2f}" for row in rows]
-    assert spec["layer"][0]["encoding"]["x"]["sort"] == ["50%", "70%", "4:8", "2:4"]
-    assert len(panel.points) == 8
-
-
 def test_layers_are_averaged_by_block(sweep: list[RunRecord], published: Published) -> None:
     """Of the pattern that most methods have; zeros in percent, errors as recorded."""
     (selection,) = select(Data.of(sweep, published))
-    assert selection.labels == {"magnitude", "wanda"}
+    assert {*selection.labels} == {"magnitude", "wanda"}
     for label in selection.labels:
         rows = [row for row in selection.rows if row["label"] == label]
         assert [row["block"] for row in rows] == [0, 1, 2]
@@ -226,25 +190,18 @@ def test_time_bars_add_up(sweep: list[RunRecord], published: Published) -> None:
     """Phases and what no phase claims are the total, averaged over a method's jobs."""
     data = Data.of(sweep, published)
     bars = time_bars(data)
-    assert [bar[0]["bar"] for bar in bars] == [
-        "opt-125m: dense (n = 1)",
-        "opt-125m: magnitude (n = 4)",
-        "opt-125m: wanda (n = 4)",
-    ]
+    assert [bar[0]["bar"] for bar in bars] == ["dense, 1 × 3", "magnitude, 4 × 3", "wanda, 4 × 3"]
     for bar in bars:
         assert {row["phase"]: row["seconds"] for row in bar} == pytest.approx({"load": 1.0, "prune": 2.0, "other": 0.0})
-    (picture,) = FIGURES.get("time")(data)
-    assert isinstance(picture, Picture)
-    (rows,) = picture.spec()["datasets"].values()
-    shown = [
-        (row["phase"], row["name"], row["to"] - row["from"], row["total"]) for row in rows if "dense" in row["bar"]
-    ]
-    assert [share for _, _, share, _ in shown] == pytest.approx([100 / 3, 200 / 3, 0.0])
-    assert [(phase, name, total) for phase, name, _, total in shown] == [
-        ("load", "load", ""),
-        ("prune", "prune", ""),
-        ("other", "", "3 s"),
-    ]
+    spec = drawn("time", sweep, published)
+    lengths = {
+        panel["title"]["text"]: panel["layer"][0]["encoding"]["x"]["scale"]["domain"][1] / panel["width"]
+        for panel in spec["hconcat"]
+    }
+    assert list(lengths) == ["load", "prune"]
+    assert lengths["load"] == pytest.approx(lengths["prune"])
+    assert said(spec).startswith("opt-125m, 9 jobs")
+    assert "below 3% of every job: other" in said(spec)
 
 
 def test_all_figures_are_written_and_again_the_same(
@@ -258,8 +215,8 @@ def test_all_figures_are_written_and_again_the_same(
     for name, content in files.items():
         assert content.startswith({"png": b"\x89PNG", "pdf": b"%PDF"}[name.rsplit(".", 1)[1]])
     kinds = {each.name.split("-")[0] for each in figures}
-    assert kinds == {"perplexity", "accuracy", "pareto", "heatmap", "layers", "published", "time"}
-    assert [each.name for each in outcomes if isinstance(each, NotDrawn)] == ["pareto-speed"]
+    assert kinds == {"perplexity", "accuracy", "pareto", "layers", "published", "time"}
+    assert [each.name for each in outcomes if isinstance(each, NotDrawn)] == ["allocation"]
     assert [each.name for each in draw_all(sweep, published, tmp_path / "b")] == [each.name for each in outcomes]
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
 
@@ -269,71 +226,97 @@ def test_every_figure_is_valid_and_its_rows_name_their_jobs(
     name: str, sweep: list[RunRecord], published: Published
 ) -> None:
     """By the schema of Vega-Lite; the page hides rows by the jobs they name."""
-    ids = {record.job_id for record in sweep}
-    for found in FIGURES.get(name)(Data.of(sweep, published)):
-        if isinstance(found, NotDrawn):
-            continue
-        spec = found.spec()
-        altair.Chart.from_dict(spec, validate=True)
-        rows = [row for rows in spec["datasets"].values() for row in rows]
-        named = [job for row in rows for job in row.get("jobs", [row.get("job")]) if job]
-        assert named
-        assert set(named) <= ids
+    allocated = [*sweep, make_record(results=(make_perplexity(40.0),), allocation="owl")]
+    found = next(FIGURES.get(name)(Data.of(allocated, published)))
+    assert isinstance(found, Picture)
+    spec = found.spec()
+    altair.Chart.from_dict(spec, validate=True)
+    rows = [row for rows in spec["datasets"].values() for row in rows]
+    named = [job for row in rows for job in row.get("jobs", [row.get("job")]) if job]
+    assert {*named} <= {record.job_id for record in allocated}
+    assert named
 
 
 def test_records_that_allow_nothing_say_why(published: Published, tmp_path: Path) -> None:
     """A dense job with an accuracy: every kind but the times has its line; a file in the way is the user's mistake."""
     outcomes = list(draw_all([make_record("dense", None)], published, tmp_path))
     why = {each.name: each.why for each in outcomes if isinstance(each, NotDrawn)}
-    assert set(why) == {"perplexity", "accuracy", "pareto-size", "pareto-speed", "heatmap", "layers", "published"}
+    assert set(why) == {"perplexity", "accuracy", "allocation", "pareto-size", "layers", "published"}
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write figures into the folder"):
         list(draw_all([], published, tmp_path / "file"))
 
 
-def test_styles_tell_methods_apart_in_grey() -> None:
-    """Of ten methods no two have the same marker or colour; of seventy no two the same marker and line."""
-    ten = styles([f"method{n}" for n in range(10)]).values()
-    assert len({style.marker for style in ten}) == len({style.color for style in ten}) == 10
-    many = styles([f"method{n}" for n in range(70)]).values()
-    assert len({(style.marker, style.dash) for style in many}) == 70
+def test_a_destroyed_model_does_not_press_the_others_together(published: Published) -> None:
+    """The axis ends where a model knows no more than frequencies; what lies beyond is counted, with its value."""
+    values = {"magnitude": 1e8, "wanda": 40.0, "sparsegpt": 30.0}
+    records = [make_record(method, results=(make_perplexity(value),)) for method, value in values.items()]
+    assert panel_of(records, published).edge == CONTEXT_FREE
+    spec = drawn("perplexity", records, published)
+    (part,) = parts_of(spec)
+    assert points_of(spec, part, "wanda") == {"50%": 40.0}
+    assert points_of(spec, part, "magnitude") == {}
+    counts = [row for rows in spec["datasets"].values() for row in rows if "count" in row]
+    assert [(row["count"], row["who"], row["jobs"]) for row in counts] == [
+        ("▲ 1", "magnitude 1.00e8", [records[0].job_id])
+    ]
+    assert max(part["layer"][0]["encoding"]["y"]["scale"]["domain"]) < 1.2 * CONTEXT_FREE
+    assert "▲ n: n values beyond 1,000" in said(spec)
 
 
-def test_what_is_drawn_has_colours_of_its_own(published: Published) -> None:
-    """Settings that are left to the table take no colour from those that are drawn; the better come first."""
+def test_a_panel_of_destroyed_models_is_said_instead(published: Published) -> None:
+    """A pattern of which nothing is on the axis has no panel; the caption has its numbers."""
+    records = [make_record(results=(make_perplexity(30.0),))]
+    records.append(make_record("channel-magnitude", Channels(0.5), (make_perplexity(1e6),)))
+    spec = drawn("perplexity", records, published)
+    assert len(parts_of(spec)) == 1
+    assert "channel-magnitude channel 50% 1.00e6" in said(spec)
+
+
+def test_at_most_eight_are_named_the_winners_first(published: Published) -> None:
+    """Whatever is best at some sparsity is named, then one setting of each method; the rest is grey and counted."""
     records = [
-        make_record(f"method{n}", pattern, (make_perplexity(20.0 - n + block),), params={"block": block})
+        make_record(f"method{n}", pattern, (make_perplexity(20.0 + n - 30 * (n == 9 and block == 2) + block),),
+                    params={"block": block})
         for n in range(10)
         for block in range(3)
         for pattern in (Unstructured(0.5), Unstructured(0.7))
-    ]
+    ]  # fmt: skip
     data = Data.of(records, published)
-    (panel,) = data.measurements[0].panels.values()
-    drawn = {point.label for point in panel.points}
-    assert len(drawn) == len({data.styles[label].color for label in drawn}) == 10
-    assert [label.split(",")[0] for label in data.styles][:2] == ["method9", "method8"]
+    (panel,) = data.panels
+    chosen = panel.chosen(data.order, data.usual)
+    assert len(chosen) == MOST_SERIES == len(data.looks(chosen))
+    assert chosen[0] == "method9, block=2"
+    assert len({label.split(",")[0] for label in chosen}) == MOST_SERIES
+    spec = drawn("perplexity", records, published)
+    assert "grey: method" in said(spec)
+    assert "in all 16 settings" in said(spec)
+    assert "6 further settings are in the table only" in said(spec)
 
 
-def test_markers_of_a_legend_are_whole(sweep: list[RunRecord], published: Published) -> None:
-    """A legend's entries have a colour and a marker; the dashes of lines would tear the marker's outline."""
-    for name in ("perplexity", "layers"):
-        (picture,) = FIGURES.get(name)(Data.of(sweep, published))
-        assert isinstance(picture, Picture)
-        legends = vl_convert.vegalite_to_vega(picture.spec())["legends"]
-        assert [sorted(legend) for legend in legends] == [["encode", "fill", "shape", "stroke", "symbolType"]]
+def test_a_label_keeps_its_style_where_it_can(published: Published) -> None:
+    """Two figures that name the same two series give them the same looks, whatever else one of them names."""
+    records = [make_record(f"m{n}", results=(make_perplexity(20.0 + n),)) for n in range(12)]
+    data = Data.of(records, published)
+    both = data.looks(data.order[:8]), data.looks(data.order[6:8])
+    assert all(both[0][label] == style for label, style in both[1].items())
+    crowded = data.looks([data.order[0], data.order[8]])
+    assert len({*crowded.values()}) == 2
+    assert {*crowded.values()} <= {*STYLES}
 
 
-def test_a_destroyed_model_does_not_press_the_others_together(published: Published) -> None:
-    """What is far beyond all others is drawn at the edge of the axis, counted in a note, and keeps its value."""
-    values = {"magnitude": 1e8, "wanda": 40.0, "sparsegpt": 30.0}
-    records = [make_record(method, results=(make_perplexity(value),)) for method, value in values.items()]
-    panel = panel_of(records, published)
-    assert panel.edge == FARTHEST * 30.0
-    assert panel.notes == ("opt-125m: 1 values above 9,000 are drawn at it",)
-    (left,) = parts_of(panel, SPARSITY)
-    rows = {row["label"]: (row["value"], row["shown"]) for row in left["rows"]["point"]}
-    assert rows == {"magnitude": (1e8, 9000.0), "wanda": (40.0, 40.0), "sparsegpt": (30.0, 30.0)}
-    assert max(left["layer"][0]["encoding"]["y"]["scale"]["domain"]) < 20_000
+def test_allocations_are_compared_within_a_method(published: Published) -> None:
+    """A panel a method that has two at one sparsity; another method's allocation is none of its rivals."""
+    records = [
+        make_record(method, results=(make_perplexity(20.0 + n),), allocation=allocation)
+        for n, (method, allocation) in enumerate((("wanda", "owl"), ("wanda", "uniform"), ("sparsegpt", "owl")))
+    ]
+    spec = drawn("allocation", records, published)
+    (part,) = parts_of(spec)
+    assert part["title"].startswith("wanda")
+    assert [points_of(spec, part, label) for label in ("owl", "uniform")] == [{"50%": 20.0}, {"50%": 21.0}]
+    assert "2 jobs" in said(spec)
+    assert isinstance(next(FIGURES.get("allocation")(Data.of(records[1:], published))), NotDrawn)
 
 
 def test_settings_that_only_methods_differ_in_are_said_once(published: Published) -> None:
@@ -344,7 +327,7 @@ def test_settings_that_only_methods_differ_in_are_said_once(published: Published
     ]
     data = Data.of(records, published)
     assert sorted(data.labels.values()) == ["obc", "sparsegpt", "wanda"]
-    assert data.notes == ["opt-125m: dense calibration: obc; sequential calibration: the others"]
+    assert data.notes == {"opt-125m": ["dense calibration: obc; sequential calibration: the others"]}
 
 
 @given(st.text())
@@ -362,64 +345,16 @@ def test_hostile_names_are_drawn_as_text(published: Published, tmp_path: Path) -
     assert any(isinstance(each, Picture) for each in draw_all(records, published, tmp_path))
 
 
-def test_a_label_has_one_style_in_all_figures(sweep: list[RunRecord], published: Published) -> None:
-    """Styles are made once for all protocols; the dense model is black."""
-    known = Data.of(sweep, published).styles
-    assert list(known) == ["wanda", "magnitude", "dense"]
-    found = set()
-    for picture in pictures(sweep, published):
-        if isinstance(picture, Picture):
-            found |= {tuple(pair) for pair in colors(picture.spec())}
-    assert found == {(label, style.color) for label, style in known.items()}
-
-
-def colors(spec: Any) -> list[tuple[str, str]]:
-    """Labels and their colours, wherever a chart tells series apart."""
-    if isinstance(spec, list):
-        return [pair for part in spec for pair in colors(part)]
-    if not isinstance(spec, dict):
-        return []
-    color = spec.get("encoding", {}).get("color", {})
-    own = zip(color["scale"]["domain"], color["scale"]["range"], strict=True) if color.get("field") == "label" else ()
-    return [*own, *(pair for part in spec.values() for pair in colors(part))]
-
-
 def test_a_dense_model_alone_makes_no_figure_and_no_error(published: Published) -> None:
     """Nor does one whose pruned rivals have no finite value under the protocol."""
     dense = make_record("dense", None, (make_perplexity(20.0),))
     for others in ([], [make_record("wanda", results=(make_perplexity(math.inf),))]):
-        (only,) = measured([dense, *others], published)
-        panel = only.panels["perplexity", "opt-125m"]
+        (panel,) = Data.of([dense, *others], published).panels
         assert panel.points == ()
         assert panel.dense is not None
         found = list(pictures([dense, *others], published))
         assert "perplexity" in {each.name for each in found if isinstance(each, NotDrawn)}
         assert all(each.spec() for each in found if isinstance(each, Picture))
-
-
-def test_every_ratio_of_a_structured_pattern_has_a_place(published: Published) -> None:
-    """20 % and 50 % of the channels are two columns, not one whose last value wins."""
-    records = [
-        make_record("channel-magnitude", Channels(share), (make_perplexity(100 * share),)) for share in (0.2, 0.5)
-    ]
-    panel = panel_of(records, published)
-    known = {point.place: point.value for point in panel.points}
-    assert known == {"channel 20%": pytest.approx(20.0), "channel 50%": pytest.approx(50.0)}
-    (only,) = parts_of(panel, SPARSITY)
-    assert only["layer"][-1]["encoding"]["x"]["sort"] == ["channel 20%", "channel 50%"]
-
-
-def test_names_of_patterns_have_room(published: Published) -> None:
-    """`channel 25%` stands in two lines, each narrower than its place, beside the lines and in the heat map."""
-    patterns = (Channels(0.25), Channels(0.5), Structured(0.5))
-    records = [make_record("channel-magnitude", pattern, (make_perplexity(30.0),)) for pattern in patterns]
-    panel = panel_of(records, published)
-    (only,) = parts_of(panel, SPARSITY)
-    heat = heat_panel(panel, looks_of(panel))
-    widest = max(len(word) for place in panel.places for word in place.split(" "))
-    for place_width, layer in ((only["width"] / 3, only["layer"][-1]), (heat["width"]["step"], heat["layer"][0])):
-        assert layer["encoding"]["x"]["axis"]["labelExpr"] == "split(datum.label, ' ')"
-        assert widest * LETTER_WIDTH < place_width
 
 
 def test_long_settings_that_differ_at_their_start_are_two_series(published: Published) -> None:
@@ -439,26 +374,54 @@ def test_images_are_images(published: Published) -> None:
         make_record("dense", None, (digits,)),
         make_record("obc", results=(digits,), layers=layers(Unstructured(0.5))),
     ]
-    (only,) = measured(records, published)
+    (only,) = Data.of(records, published).panels
     assert only.title == "digits, accuracy, all of n = 360 images"
     names = [each.name for each in pictures(records, published) if isinstance(each, Picture)]
     assert any(name.startswith("accuracy") for name in names)
     assert any(name.startswith("pareto-size") for name in names)
 
 
-def test_long_names_do_not_squeeze_the_panels(published: Published) -> None:
-    """The figure grows by what the legend needs; the axes keep their width."""
-    sheets, areas = [], []
-    for name in ("short", "a_long_name_of_a_hyperparameter_that_differs"):
-        records = [
-            make_record("wanda", Unstructured(share), (make_perplexity(10.0),), params={name: value})
-            for value in (1.0, 2.0)
-            for share in (0.5, 0.7)
-        ]
-        (picture,) = FIGURES.get("perplexity")(Data.of(records, published))
-        assert isinstance(picture, Picture)
-        svg = vl_convert.vegalite_to_svg(picture.spec())
-        sheets.append(float(re.search(r'<svg[^>]* width="([\d.]+)"', svg)[1]))  # type: ignore[index]
-        areas.append(re.findall(r'class="background"[^>]* d="M[^"]*?h([\d.]+)v', svg))
-    assert areas[0].count(str(PANEL_WIDTH)) == areas[1].count(str(PANEL_WIDTH)) > 0
-    assert sheets[1] > sheets[0] + 150
+@given(st.lists(st.floats(-50, 350), min_size=1, max_size=20))
+def test_names_are_spread_in_order_and_inside(wanted: list[float]) -> None:
+    """A line's height apart, in the order of what they name, none outside where there is room for all."""
+    found = spread(wanted, 13, 0, 300)
+    ordered = [found[n] for n in sorted(range(len(wanted)), key=lambda n: wanted[n])]
+    assert all(later - one >= 13 - 1e-6 for one, later in pairwise(ordered))
+    assert ordered[0] >= -1e-6
+    assert ordered[-1] <= 300 + 1e-6
+
+
+def test_a_lone_name_stays_where_it_belongs() -> None:
+    """Only names that would cover each other move, by as little as they can."""
+    assert spread([100.0, 50.0, 52.0], 13, 0, 300) == pytest.approx([100.0, 44.5, 57.5])
+
+
+@given(st.lists(st.tuples(st.integers(0, 40), st.integers(0, 40)), max_size=30))
+def test_markers_stand_side_by_side(points: list[tuple[int, int]]) -> None:
+    """None covers another, and none moves up or down: its value is read there."""
+    moved = [(x + move, y) for (x, y), move in zip(points, side_by_side(points, 9), strict=True)]
+    pairs = [(one, other) for place, one in enumerate(moved) for other in moved[:place]]
+    assert all(max(abs(a - c), abs(b - d)) >= 9 - 1e-5 for (a, b), (c, d) in pairs)
+
+
+@given(st.floats(0.1, 1e6), st.floats(1.1, 1e4), st.booleans())
+def test_a_scale_is_its_own_inverse(low: float, factor: float, log: bool) -> None:
+    """A pixel's value has that pixel, the ends lie inside by the margin, and ticks lie between them."""
+    scale = Scale.of([low, low * factor], 300, log=log)
+    assert [scale.at(low), scale.at(low * factor)] == pytest.approx([8, 292], abs=1e-3)
+    assert scale.at(scale.back(123.0)) == pytest.approx(123.0, abs=1e-3)
+    assert all(scale.low <= tick <= scale.high for tick in scale.ticks or ())
+
+
+def test_names_are_short_and_apart() -> None:
+    """A method alone in a figure is called by its name; with its setting where several have it."""
+    labels = ("wanda", "dsnot, accept=better_rows, initial=wanda", "sparsegpt", "sparsegpt, owl")
+    assert dict(short_names(labels)) == {
+        "wanda": "wanda",
+        "dsnot, accept=better_rows, initial=wanda": "dsnot",
+        "sparsegpt": "sparsegpt",
+        "sparsegpt, owl": "sparsegpt, owl",
+    }
+    long = [f"magnitude, granularity={'x' * 40}{n}" for n in range(2)]
+    assert len({*short_names(long).values()}) == 2
+    assert max(map(len, short_names(["a, b", f"a, {'c' * 40}"]).values())) <= LONGEST
