@@ -88,7 +88,7 @@ def _chart(rows: Sequence[Row], where: str) -> Spec:
     names = max(text_width(bar, look.SMALL_FONT) for bar in bars)
     left = 2 * look.COLUMN - names - math.fsum(texts) - len(order) * GAP
     a_second = max(left, look.COLUMN / 2) / (math.fsum(longest) or 1.0)
-    panels = []
+    panels: list[Spec] = []
     for phase, column, most, text in zip(order, columns, longest, texts, strict=True):
         axis = {"ticks": False, "domain": False, "labels": not panels}
         y = look.nominal("bar", title=None, sort=bars, axis=axis, scale={"domain": bars})
