@@ -14,7 +14,7 @@ from pydantic import TypeAdapter, ValidationError
 import harness
 from harness.config.schema import Folders
 from harness.data.corpora.base import CORPORA
-from harness.errors import UserError
+from harness.errors import UserError, unknown
 from harness.patterns import parse_n_of_m
 from harness.pruning.allocations.base import ALLOCATIONS
 from harness.pruning.methods.base import METHODS
@@ -42,6 +42,21 @@ def groups() -> set[str]:
         *OF_CORPORA,
         *(table.axis for table in REGISTERED),
     }
+
+
+def choice(group: str, name: str) -> Any:
+    """The fields that a choice of a group stands for.
+
+    Raises:
+        UserError: the group has no choice of that name.
+    """
+    file, store = conf_dir() / group / f"{name}.yaml", ConfigStore.instance()
+    if file.is_file():
+        return OmegaConf.load(file)
+    stored = [each.removesuffix(".yaml") for each in store.list(group)] if group in store.repo else []
+    if name in stored:
+        return store.load(f"{group}/{name}.yaml").node
+    raise unknown(group, name, sorted({*stored, *(path.stem for path in file.parent.glob("*.yaml"))}))
 
 
 def experiments() -> dict[str, Path]:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from harness.config.build import build
-from harness.config.choices import conf_dir, groups, load_plugins, offer_choices
+from harness.config.choices import choice, conf_dir, experiments, groups, load_plugins, offer_choices
 from harness.config.request import JobRequest, Refusal
 from harness.config.schema import checked
 from harness.errors import UserError, unknown
@@ -147,11 +147,11 @@ def expand(arguments: Sequence[str], sweep: Sweep, *, multirun: bool) -> list[tu
 
 
 class Composer:
-    """Composes the jobs of one sweep, which differ in few overrides, with two of Hydra's slow compositions.
+    """Composes the jobs of one sweep, which differ in few overrides, with one of Hydra's slow compositions.
 
-    A choice of a group decides that group's node and nothing else (no file of a group has a package of its own), so
-    one composition gives the nodes of all choices beside one another, and what the experiment sets in each group; they
-    are put in place, and plain values are set on top, as Hydra does.
+    A choice of a group decides that group's node and nothing else (no file of a group has a package or defaults of its
+    own), so its node, with what the experiment sets in the group, is put in place; plain values are set on top, as
+    Hydra does.
 
     Args:
         arguments: overrides of the command line; those of the whole sweep (the experiment, and what is a matter of
@@ -168,20 +168,21 @@ class Composer:
         self._tree = cast("dict[str, Any]", OmegaConf.to_container(self.whole))
         sweeper = self._tree.pop("hydra")["sweeper"]
         self.sweep = Sweep(sweeper.get("params"), sweeper.get("products"))
+        named = next((each.value() for each in map(parsed, self._shared) if each.key_or_group == "experiment"), None)
+        self._experiment: Any = OmegaConf.load(experiments()[str(named)]) if named else {}
         self._nodes: dict[str, Any] = {}
 
     def choose(self, jobs: Iterable[Sequence[str]]) -> None:
-        """Compose all choices of the jobs that `document` will be asked for."""
-        texts = dict.fromkeys(text for overrides in jobs for text in overrides if text not in self._shared)
-        chosen = [(text, group) for text in texts if (group := parsed(text).key_or_group) in self._groups]
-        if not chosen:
-            return
-        without = dict.fromkeys(f"~{group}" for _, group in chosen)  # what is left is set by the experiment
-        beside = [f"+{group}@beside.{place}={text.partition('=')[2]}" for place, (text, group) in enumerate(chosen)]
-        composed = hydra.compose(CONFIG_NAME, overrides=[*self._shared, *without, *beside])
-        for place, (text, group) in enumerate(chosen):
-            node = OmegaConf.merge(composed.beside.get(str(place)) or {}, composed.get(group) or {})
-            self._nodes[text] = OmegaConf.to_container(node)
+        """Look up all choices of the jobs that `document` will be asked for.
+
+        Raises:
+            UserError: a group has no choice of that name.
+        """
+        for text in dict.fromkeys(text for overrides in jobs for text in overrides if text not in self._shared):
+            override = parsed(text)
+            if (group := override.key_or_group) in self._groups:
+                chosen = OmegaConf.create(choice(group, str(override.value())))
+                self._nodes[text] = OmegaConf.to_container(OmegaConf.merge(chosen, self._experiment.get(group) or {}))
 
     def document(self, overrides: Sequence[str]) -> str:
         """What `hydra.compose` gives for these overrides, as JSON.

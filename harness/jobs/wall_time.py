@@ -20,7 +20,7 @@ from harness.pruning.allocations.base import UNIFORM
 from harness.pruning.methods.base import METHODS
 from harness.record import RunRecord
 
-TRIAL_WIDTH, TRIALS = 1024, 3
+TRIAL_WIDTH, TRIALS = 512, 5
 LIKE_IT = "finished jobs like it"
 SAME_WORK = ("model", "method", "calibration", "allocation", "recovery", "training")
 
