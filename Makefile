@@ -3,14 +3,15 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo gpu test lint format report bench clean
+.PHONY: setup demo gpu test pytest lint format report bench clean
 
 setup: $(STAMP)
 
-# The stamp makes a second `make setup` do nothing until the requirements change.
+# The stamp makes a second `make setup` do nothing until the requirements change.  Python compiles what it uses at the
+# first use; compiling everything takes a minute.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --no-compile -c constraints.txt -e '.[dev]'
 	@touch $@
 
 demo: setup
@@ -18,8 +19,11 @@ demo: setup
 	$(BIN)/prunebench report --experiment demo --format md --output results/demo.md
 	$(BIN)/prunebench report --experiment demo
 
+# Side by side with `make -j2 test`, as CI does.
+test: lint pytest
+
 # A worker a core, one thread each: threads of two workers would wait for each other.
-test: lint
+pytest: setup
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 # Needs CUDA; starts nothing after 570 s, no hub; leaves results/gpu-report.md, made to be sent.

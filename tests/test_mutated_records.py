@@ -25,7 +25,7 @@ from harness.tracking.wandb import content
 from tests.reporting.conftest import make_accuracy, make_perplexity, make_record, printed
 from tests.tracking.conftest import LAYERS
 
-EXAMPLES, EXAMPLES_DRAWN = 300, 12
+EXAMPLES, EXAMPLES_DRAWN = 150, 8
 PUBLISHED = load()
 GOOD = (
     replace(

@@ -1,7 +1,13 @@
 """A tiny LLaMA on disk, token arrays, and the command line called in this process."""
 
+import os
+import traceback
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +105,39 @@ def cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
         return Outcome(int(ended.value.code or 0), captured.out, captured.err)
 
     return call
+
+
+def in_a_fork(*arguments: str, **variables: str) -> Outcome:
+    """Call the command line in a fork of this process: what it registers, caches and sets ends with it.
+
+    A new process would say the same, after seconds of imports.
+    """
+    context = get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_tell, args=(sender, arguments, variables))
+    process.start()
+    try:
+        assert receiver.poll(300), "the command line says nothing"
+        outcome: Outcome = receiver.recv()
+        return outcome
+    finally:
+        process.kill()
+        process.join()
+
+
+def _tell(sender: Connection, arguments: tuple[str, ...], variables: dict[str, str]) -> None:
+    os.environ.update(variables)
+    PROCESS_CACHE.clear()
+    out, err, code = StringIO(), StringIO(), 0
+    with redirect_stdout(out), redirect_stderr(err):
+        try:
+            main(arguments)
+        except SystemExit as ended:
+            code = int(ended.code or 0)
+        except BaseException:
+            code = 1
+            traceback.print_exc()
+    sender.send(Outcome(code, out.getvalue(), err.getvalue()))
 
 
 @pytest.fixture

@@ -1,12 +1,11 @@
 """A kind of evaluation is added by one file outside the package."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from harness.record import from_json
+from tests.e2e.conftest import in_a_fork
 
 pytestmark = pytest.mark.e2e
 
@@ -52,17 +51,8 @@ def test_one_file_adds_a_kind_that_the_command_line_runs(tmp_path: Path) -> None
     (tmp_path / "plugins").mkdir()
     (tmp_path / "plugins" / "norm.py").write_text(NORM)
     job = ("model=tiny-llama", "method=dense", "evaluation=none", f"results_dir={tmp_path / 'results'}")
-    asked = [
-        sys.executable,
-        "-m",
-        "harness",
-        "run",
-        *job,
-        f"plugins={tmp_path / 'plugins'}",
-        "evaluation.norms=[weights]",
-    ]
-    done = subprocess.run(asked, capture_output=True, text=True, check=False)
-    assert "done in" in done.stderr, done.stderr
+    done = in_a_fork("run", *job, f"plugins={tmp_path / 'plugins'}", "evaluation.norms=[weights]")
+    assert "done in" in done.err, done.err
     (path,) = (tmp_path / "results").rglob("*__*.json")
     (result,) = from_json(path.read_bytes(), str(path)).results
     assert (result.protocol, result.kind, result.task) == ("norm:weights:v1", "norm", "weights")

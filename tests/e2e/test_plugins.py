@@ -1,13 +1,12 @@
 """An axis grows by one file outside of the repository: through a folder that is named, or a distribution's entry point.
 
-Every command runs in a process of its own, so that no other test sees what is added here.
+Every command runs in a process of its own, or a fork, so that no other test sees what is added here.
 """
 
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import pytest
 
 from harness.record import RunRecord, from_json
-from tests.e2e.conftest import Outcome
+from tests.e2e.conftest import in_a_fork
 
 pytestmark = [pytest.mark.e2e, pytest.mark.slow]
 
@@ -140,26 +139,6 @@ CHOICES = {
     "recovery": ("recovery=scale", "recovery.factor=0.25", "method=magnitude"),
 }
 
-Command = Callable[..., Outcome]
-
-
-@pytest.fixture
-def command(tmp_path: Path) -> Command:
-    """Run the command line in a new process, with the folder `installed` on its path as if installed there."""
-
-    def call(*arguments: str, **variables: str) -> Outcome:
-        environment = {
-            **os.environ,
-            **variables,
-            "PYTHONPATH": os.pathsep.join([str(tmp_path / "installed"), *sys.path]),
-        }
-        done = subprocess.run(
-            [sys.executable, "-m", "harness", *arguments], capture_output=True, text=True, check=False, env=environment
-        )
-        return Outcome(done.returncode, done.stdout, done.stderr)
-
-    return call
-
 
 def plugin_folder(tmp_path: Path, axis: str, content: str) -> Path:
     """A folder outside of the repository with one file in it."""
@@ -177,13 +156,11 @@ def the_record(job: tuple[str, ...]) -> RunRecord:
 
 
 @pytest.mark.parametrize("axis", PLUGINS)
-def test_one_file_in_a_folder_adds_to_an_axis(
-    command: Command, job: tuple[str, ...], tmp_path: Path, axis: str
-) -> None:
+def test_one_file_in_a_folder_adds_to_an_axis(job: tuple[str, ...], tmp_path: Path, axis: str) -> None:
     """It is chosen on the command line like any other, and the record says which file it came from."""
     folder = plugin_folder(tmp_path, axis, PLUGINS[axis])
     asked = (*job, "sparsity=0.5", *CHOICES[axis], f"plugins={folder}")
-    outcome = command("run", *asked)
+    outcome = in_a_fork("run", *asked)
     assert outcome.code == 0, outcome.err
     record = the_record(job)
     digest = sha256(PLUGINS[axis].encode()).hexdigest()
@@ -192,28 +169,28 @@ def test_one_file_in_a_folder_adds_to_an_axis(
     chosen: Any = record.job[axis]
     assert chosen["name"] == name
     assert sum("plug-in" in note for note in record.notes) == 1  # wanda, which one imports, is ours
-    (planned,) = json.loads(command("plan", *asked, "--json").out)
+    (planned,) = json.loads(in_a_fork("plan", *asked, "--json").out)
     assert planned["state"] == "done"
 
 
-def test_what_a_folder_adds_is_listed(command: Command, tmp_path: Path) -> None:
+def test_what_a_folder_adds_is_listed(tmp_path: Path) -> None:
     """With its parameters, as ours are."""
     folder = plugin_folder(tmp_path, "method", PLUGINS["method"])
-    facts = json.loads(command("list", "methods", "sign", "--plugins", str(folder), "--json").out)
+    facts = json.loads(in_a_fork("list", "methods", "sign", "--plugins", str(folder), "--json").out)
     assert facts["parameters"] == [{"name": "method.gain", "default": 2.0, "values": "float"}]
 
 
-def test_an_installed_distribution_adds_through_its_entry_point(
-    command: Command, job: tuple[str, ...], tmp_path: Path
-) -> None:
+def test_an_installed_distribution_adds_through_its_entry_point(job: tuple[str, ...], tmp_path: Path) -> None:
     """No field names it; the record says which distribution it was."""
     installed = tmp_path / "installed"
     (installed / "signs-1.2.dist-info").mkdir(parents=True)
     (installed / "signs-1.2.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: signs\nVersion: 1.2\n")
     (installed / "signs-1.2.dist-info" / "entry_points.txt").write_text("[prunebench.plugins]\nsigns = signs\n")
     (installed / "signs.py").write_text(PLUGINS["method"])
-    outcome = command("run", *job, "sparsity=0.5", "method=sign")
-    assert outcome.code == 0, outcome.err
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(installed), *sys.path])}
+    asked = [sys.executable, "-m", "harness", "run", *job, "sparsity=0.5", "method=sign"]
+    done = subprocess.run(asked, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
     digest = sha256(PLUGINS["method"].encode()).hexdigest()
     assert f"method sign is of the plug-in signs of signs 1.2, sha256:{digest}" in the_record(job).notes
 
@@ -223,16 +200,16 @@ def test_an_installed_distribution_adds_through_its_entry_point(
     [("import nothing_of_this_name", "cannot be imported: ModuleNotFoundError"), (None, "is not a folder; allowed: a")],
 )
 def test_a_plugin_that_cannot_be_loaded_is_one_line(
-    command: Command, job: tuple[str, ...], tmp_path: Path, content: str | None, said: str
+    job: tuple[str, ...], tmp_path: Path, content: str | None, said: str
 ) -> None:
     """Before anything runs."""
     folder = tmp_path / "mine" if content is None else plugin_folder(tmp_path, "method", content)
-    outcome = command("run", *job, f"plugins={folder}")
+    outcome = in_a_fork("run", *job, f"plugins={folder}")
     assert (outcome.code, len(outcome.err.strip().splitlines())) == (2, 1)
     assert said in outcome.err
 
 
-def test_a_worker_process_loads_the_plugins_of_its_job(command: Command, job: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_worker_process_loads_the_plugins_of_its_job(job: tuple[str, ...], tmp_path: Path) -> None:
     """The folder is part of the job's data."""
     folder = plugin_folder(tmp_path, "method", PLUGINS["method"])
     code = (
@@ -249,7 +226,7 @@ def test_a_worker_process_loads_the_plugins_of_its_job(command: Command, job: tu
     assert any("my_method.py" in note for note in the_record(job).notes)
 
 
-def test_one_file_adds_a_corpus(command: Command, speaking_model: Path, tmp_path: Path) -> None:
+def test_one_file_adds_a_corpus(speaking_model: Path, tmp_path: Path) -> None:
     """It is calibrated and measured on, from the data folder or a path, and listed; the record says whose it is."""
     folder = plugin_folder(tmp_path, "corpus", CORPUS)
     (tmp_path / "data" / "poems").mkdir(parents=True)
@@ -260,7 +237,7 @@ def test_one_file_adds_a_corpus(command: Command, speaking_model: Path, tmp_path
         *("calibration=poems", "calibration.num_sequences=4", "calibration.seq_len=16", "evaluation.seq_len=32"),
         *("evaluation.corpora=[poems]", f"plugins={folder}"),
     )
-    outcome = command(*job, PRUNEBENCH_DATA=str(tmp_path / "data"))
+    outcome = in_a_fork(*job, PRUNEBENCH_DATA=str(tmp_path / "data"))
     assert outcome.code == 0, outcome.err
     record = the_record(job)
     (result,) = record.results
@@ -271,13 +248,13 @@ def test_one_file_adds_a_corpus(command: Command, speaking_model: Path, tmp_path
     digest = sha256(CORPUS.encode()).hexdigest()
     assert f"corpus poems is of the plug-in my_corpus.py, sha256:{digest}" in record.notes
     path = tmp_path / "data" / "poems" / "train.txt"
-    measured = command(*job, f"data.poems={path}", f"calibration.path={path}", "method=magnitude")
+    measured = in_a_fork(*job, f"data.poems={path}", f"calibration.path={path}", "method=magnitude")
     assert measured.code == 0, measured.err
-    listed = json.loads(command("list", "corpora", "--plugins", str(folder), "--json").out)
+    listed = json.loads(in_a_fork("list", "corpora", "--plugins", str(folder), "--json").out)
     assert [row["role"] for row in listed if row["name"] == "poems"] == ["calibration", "evaluation"]
 
 
-def test_one_file_adds_a_zero_shot_task(command: Command, speaking_model: Path, tokens: Path, tmp_path: Path) -> None:
+def test_one_file_adds_a_zero_shot_task(speaking_model: Path, tokens: Path, tmp_path: Path) -> None:
     """With rows, prompt and metrics of its own: measured, listed, in tables, and its questions are shown."""
     folder = plugin_folder(tmp_path, "task", TASK)
     results = tmp_path / "results"
@@ -286,7 +263,7 @@ def test_one_file_adds_a_zero_shot_task(command: Command, speaking_model: Path, 
         *("calibration=tokens", f"calibration.path={tokens}", "method=dense,random", "sparsity=0.9"),
         *("evaluation=none", "evaluation.tasks=[colours]", f"plugins={folder}"),
     )
-    outcome = command(*job)
+    outcome = in_a_fork(*job)
     assert outcome.code == 0, outcome.err
     records = [from_json(path.read_bytes(), str(path)) for path in sorted(results.rglob("*__*.json"))]
     assert [[result.metric for result in record.results] for record in records] == [["acc", "acc_norm"]] * 2
@@ -295,19 +272,19 @@ def test_one_file_adds_a_zero_shot_task(command: Command, speaking_model: Path, 
     assert (result.num_samples, result.details["requests"]) == (3, 6)
     assert any(note.startswith("zero-shot task colours is of the plug-in my_task.py") for note in records[0].notes)
     where = ("--results-dir", str(results))
-    assert "colours" in command("report", *where).out
+    assert "colours" in in_a_fork("report", *where).out
     asked = ("compare", *(record.job_id for record in records), "--format", "json", *where)
-    flips = [flip for task in json.loads(command(*asked).out)["tasks"] for flip in task["flips"]]
+    flips = [flip for task in json.loads(in_a_fork(*asked).out)["tasks"] for flip in task["flips"]]
     assert flips, "a random model and one that is nearly empty answer alike"
-    unknown = command(*asked, "--questions", "3")
+    unknown = in_a_fork(*asked, "--questions", "3")
     assert (unknown.code, unknown.err.count("\n")) == (2, 1)
     assert "the questions of colours are not at hand" in unknown.err
-    shown = command(*asked, "--questions", "3", "--plugins", str(folder))
+    shown = in_a_fork(*asked, "--questions", "3", "--plugins", str(folder))
     texts = [flip["question"] for task in json.loads(shown.out)["tasks"] for flip in task["flips"]]
     assert set(texts) <= {"grass", "blood", "snow"}
     (listed,) = [
         row
-        for row in json.loads(command("list", "tasks", "--plugins", str(folder), "--json").out)
+        for row in json.loads(in_a_fork("list", "tasks", "--plugins", str(folder), "--json").out)
         if row["name"] == "colours"
     ]
     assert listed["metrics"] == "acc, acc_norm"

@@ -136,11 +136,11 @@ def test_a_bug_of_ours_is_no_mistake_of_the_user(monkeypatch: pytest.MonkeyPatch
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_any_process_can_run_a_job_from_its_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A launcher of ours, with processes that know nothing but the JSON: no environment variable, no command line."""
+    """A launcher of ours, with a process that knows nothing but the JSON: no environment variable, no command line."""
 
     def pool_launcher(hydra: object, results_dir: Path, task: object) -> Launcher:
         def run(jobs: Sequence[str]) -> list[Exception | None]:
-            with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+            with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
                 return [done.exception() for done in [pool.submit(launch.run_data, job) for job in jobs]]  # type: ignore[misc]
 
         return run

@@ -1,15 +1,14 @@
 """Kinds of models, and one that a single file adds."""
 
 import json
-import os
-import subprocess
-import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.models.kinds.base import KINDS, kind_of
+from tests.e2e.conftest import in_a_fork
 
 FILE = '''
 """Classifiers of digits with other widths: a kind of its own."""
@@ -55,29 +54,19 @@ def test_every_configuration_has_a_kind() -> None:
 @pytest.mark.e2e
 @pytest.mark.slow
 def test_one_file_outside_the_package_adds_a_kind(tmp_path: Path) -> None:
-    """A file and its entry point on the path: the command line prunes and measures a model of the new kind."""
+    """A file in a folder that is named: the command line prunes and measures a model of the new kind."""
     plugins, model, results = tmp_path / "plugins", tmp_path / "model", tmp_path / "results"
-    about = plugins / "wide_kind-1.dist-info"
-    about.mkdir(parents=True)
+    plugins.mkdir()
     (plugins / "wide_kind.py").write_text(FILE)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: wide-kind\nVersion: 1\n")
-    (about / "entry_points.txt").write_text("[prunebench.plugins]\nwide = wide_kind\n")
     DigitsCnn(DigitsConfig(widths=(8, 24), inner_widths=(8, 24))).save_pretrained(model)
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps(config | {"model_type": "digits_wide"}))
-    path = os.pathsep.join([str(plugins), os.environ.get("PYTHONPATH", "")])
-
-    def run(*overrides: str) -> subprocess.CompletedProcess[str]:
-        job = ("model=local", f"model.path={model}", "sparsity=0.5", "evaluation=digits", f"results_dir={results}")
-        command = [sys.executable, "-m", "harness", "run", *job, *overrides]
-        return subprocess.run(
-            command, env=os.environ | {"PYTHONPATH": path}, capture_output=True, text=True, check=False, timeout=300
-        )
-
-    done = run("calibration=digits", "method=wanda")
-    assert done.returncode == 0, done.stderr
+    job = ("model=local", f"model.path={model}", f"plugins={plugins}", "sparsity=0.5", "evaluation=digits")
+    run = partial(in_a_fork, "run", *job, f"results_dir={results}", "method=wanda")
+    done = run("calibration=digits")
+    assert done.code == 0, done.err
     (record,) = results.rglob("model__wanda__*.json")
     assert json.loads(record.read_text())["results"][0]["metric"] == "acc"
-    refused = run("calibration=wikitext2", "method=wanda")
-    assert refused.returncode == 2
-    assert "is a wide classifier; allowed: calibration=digits" in refused.stderr
+    refused = run("calibration=wikitext2")
+    assert refused.code == 2
+    assert "is a wide classifier; allowed: calibration=digits" in refused.err

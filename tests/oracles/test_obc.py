@@ -211,8 +211,8 @@ def counting(monkeypatch: pytest.MonkeyPatch) -> Counting:
 
 @pytest.fixture
 def job(tmp_path: Path) -> tuple[str, ...]:
-    """Overrides of a job on a tiny model with 14 linears."""
-    tiny_model("llama-gqa").save_pretrained(tmp_path / "tiny")
+    """Overrides of a job on a tiny model of one block, with 7 linears."""
+    tiny_model("llama-gqa", num_hidden_layers=1).save_pretrained(tmp_path / "tiny")
     np.save(tmp_path / "tokens.npy", np.random.default_rng(0).integers(3, 64, (12, 16)))
     return (
         "method=obc", "model=local", f"model.path={tmp_path / 'tiny'}", "calibration=tokens",
@@ -239,15 +239,15 @@ def test_a_second_sparsity_makes_no_trace_and_comes_out_as_if_alone(counting: Co
     """To the bit; another pattern, seed, damping or number of sequences makes traces of its own."""
     cache = ModelCache()
     fingerprint(cache, *job, "sparsity=0.5")
-    assert len(counting.traces) == 14
+    assert len(counting.traces) == 7
     shared = fingerprint(cache, *job, "sparsity=0.7")
-    assert len(counting.traces) == 14
+    assert len(counting.traces) == 7
     assert fingerprint(ModelCache(), *job, "sparsity=0.7") == shared
-    assert len(counting.traces) == 28
+    assert len(counting.traces) == 14
     for different in ("pattern=2:4", "method.rel_damp=0.1", "calibration.num_sequences=11", "batch_tokens=16"):
         before = len(counting.traces)
         fingerprint(cache, *job, different)
-        assert len(counting.traces) == before + 14, different
+        assert len(counting.traces) == before + 7, different
 
 
 def test_allocations_in_turn_share_the_traces(counting: Counting, job: tuple[str, ...]) -> None:
@@ -257,10 +257,10 @@ def test_allocations_in_turn_share_the_traces(counting: Counting, job: tuple[str
     for sparsity in ("sparsity=0.5", "sparsity=0.7"):
         for allocation in ("allocation=uniform", "allocation=sensitivity"):
             record_of(cache, Silent(), *more, sparsity, allocation)
-    assert len(counting.traces) == 28  # the scan has statistics of its own
+    assert len(counting.traces) == 14  # the scan has statistics of its own
     record_of(cache, Silent(), *more, "seed=1")
     record_of(cache, Silent(), *more)
-    assert len(counting.traces) == 56
+    assert len(counting.traces) == 28
 
 
 class Listening(Silent):
@@ -292,7 +292,7 @@ def test_traces_hold_for_dense_inputs_only(counting: Counting, job: tuple[str, .
     cache = ModelCache()
     for sparsity in ("sparsity=0.5", "sparsity=0.7"):
         fingerprint(cache, *job, sparsity, "calibration.propagation=pruned")
-    assert len(counting.traces) == 28
+    assert len(counting.traces) == 14
 
 
 def test_obc_sees_the_dense_model_unless_told_otherwise(job: tuple[str, ...]) -> None:
@@ -336,7 +336,7 @@ def test_no_layer_is_rebuilt_worse_than_by_sparsegpt(job: tuple[str, ...], patte
 def test_a_scan_over_sparsities_traces_every_layer_once(counting: Counting, job: tuple[str, ...]) -> None:
     """18 sparsities a layer are cut from one trace; the pruning itself makes the other."""
     record_of(ModelCache(), Silent(), *job, "allocation=sensitivity", "calibration.num_sequences=6", "sparsity=0.5")
-    assert len(counting.traces) == 28
+    assert len(counting.traces) == 14
 
 
 def test_traces_of_other_batches_are_not_taken(counting: Counting, job: tuple[str, ...]) -> None:
