@@ -15,6 +15,7 @@ from harness.patterns import Unit
 from harness.pruning.context import PruningOutcome
 from harness.pruning.layer_reports import NewLayer, layer_report
 from harness.pruning.sequential import ObservedBlock, sample_of
+from harness.record import JsonValue
 from harness.surgery.channels import add_bias, cut, cuts_cleanly, linear_at, slices_of
 from harness.surgery.dependencies import DependencyGroup
 
@@ -95,6 +96,7 @@ def cut_block(method: StructuredMethod, observed: ObservedBlock, cuts: Sequence[
     dense = {name: weight_view(linear) for name, linear in linears.items()}
     inputs = {name: group for group in observed.groups for name in group.names}
     change, added, columns = ModelChange(), dict[str, Tensor](), dict[str, Tensor]()
+    details: dict[str, Mapping[str, JsonValue]] = {}
     made = [each for each in cuts if len(each.kept_C) < each.group.num_channels]
     for each in made:
         consumer = each.group.consumer
@@ -103,11 +105,14 @@ def cut_block(method: StructuredMethod, observed: ObservedBlock, cuts: Sequence[
                 f"{path}.{consumer}: the model needs {each.group.unit}s that no layer reads; allowed: other models"
             )
         columns[consumer] = each.group.columns_CK[each.kept_C].reshape(-1).sort().values
-        bias_O = method.compensation(dense[consumer], columns[consumer], inputs[consumer].statistics)
+        repair = method.compensation(dense[consumer], columns[consumer], inputs[consumer].statistics)
         change = change.then(cut(block, each.group, each.kept_C))
-        if bias_O is not None:
-            added[consumer] = bias_O
-            change = change.then(add_bias(block, consumer, bias_O))
+        details[consumer] = repair.details
+        if repair.weight_OK is not None:
+            weight_view(linears[consumer]).copy_(repair.weight_OK)
+        if repair.bias_O is not None:
+            added[consumer] = repair.bias_O
+            change = change.then(add_bias(block, consumer, repair.bias_O))
     requested = {name: each.requested for each in cuts for name in (*each.group.producers, each.group.consumer)}
     shrunk = {name for each in made for name in each.group.producers}
     reports = [
@@ -117,7 +122,7 @@ def cut_block(method: StructuredMethod, observed: ObservedBlock, cuts: Sequence[
             NewLayer(weight_view(linear), columns.get(name), added.get(name)),
             None if name in shrunk else sample_of(inputs[name]),
             requested.get(name, 0.0),
-            {"shape_left": list(weight_view(linear).shape)},
+            {"shape_left": list(weight_view(linear).shape), **details.get(name, {})},
         )
         for name, linear in linears.items()
     ]

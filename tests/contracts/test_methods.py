@@ -324,6 +324,7 @@ def test_the_methods_of_this_version() -> None:
         "venum",
         "wanda",
         "wanda-sp",
+        "wanda-sp-ls",
     ]
 
 

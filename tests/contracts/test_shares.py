@@ -89,7 +89,7 @@ def test_the_share_is_met_to_a_hundredth(
     assert {report.name: report.shape for report in outcome.layers} == shapes
     for report in outcome.layers:
         rows, columns = left[report.name]
-        assert report.details == {"shape_left": [rows, columns]}
+        assert report.details["shape_left"] == [rows, columns]
         assert report.achieved_sparsity == 1 - rows * columns / (report.shape[0] * report.shape[1])
         if report.shape != left[report.name]:
             assert outcome.change.layers[report.name] == (report.shape, left[report.name])

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Literal
 
 from harness.calibration.statistics import FeatureFluctuation, FeatureNorm, Statistics
 from harness.pruning.methods.base import METHODS
-from harness.pruning.methods.structured import StructuredMethod
+from harness.pruning.methods.structured import Compensation, StructuredMethod
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -80,7 +80,7 @@ class Flap(StructuredMethod):
         threshold = scores[order][(kept_so_far - (1 - fraction) * weights.sum()).abs().argmin()]
         return [[(scores_C > threshold).nonzero().flatten().cpu() for scores_C in block] for block in importances]
 
-    def compensation(self, weight_OI: Tensor, kept: Tensor, stats: Statistics) -> Tensor:
+    def compensation(self, weight_OI: Tensor, kept: Tensor, stats: Statistics) -> Compensation:
         mean_I = stats[FeatureFluctuation].mean_I.clone()
         mean_I[kept] = 0.0
-        return weight_OI.float() @ mean_I
+        return Compensation(bias_O=weight_OI.float() @ mean_I)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from harness.calibration.statistics import Statistics
@@ -15,6 +16,22 @@ if TYPE_CHECKING:
 
     from harness.pruning.context import PruningContext, PruningOutcome
     from harness.pruning.cutting import Candidates
+    from harness.record import JsonValue
+
+
+@dataclass(frozen=True, slots=True)
+class Compensation:
+    """What makes up for the columns that a consumer loses.
+
+    Args:
+        bias_O: added to its bias; None = nothing.
+        weight_OK: its columns that stay, in the order of the dense ones; None = as they are.
+        details: facts for the layer's report.
+    """
+
+    bias_O: Tensor | None = None
+    weight_OK: Tensor | None = None
+    details: Mapping[str, JsonValue] = field(default_factory=dict)
 
 
 class StructuredMethod(PruningMethod):
@@ -91,11 +108,11 @@ class StructuredMethod(PruningMethod):
 
         return kept_over_model(importances, sizes, fraction)
 
-    def compensation(self, weight_OI: Tensor, kept: Tensor, stats: Statistics) -> Tensor | None:
-        """What is added to the bias [O] of a consumer to make up for the columns that go; None = nothing.
+    def compensation(self, weight_OI: Tensor, kept: Tensor, stats: Statistics) -> Compensation:
+        """What makes up for the columns of a consumer that go, in a bias or in the columns that stay.
 
         Args:
             weight_OI: dense.
-            kept: numbers of the columns that stay.
+            kept: numbers of the columns that stay, ascending.
         """
-        return None
+        return Compensation()

@@ -12,9 +12,9 @@ sequences that were asked for (the published loop counts sequences that it has n
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from harness.calibration.statistics import FeatureNorm, Statistics
+from harness.calibration.statistics import FeatureNorm, Statistic, Statistics
 from harness.pruning.methods.base import METHODS
 from harness.pruning.methods.structured import StructuredMethod
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class WandaSp(StructuredMethod):
     """Keeps the channels and heads with the largest sums of mean |W_ij| * ||X_j||_2."""
 
-    needs = (FeatureNorm,)
+    needs: ClassVar[tuple[type[Statistic], ...]] = (FeatureNorm,)
 
     def importance(self, candidates: Candidates, stats: Statistics) -> Tensor:
         l2_CK = stats[FeatureNorm].l2_I[candidates.columns_CK]
