@@ -103,7 +103,7 @@ class Column:
         unit: of the numbers, empty for a label column.
         higher_is_better: direction, None for a label column.
         tells: whether a label tells rows apart; False for one that only describes them.
-        setting: whether a label is of a job's setting: these may be told in one column where there is little room.
+        setting: whether a label is of a job's setting: a terminal tells these in one column.
     """
 
     header: str

@@ -364,6 +364,7 @@ def test_hostile_strings_stay_strings(browser: Browser, write_page) -> None:
     for view in (
         "",
         "view=matrix",
+        "metric=toString",
         "view=jobs",
         "view=tradeoffs&plot=time",
         f"q={HOSTILE[1]}&is.model={HOSTILE[0]}",

@@ -34,13 +34,11 @@ WIDEST_TEXT = 36
 def terminal(table: Table, width: int) -> str:
     """Plain text of at most `width` columns.
 
-    A label column that says the same in every row is said once above.  Of a table that is too wide the settings become
-    one column that folds; what is still too wide becomes several tables, one below the other, each with the label
-    columns.  Numbers are never cut: labels fold instead.
+    A label column that says the same in every row is said once above; the settings are one column.  A table that is
+    too wide becomes several, one below the other, each with the label columns.  Numbers are never cut: labels fold
+    instead.
     """
-    sheet = _Sheet(table, width)
-    sheet = sheet if sheet.fits else _Sheet(_settings_joined(table), width)
-    return "\n".join(line.rstrip() for line in sheet.lines()) + "\n"
+    return "\n".join(line.rstrip() for line in _Sheet(_settings_joined(table), width).lines()) + "\n"
 
 
 def _settings_joined(table: Table) -> Table:
@@ -115,11 +113,6 @@ class _Sheet:
     def values(self) -> list[int]:
         """Columns that stand in one part each."""
         return [index for index, column in enumerate(self.table.columns) if not _is_label(column)]
-
-    @property
-    def fits(self) -> bool:
-        """Whether all columns have room beside each other unfolded."""
-        return sum(self.natural[index] + 2 for index in (*self._labels()[1], *self.values)) <= self.width + 2
 
     def lines(self) -> Iterator[str]:
         said, labels = self._labels()

@@ -12,6 +12,8 @@ export function install(raw, blocks) {
   const { table: rows } = raw;
   const seconds = rows.seconds.map(decoded);
   for (const metric of rows.metrics) metric.values = metric.values.map(decoded);
+  for (const numbers of Object.values(raw.standings.metrics))
+    for (const name of ["value", "error", "distance"]) numbers[name] = numbers[name].map(decoded);
   const fixed = [
     { key: "time", label: "time", says: "wall time of the whole job", values: seconds },
     { key: "ended", label: "ended (UTC)", says: "when the job ended", values: rows.ended },

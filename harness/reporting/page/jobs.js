@@ -14,17 +14,13 @@ const LEADING = ["model", "method", "pattern", "sparsity"];
 export function drawJobs(parent, state, rows) {
   const columns = columnsFor(rows);
   const ordered = sorted(rows, state);
-  const pages = Math.max(1, Math.ceil(ordered.length / ROWS_PER_PAGE));
-  const page = Math.min(Math.max(1, Number(state.page) || 1), pages);
-  const shown = ordered.slice((page - 1) * ROWS_PER_PAGE, page * ROWS_PER_PAGE);
+  const [shown, turn] = paged(state, ordered, ROWS_PER_PAGE, "jobs");
   const notes = table().notes.map((note) => element("li", {}, note));
   fill(
     parent,
     actions(state, ordered, columns),
     common(rows),
-    rows.length
-      ? [jobSheet(state, columns, shown), turner(page, pages, ordered.length, ROWS_PER_PAGE, "jobs")]
-      : nothing(),
+    rows.length ? [jobSheet(state, columns, shown), turn] : nothing(),
     notes.length ? element("ul", { class: "notes" }, notes) : null,
   );
 }
@@ -146,8 +142,14 @@ function common(rows) {
   return element("details", { class: "common", id: "common" }, element("summary", { id: "same" }, parts.slice(0, -1)));
 }
 
-/** Turns the pages of a list of so many things. */
-export function turner(page, pages, amount, size, what) {
+/** The part of a long list that the state's page names, and what turns the page. */
+export function paged(state, items, size, what) {
+  const pages = Math.max(1, Math.ceil(items.length / size));
+  const page = Math.min(Math.max(1, Number(state.page) || 1), pages);
+  return [items.slice((page - 1) * size, page * size), turner(page, pages, items.length, size, what)];
+}
+
+function turner(page, pages, amount, size, what) {
   if (pages === 1) return null;
   const to = (target) => () => go({ page: target === 1 ? "" : String(target) });
   const button = (id, text, target, disabled) =>

@@ -5,7 +5,7 @@ import { chooser, element, fill, sheet, tick } from "./dom.js";
 import { columnOf, content, metrics, table } from "./data.js";
 import { count, DASH, number, shortened, signed } from "./format.js";
 import { address, go } from "./state.js";
-import { turner } from "./jobs.js";
+import { paged } from "./jobs.js";
 
 const CARDS_PER_PAGE = 12;
 const ROWS_PER_CARD = 25;
@@ -39,7 +39,7 @@ export function drawMatrix(parent, state, rows) {
 /** The standings that have one of these jobs, and a number under the chosen metric. */
 function standingsOf(state, rows) {
   const { standings } = content();
-  const key = standings.metrics[state.metric] ? state.metric : standings.chosen;
+  const key = Object.hasOwn(standings.metrics, state.metric) ? state.metric : standings.chosen;
   const numbers = standings.metrics[key];
   const wanted = new Set(rows);
   const has = (row) => numbers.rank[row] !== null && standings.jobs[row].some((job) => wanted.has(job));
@@ -55,13 +55,6 @@ function groupsOf(items, keyOf) {
     groups.get(key).push(item);
   }
   return groups;
-}
-
-/** The part of a long list that the state's page names, and what turns the page. */
-function paged(state, items, size, what) {
-  const pages = Math.max(1, Math.ceil(items.length / size));
-  const page = Math.min(Math.max(1, Number(state.page) || 1), pages);
-  return [items.slice((page - 1) * size, page * size), turner(page, pages, items.length, size, what)];
 }
 
 function top(state, shown, lead) {
@@ -93,7 +86,7 @@ function ordered({ numbers, metric }, group) {
 function card(state, shown, group) {
   const { model, place, places, models, numbers, key, metric } = shown;
   const [first] = group;
-  const title = `${places[place[first]] ?? "dense"}${models.length > 1 ? ` · ${model[first]}` : ""}`;
+  const title = (places[place[first]] ?? "dense") + (models.length > 1 ? ` · ${model[first]}` : "");
   const dense = shown.rows.filter((row) => place[row] === null && model[row] === model[first]);
   const rivals = ordered(shown, group.filter((row) => place[row] !== null));
   const lines = [...dense, ...rivals.slice(0, ROWS_PER_CARD)];
