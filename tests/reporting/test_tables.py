@@ -163,7 +163,7 @@ def test_two_protocols_never_share_a_column(record, perplexity, accuracy, publis
         perplexity(3.0, max_windows=64),
         perplexity(4.0, data="mine"),
         perplexity(5.0, bos_every_window=True),
-        perplexity(6.0, version=2),
+        replace(perplexity(6.0), protocol="perplexity:wikitext2:seq2048:v2"),
         accuracy(0.1),
         accuracy(0.2, metric="acc_norm"),
         accuracy(0.3, limit=100),
@@ -180,8 +180,6 @@ def test_two_protocols_never_share_a_column(record, perplexity, accuracy, publis
 
 def test_data_that_differ_under_one_protocol_are_said(record, perplexity, published) -> None:
     """The same key over another text (WikiText-103 for WikiText-2, say) must not pass unnoticed."""
-    from dataclasses import replace
-
     one, other = perplexity(1.0), replace(perplexity(2.0), data_fingerprint="zz")
     table = comparison([record(results=(one,)), record("magnitude", results=(other,))], published)
     assert any("measured on different data" in note for note in table.footnotes)
