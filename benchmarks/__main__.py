@@ -13,6 +13,7 @@ NAMES = (
     "larger_than_memory",
     "page",
     "reports",
+    "figures",
     "planning",
     "faults",
     "house",

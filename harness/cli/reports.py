@@ -37,6 +37,13 @@ def add_commands(command: AddCommand) -> None:
     )
     sub.add_argument("--plots", type=Path, metavar="DIR", help="draw every figure that the records allow instead")
     sub.add_argument(
+        "--columns",
+        type=int,
+        choices=(1, 2),
+        default=2,
+        help="with --plots: as wide as so many of a paper (%(default)s)",
+    )
+    sub.add_argument(
         "--format", metavar="NAME", default="terminal", help="terminal, md, csv, latex, html, json or one of a plug-in"
     )
     add_plugins(sub)
@@ -62,7 +69,7 @@ def report(options: argparse.Namespace, _: object) -> int:
         where = options.source or options.results_dir
         raise UserError(f"no records in {where}; run some jobs first (prunebench run)")
     if options.plots:
-        _plots(records, options.plots)
+        _plots(records, options.plots, options.columns)
     elif options.html:
         _write_page(options, store, records)
     else:
@@ -179,11 +186,11 @@ def serve_page(options: argparse.Namespace, _: object) -> int:
     return 0
 
 
-def _plots(records: "Sequence[RunRecord]", folder: Path) -> None:
+def _plots(records: "Sequence[RunRecord]", folder: Path, columns: int) -> None:
     from harness.reporting.figures.base import Picture, draw_all
     from harness.reporting.published import load
 
-    for found in draw_all(records, load(), folder):
+    for found in draw_all(records, load(), folder, columns):
         if isinstance(found, Picture):
             print(f"{folder / found.name}.png and .pdf")
         else:

@@ -207,13 +207,14 @@ def test_time_bars_add_up(sweep: list[RunRecord], published: Published) -> None:
 def test_all_figures_are_written_and_again_the_same(
     sweep: list[RunRecord], published: Published, tmp_path: Path
 ) -> None:
-    """PNG and PDF of each, without a date or a version, and a line for every kind that is not drawn."""
+    """PNG and PDF of each with its fonts, without a date or a version; a line for every kind that is not drawn."""
     outcomes = list(draw_all(sweep, published, tmp_path / "a"))
     files = {path.name: path.read_bytes() for path in (tmp_path / "a").iterdir()}
     figures = [each for each in outcomes if isinstance(each, Picture)]
     assert files.keys() == {f"{each.name}.{ending}" for each in figures for ending in ("png", "pdf")}
     for name, content in files.items():
         assert content.startswith({"png": b"\x89PNG", "pdf": b"%PDF"}[name.rsplit(".", 1)[1]])
+        assert name.endswith(".png") or b"/FontFile" in content, "a PDF whose fonts are not embedded"
     kinds = {each.name.split("-")[0] for each in figures}
     assert kinds == {"perplexity", "accuracy", "pareto", "layers", "published", "time"}
     assert [each.name for each in outcomes if isinstance(each, NotDrawn)] == ["allocation"]

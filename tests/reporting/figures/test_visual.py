@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator
 from itertools import combinations
 from math import sqrt
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 import vl_convert
@@ -21,15 +21,24 @@ LEAST_SHARE = 0.6
 MOST_LINES = {1: 8, 2: 4}
 """Of the caption, by columns of the paper."""
 
-SPECS = {
-    f"{sweep} {each.name} {columns}": (columns, each.spec())
-    for sweep in ("methods_smollm2", "digits")
-    for columns in (1, 2)
-    for each in pictures(RecordStore(experiments_folder().parent / "results" / sweep).all(), load(), columns)
-    if isinstance(each, Picture)
-}
-SHEETS = {name: vl_convert.vegalite_to_scenegraph(spec) for name, (_, spec) in SPECS.items()}
-every_sheet = pytest.mark.parametrize("name", SHEETS)
+Sheets: TypeAlias = dict[str, tuple[int, dict[str, Any], dict[str, Any]]]
+"""Of each figure by name the columns of its paper, its specification, and where everything lies on its sheet."""
+
+
+@pytest.fixture(scope="module")
+def sheets() -> Sheets:
+    """Every figure of the kept records, as wide as one column and as two."""
+    found = {}
+    for sweep in ("methods_smollm2", "digits"):
+        records = RecordStore(experiments_folder().parent / "results" / sweep).all()
+        for columns in (1, 2):
+            for each in pictures(records, load(), columns):
+                if isinstance(each, Picture):
+                    spec = each.spec()
+                    sheet = vl_convert.vegalite_to_scenegraph(spec)
+                    found[f"{sweep} {each.name} {columns}"] = (columns, spec, sheet)
+    return found
+
 
 Item = tuple[dict[str, Any], dict[str, Any], Box, dict[str, Any]]
 """A mark, one of its items with its box on the sheet, and the item around it."""
@@ -81,28 +90,27 @@ def covered(sheet: dict[str, Any]) -> list[str]:
     return pairs + [f"{text} on a marker" for text, box in found if crosses(box, marks)]
 
 
-@every_sheet
-def test_no_text_lies_on_another_or_on_a_marker(name: str) -> None:
+def test_no_text_lies_on_another_or_on_a_marker(sheets: Sheets) -> None:
     """Names of series, numbers of axes, counts, titles and captions; markers of all series, the grey ones too."""
-    assert covered(SHEETS[name]) == []
+    assert {name: found for name, (*_, sheet) in sheets.items() if (found := covered(sheet))} == {}
 
 
-@every_sheet
-def test_markers_of_named_series_do_not_cover_each_other(name: str) -> None:
+def test_markers_of_named_series_do_not_cover_each_other(sheets: Sheets) -> None:
     """Where values are nearly equal they stand side by side; the dense model's may be touched."""
-    named = [box for color, box in markers(SHEETS[name]) if color not in (FAINT, DENSE_COLOR)]
-    assert [pair for pair in combinations(named, 2) if crosses(pair[0], [pair[1]])] == []
+    for name, (*_, sheet) in sheets.items():
+        named = [box for color, box in markers(sheet) if color not in (FAINT, DENSE_COLOR)]
+        assert [pair for pair in combinations(named, 2) if crosses(pair[0], [pair[1]])] == [], name
 
 
-@every_sheet
-def test_no_two_series_look_alike(name: str) -> None:
+def test_no_two_series_look_alike(sheets: Sheets) -> None:
     """At most eight have a style; no two share a colour, a marker or a dash, and grey belongs to the rest."""
-    found = list(scales(SPECS[name][1]))
-    for scale in found:
-        looks = [str(value) for value in scale["range"]]
-        assert len(looks) == len(scale["domain"]) == len(set(looks)) <= len(STYLES)
-        assert FAINT not in looks
-    assert found or name.split()[1].startswith("time")
+    for name, (_, spec, _) in sheets.items():
+        found = list(scales(spec))
+        for scale in found:
+            looks = [str(value) for value in scale["range"]]
+            assert len(looks) == len(scale["domain"]) == len(set(looks)) <= len(STYLES), name
+            assert FAINT not in looks
+        assert found or " time" in name
 
 
 def scales(part: Any) -> Iterator[dict[str, Any]]:
@@ -116,35 +124,36 @@ def scales(part: Any) -> Iterator[dict[str, Any]]:
             yield from scales(each)
 
 
-@every_sheet
-def test_data_fill_the_sheet(name: str) -> None:
+def test_data_fill_the_sheet(sheets: Sheets) -> None:
     """Frames of the axes with the names of the series, in and beside them, take 60 % of the sheet and more."""
-    sheet = SHEETS[name]
+    shares = {name: filled(sheet) / (sheet["width"] * sheet["height"]) for name, (*_, sheet) in sheets.items()}
+    assert {name: share for name, share in shares.items() if not LEAST_SHARE <= share <= 1} == {}
+
+
+def filled(sheet: dict[str, Any]) -> float:
+    """Pixels of the panels."""
     frames: dict[int, list[Box]] = {}
     for mark, item, box, around in items(sheet):
-        if mark["role"] == "scope" and item.get("height"):
+        if mark["role"] == "scope" and item.get("height") and id(around) not in frames:
             frames.setdefault(id(item), []).append(box)
         if mark["marktype"] == "text" and mark["role"] == "mark":
             frames[id(around)].append(box)
     names = [box for mark, item, box, _ in items(sheet) if mark["role"] == "axis-label" and "×" in item["text"]]
-    if names:
-        next(iter(frames.values())).extend(names)
-    shares = [
+    next(iter(frames.values())).extend(names)
+    return sum(
         (max(box[2] for box in boxes) - min(box[0] for box in boxes))
         * (max(box[3] for box in boxes) - min(box[1] for box in boxes))
         for boxes in frames.values()
-    ]
-    assert sum(shares) >= LEAST_SHARE * sheet["width"] * sheet["height"]
+    )
 
 
-@every_sheet
-def test_sheets_are_as_wide_as_a_paper_and_their_text_is_short(name: str) -> None:
+def test_sheets_are_as_wide_as_a_paper_and_their_text_is_short(sheets: Sheets) -> None:
     """One column or two, but for bars of times; the caption names model and jobs in few lines."""
-    (columns, spec), sheet = SPECS[name], SHEETS[name]
-    assert sheet["width"] <= 1.03 * COLUMN * (2 if " time" in name else columns)
-    assert len(spec["title"]["text"].split("\n")) <= 3 - columns
-    assert len(spec["title"]["subtitle"]) <= MOST_LINES[columns]
-    assert re.search(r"^(smollm2-135m|digits-cnn), .*\d+ jobs", spec["description"])
+    for name, (columns, spec, sheet) in sheets.items():
+        assert sheet["width"] <= 1.03 * COLUMN * (2 if " time" in name else columns), name
+        assert len(spec["title"]["text"].split("\n")) <= 3 - columns
+        assert len(spec["title"]["subtitle"]) <= MOST_LINES[columns], name
+        assert re.search(r"^(smollm2-135m|digits-cnn), .*\d+ jobs", spec["description"])
 
 
 def test_series_differ_in_grey() -> None:
