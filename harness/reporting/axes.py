@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from harness.patterns import parse_n_of_m
-from harness.reporting.frame import NO_RECOVERY, PARAMS_SEPARATOR, JobRow
+from harness.reporting.frame import PARAMS_SEPARATOR, JobRow
 from harness.reporting.layout import percent
-from harness.reporting.published import DENSE, UNIFORM, natural_key
+from harness.reporting.published import DENSE, NO_RECOVERY, UNIFORM, natural_key
 
 LONGEST_SETTING = 40
 """Characters of a setting in a label: of a longer one the end is shown, where that tells it apart."""

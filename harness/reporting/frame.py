@@ -3,16 +3,15 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from typing import TYPE_CHECKING
 
 from harness.record import ChoiceFields, EvalResult, JsonValue, RunRecord, TrainingFields
-from harness.reporting.published import DENSE, UNIFORM, Setting, experiments_folder, read_facts
+from harness.reporting.paper_names import not_defaults, paper_name
+from harness.reporting.published import DENSE, Setting
 
 if TYPE_CHECKING:
     import pandas as pd
 
-NO_RECOVERY = "none"
 COUNTED_TOLERANCE = 5e-4
 """Counted zeros this close to the request are the request: exact counts round to whole weights."""
 PARAMS_SEPARATOR = ", "
@@ -133,8 +132,8 @@ def describe(record: RunRecord) -> JobRow:
     """The job of a record, flat."""
     job = record.job
     model, method, calibration, training = job["model"], job["method"], job["calibration"], job.get("training")
-    changed = _params(_changed(method, record.defaults.method))
-    paper_method, differs = _paper_name(record, changed)
+    changed = _params(not_defaults(method, record.defaults.method))
+    paper_method, differs = paper_name(record, changed)
     return JobRow(
         job_id=record.job_id,
         model=model["name"],
@@ -161,56 +160,6 @@ def describe(record: RunRecord) -> JobRow:
         paper_method=paper_method,
         differs=differs,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class PaperName:
-    """How papers name what our jobs of one setting compute, where it is not by our own names.
-
-    Args:
-        changed: the method's hyperparameters that are not its defaults, as `JobRow.changed` spells them.
-        allocation: its name; its hyperparameters are the defaults.
-        paper_method, differs: see `JobRow`.
-    """
-
-    method: str
-    changed: str
-    allocation: str
-    paper_method: str
-    differs: str
-
-
-def _paper_name(record: RunRecord, changed: str) -> tuple[str, str]:
-    """How papers name the method in its setting, and what we compute otherwise; empty where none prints that setting.
-
-    The rule is that hyperparameters are the defaults and an allocation is written before the method, ``owl w. wanda``;
-    the exceptions are facts that come with the package.  A hyperparameter that has no default any more tells nothing.
-    """
-    job, defaults = record.job, record.defaults
-    method, allocation, calibration = job["method"]["name"], job["allocation"], job["calibration"]
-    propagation = calibration["propagation"] if calibration else None
-    if (
-        not defaults.has_published_numbers
-        or job["recovery"]["name"] != NO_RECOVERY
-        or (None not in (propagation, defaults.propagation) and propagation != defaults.propagation)
-        or _changed(allocation, defaults.allocation)
-    ):
-        return "", ""
-    if exception := _exceptions().get((method, changed, allocation["name"])):
-        return exception.paper_method, exception.differs
-    named = method if allocation["name"] in ("", UNIFORM) else f"{allocation['name']} w. {method}"
-    return "" if changed else named, ""
-
-
-@cache
-def _exceptions() -> Mapping[tuple[str, str, str], PaperName]:
-    found = read_facts(experiments_folder() / "paper_names.csv", PaperName)
-    return {(one.method, one.changed, one.allocation): one for one in found}
-
-
-def _changed(choice: ChoiceFields, defaults: Mapping[str, JsonValue]) -> dict[str, JsonValue]:
-    """The hyperparameters of a choice that are not its defaults."""
-    return {name: value for name, value in choice["params"].items() if defaults.get(name, value) != value}
 
 
 RESULT_COLUMNS = (

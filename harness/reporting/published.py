@@ -26,6 +26,9 @@ DENSE = "dense"
 UNIFORM = "uniform"
 """The allocation that papers do not mention: every layer gets the same sparsity."""
 
+NO_RECOVERY = "none"
+"""The recovery that published numbers are without, where they do not say another."""
+
 REPRODUCTION = "REPRO-"
 """Tables of users' reproductions: printable by id, never the published value of a comparison."""
 

@@ -5,10 +5,10 @@ from collections.abc import Mapping, Sequence
 
 from harness.record import EvalResult, RunRecord
 from harness.reporting.axes import SETTINGS, Axis, distinguishing_axes, job_order
-from harness.reporting.frame import NO_RECOVERY, JobRow, Key, Measured, Spread, key_of, measured
+from harness.reporting.frame import JobRow, Key, Measured, Spread, key_of, measured
 from harness.reporting.layout import UNITS, Cell, Column, Table, metric_header, percent
 from harness.reporting.marks import Footnotes, ranked
-from harness.reporting.published import DENSE, UNIFORM, Published, PublishedRow, natural_key
+from harness.reporting.published import DENSE, NO_RECOVERY, UNIFORM, Published, PublishedRow, natural_key
 from harness.reporting.statistics import MEAN_NOTE, TASK_MEAN, mean_over_seeds
 
 COUNTED_NOTE = "sparsity in brackets: zeros counted, where they differ from the fraction asked for"
