@@ -42,9 +42,10 @@ def materialise_outside(model: PreTrainedModel, shards: Shards) -> None:
     """Give everything of a ``meta`` model but its blocks its weights from `shards`; tied weights stay tied.
 
     Raises:
-        UserError: the checkpoint lacks a tensor of the model, in a block or outside, or holds one that is not finite.
+        UserError: the checkpoint lacks a tensor of the model, in a block or outside, or holds one that is not finite;
+            or blocks share a tensor.
     """
-    prefix, _ = decoder_blocks(model)
+    prefix, blocks = decoder_blocks(model)
     names = list(model.state_dict())
     missing = {name for name in names if name not in shards}
     slots = {slot.path: slot for slot in slots_of(model) if slot.path in names and slot.path in shards}
@@ -55,6 +56,13 @@ def materialise_outside(model: PreTrainedModel, shards: Shards) -> None:
         slot.owner[slot.name] = like(slot.tensor, read[path])
     model.tie_weights(missing_keys=missing, recompute_mapping=False)  # takes what it ties out of `missing`
     shards.check(name for name in names if name in missing)
+    block_of: dict[int, str] = {}
+    for path, weight in blocks.named_parameters(remove_duplicate=False):
+        if block_of.setdefault(id(weight), index := path.partition(".")[0]) != index:  # a change would reach one only
+            raise UserError(
+                f"offload=disk cannot map {prefix}.{path}: block {block_of[id(weight)]} has the same tensor; allowed: "
+                "offload=none or cpu"
+            )
 
 
 def slots_of(module: nn.Module) -> Iterator[Slot]:

@@ -243,6 +243,14 @@ def test_names_may_be_spelt_as_older_releases_did(name: str, spelling: Callable[
         assert weights_fingerprint(loaded.model, loaded.offloading) == expected
 
 
+@pytest.mark.parametrize("family", ["zamba", "zamba-2"])
+def test_blocks_that_share_a_weight_are_refused(family: str, open_model: Open) -> None:
+    """Each block would have a copy of its own, of which one is pruned."""
+    said = r"^offload=disk cannot map model\.layers\.3\.shared_tr\S+: block 1 has the same tensor; allowed: \S+ or cpu$"
+    with pytest.raises(UserError, match=said):
+        open_model(family, on_disk=True)
+
+
 def test_a_checkpoint_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
     """Before anything is computed, with the name of the first one, be it in a block or outside."""
     for lacking in ("model.layers.1.mlp.up_proj.weight", "lm_head.weight"):
