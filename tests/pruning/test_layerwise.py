@@ -5,6 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import AutoModelForCausalLM, DbrxConfig
 
 from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
 from harness.errors import UserError
@@ -181,3 +182,14 @@ def test_unpruned_experts_are_said_before_the_job() -> None:
     assert f"{sum(weight.numel() for weight in missed):,} weights" in note
     assert "model.layers.0.mlp." in note
     assert unpruned_note(tiny_model("llama")) is None
+
+
+def test_experts_whose_stack_is_one_matrix_are_said_too() -> None:
+    """DBRX keeps the rows of all experts in one; no linear multiplies with it."""
+    attention = {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0}
+    routed = {"ffn_hidden_size": 48, "hidden_size": 32, "moe_num_experts": 4, "moe_top_k": 2}
+    sizes = {"d_model": 32, "n_heads": 4, "n_layers": 2, "max_seq_len": 32, "vocab_size": 64}
+    config = DbrxConfig(**sizes, attn_config=attention, ffn_config=routed)
+    note = unpruned_note(AutoModelForCausalLM.from_config(config))
+    assert note is not None
+    assert note.endswith(f"6 tensors of {6 * 4 * 48 * 32:,} weights, first transformer.blocks.0.ffn.experts.mlp.w1")
