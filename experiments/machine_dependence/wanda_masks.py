@@ -1,11 +1,12 @@
 """Wanda 2:4 on SmolLM2-135M three ways, on the same tokens in float32: whose masks differ, and where first.
 
-    python experiments/machine_dependence/wanda_masks.py ours FOLDER [SEQUENCES] [START]
+    python experiments/machine_dependence/wanda_masks.py ours FOLDER [SEQUENCES] [START] [BLOCKS]
     python experiments/machine_dependence/wanda_masks.py formula FOLDER     # Sun et al. 2023, no code of ours
+    python experiments/machine_dependence/wanda_masks.py eager FOLDER       # the same with attention as products
     python experiments/machine_dependence/wanda_masks.py theirs FOLDER      # where llm-compressor is installed
     python experiments/machine_dependence/wanda_masks.py compare FOLDER
 
-`ours` draws SEQUENCES x 1,024 tokens of C4 and keeps them, and the model, in FOLDER for the others.  Each leaves its
+`ours` draws SEQUENCES x 1,024 tokens of C4 and keeps them, and the model or its first BLOCKS, in FOLDER for the others.  Each leaves its
 pruned weights there; `compare` counts the weights that one has and another has not, and measures them all.
 """
 
@@ -20,7 +21,7 @@ from transformers import AutoModelForCausalLM
 
 LENGTH, WINDOWS, SHOWN = 1024, 8, 100
 """Tokens of a sequence or window; windows; differing weights after which layers are not printed any more."""
-WAYS = ("ours", "formula", "theirs")
+WAYS = ("ours", "formula", "eager", "theirs")
 
 
 def linears(model: nn.Module) -> dict[str, nn.Linear]:
@@ -29,13 +30,14 @@ def linears(model: nn.Module) -> dict[str, nn.Linear]:
     return {name: module for name, module in found.items() if "layers." in name}
 
 
-def loaded(folder: Path) -> tuple[nn.Module, Tensor]:
+def loaded(folder: Path, attention: str = "sdpa") -> tuple[nn.Module, Tensor]:
     """The dense model in float32, and the calibration tokens."""
-    model = AutoModelForCausalLM.from_pretrained(folder / "model", dtype=torch.float32).eval()
+    options = {"dtype": torch.float32, "attn_implementation": attention}
+    model = AutoModelForCausalLM.from_pretrained(folder / "model", **options).eval()
     return model, load_file(folder / "tokens.safetensors")["calibration"]
 
 
-def ours(folder: Path, sequences: str = "32", start: str = "0") -> None:
+def ours(folder: Path, sequences: str = "32", start: str = "0", blocks: str = "30") -> None:
     """The walk of this project; first keeps the model and the tokens."""
     from harness.data.arrays import windows
     from harness.data.corpora.base import CORPORA, TextCorpus
@@ -48,6 +50,8 @@ def ours(folder: Path, sequences: str = "32", start: str = "0") -> None:
     from harness.pruning.methods.wanda import Wanda
 
     smollm2 = load_model(Checkpoint("embedded", "smollm2-135m", None, None, False), torch.float32)
+    smollm2.model.model.layers = smollm2.model.model.layers[: int(blocks)]
+    smollm2.model.config.num_hidden_layers = int(blocks)
     c4, wikitext2 = resolve("c4", "calibration"), resolve("wikitext2", "evaluation")
     calibration, evaluation = CORPORA.get("c4"), CORPORA.get("wikitext2")
     assert isinstance(calibration, TextCorpus), "pages of the web are text"
@@ -72,21 +76,23 @@ def ours(folder: Path, sequences: str = "32", start: str = "0") -> None:
 
 
 @torch.no_grad()
-def formula(folder: Path) -> None:
+def formula(folder: Path, attention: str = "sdpa") -> None:
     """|W_ij| ||X_j||, ranked in groups of 4 of a row; the norm over all tokens, in float64; block by block.
 
     All linears of a block see the inputs that the dense block has; the next block sees the pruned block's outputs.
     """
-    model, tokens_BL = loaded(folder)
+    model, tokens_BL = loaded(folder, attention)
+    future_LL = torch.full((LENGTH, LENGTH), torch.finfo(torch.float32).min).triu(1)
+    asked = {"attention_mask": future_LL[None, None] if attention == "eager" else None}
     norms: dict[str, Tensor] = {}
     hidden = [model.model.embed_tokens(row_1L) for row_1L in tokens_BL.split(1)]
-    rotary = model.model.rotary_emb(hidden[0], torch.arange(LENGTH)[None])
+    asked["position_embeddings"] = model.model.rotary_emb(hidden[0], torch.arange(LENGTH)[None])
     for block in model.model.layers:
         squares: dict[nn.Module, Tensor] = {}
         inside = [module for module in block.modules() if isinstance(module, nn.Linear)]
         hooks = [linear.register_forward_pre_hook(adder(squares)) for linear in inside]
         for x_1LH in hidden:
-            block(x_1LH, position_embeddings=rotary)
+            block(x_1LH, **asked)
         for hook in hooks:
             hook.remove()
         names = {linear: name for name, linear in linears(model).items()}
@@ -96,10 +102,15 @@ def formula(folder: Path) -> None:
             order = score_OI.view(len(score_OI), -1, 4).argsort(dim=-1, stable=True)
             removed = torch.zeros_like(order, dtype=torch.bool).scatter_(-1, order[..., :2], True)
             linear.weight[removed.view_as(linear.weight)] = 0.0
-        hidden = [block(x_1LH, position_embeddings=rotary) for x_1LH in hidden]
+        hidden = [block(x_1LH, **asked) for x_1LH in hidden]
         hidden = [x_1LH[0] if isinstance(x_1LH, tuple) else x_1LH for x_1LH in hidden]
     save_file(norms, folder / "norms")
-    keep(folder, "formula", model)
+    keep(folder, "formula" if attention == "sdpa" else attention, model)
+
+
+def eager(folder: Path) -> None:
+    """The formula, with the attention that llm-compressor calibrates with."""
+    formula(folder, "eager")
 
 
 def adder(squares: dict[nn.Module, Tensor]) -> Callable[[nn.Module, tuple[Tensor]], None]:
@@ -174,6 +185,5 @@ def perplexity(model: nn.Module, folder: Path) -> float:
 
 
 if __name__ == "__main__":
-    {"ours": ours, "formula": formula, "theirs": theirs, "compare": compare}[sys.argv[1]](
-        Path(sys.argv[2]), *sys.argv[3:]
-    )
+    ways = {"ours": ours, "formula": formula, "eager": eager, "theirs": theirs, "compare": compare}
+    ways[sys.argv[1]](Path(sys.argv[2]), *sys.argv[3:])
