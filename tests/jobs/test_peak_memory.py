@@ -20,13 +20,13 @@ VOCAB = 8000
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random LLaMA of 62 million weights, and tokens beside it."""
+    """A random LLaMA of 41 million weights, and tokens beside it."""
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=VOCAB,
         hidden_size=768,
         intermediate_size=2304,
-        num_hidden_layers=6,
+        num_hidden_layers=4,
         num_attention_heads=12,
         max_position_embeddings=512,
     )

@@ -15,7 +15,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Literal
 
 from harness.data.corpora.base import CORPORA
@@ -116,6 +116,7 @@ def scaled(tolerated: Mapping[str, float], shapes: Mapping[str, tuple[int, int]]
     return {name: 1.0 - (1.0 - sparsity) * (1.0 - total) / (1.0 - mean) for name, sparsity in tolerated.items()}
 
 
+@cache
 def _seconds_per_flop(device: torch.device) -> float:
     """Of a matrix product in float32."""
     import torch

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Literal
 
 from harness.job import Count, Positive
@@ -194,6 +195,7 @@ def _update_flop(shape: tuple[int, int], sparsity: float, max_correlate: int) ->
     return solves + rows**3 + columns**3 + 2 * rows * columns * (rows + columns)
 
 
+@cache
 def _seconds_per_flop(device: torch.device) -> float:
     """Of a factorisation in float64."""
     import torch

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING
 
 from harness.calibration.statistics import InputHessian, Statistics
@@ -211,6 +212,7 @@ class _Rows:
             self._removed = 0
 
 
+@cache
 def _seconds_per_unit(device: torch.device) -> float:
     """Seconds of a trace for every out_features * in_features^3, from the trace of a few rows of 512 inputs."""
     import torch

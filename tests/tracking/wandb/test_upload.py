@@ -115,7 +115,7 @@ def test_sync_stops_asking_a_server_that_does_not_answer(
 def test_rate_limit_is_waited_out(folder: Path, make_record: RecordMaker, server: WandbServer) -> None:
     """W&B's client stands back by itself when the server says that it was asked too often."""
     _write([make_record()], folder)
-    server.too_many = 3
+    server.too_many = 1
     (outcome,) = sync(folder)
     assert (outcome.state, server.too_many) == ("uploaded", 0)
 
