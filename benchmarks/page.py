@@ -55,10 +55,8 @@ def _measure(address: str) -> None:
             browser.get(address)
             opened = browser.execute_script("return performance.getEntriesByName('prunebench-drawn')[0].startTime")
             print(f"opened, time {attempt + 1}: {opened:.0f} ms")
-        for name, action in (
-            *(("matrix", MATRIX), ("filter", FILTER), ("jobs", JOBS)),
-            *(("sort", SORT), ("search", SEARCH)),
-        ):
+        actions = {"matrix": MATRIX, "filter": FILTER, "jobs": JOBS, "sort": SORT, "search": SEARCH}
+        for name, action in actions.items():
             spent = browser.execute_async_script(TIME.replace("{action}", action))
             said = browser.execute_script("return document.getElementById('said').textContent")
             print(f"{name}: {spent:.0f} ms; {said}")

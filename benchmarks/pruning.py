@@ -4,6 +4,7 @@
                                 [--jobs 'wanda 2:4' ...]
 
 Bare passes and jobs alternate in one process, on the same tokens, in the same type; the ratio of the medians counts.
+`gradients` are those that structured methods read, `gradients and squares` with the second moment.
 """
 
 import argparse
@@ -15,13 +16,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.setting import DTYPES, embedded_model, embedded_tokens
-from harness.blocks.layers import decoder_blocks, prunable_linears, weight_view
+from harness.blocks.layers import decoder_blocks, prunable_linears, prunable_shapes, weight_view
 from harness.blocks.runner import BlockRunner, in_batches
 from harness.job import Choice
 from harness.models.loading import LoadedModel
-from harness.patterns import Pattern, SemiStructured, Unstructured
+from harness.patterns import Pattern, SemiStructured, Structured, Unstructured
 from harness.pruning.context import PruningContext
-from harness.pruning.methods.base import METHODS, LayerwiseMethod
+from harness.pruning.gradients import gradient_moments
+from harness.pruning.methods.base import METHODS
 
 BATCH_TOKENS = 4096
 JOBS: dict[str, tuple[str, Pattern]] = {
@@ -30,6 +32,7 @@ JOBS: dict[str, tuple[str, Pattern]] = {
     "sparsegpt 2:4": ("sparsegpt", SemiStructured(2, 4)),
     "sparsegpt 50 %": ("sparsegpt", Unstructured(0.5)),
 }
+MOMENTS = {"gradients": 1, "gradients and squares": 2}
 
 
 def main(arguments: list[str]) -> None:
@@ -39,7 +42,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--sequences", type=int, default=32)
     parser.add_argument("--seq-len", type=int, default=1024)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS))
+    parser.add_argument("--jobs", nargs="+", choices=[*JOBS, *MOMENTS], default=list(JOBS))
     options = parser.parse_args(arguments)
     loaded = embedded_model(DTYPES[options.dtype])
     tokens_BL = embedded_tokens(loaded, options.sequences, options.seq_len)
@@ -48,8 +51,7 @@ def main(arguments: list[str]) -> None:
     for _ in range(options.rounds):
         seconds["two bare passes"].append(_timed(lambda: two_bare_passes(loaded, tokens_BL)))
         for name in options.jobs:
-            method, pattern = JOBS[name]
-            seconds[name].append(_timed(lambda: prune(loaded, method, pattern, tokens_BL)))  # noqa: B023  # called here
+            seconds[name].append(_timed(lambda: run(loaded, name, tokens_BL)))  # noqa: B023  # called here
             for linear, weight_OI in zip(_linears(loaded), dense, strict=True):
                 weight_view(linear).copy_(weight_OI)
     bare = statistics.median(seconds["two bare passes"])
@@ -72,12 +74,15 @@ def two_bare_passes(loaded: LoadedModel, tokens_BL: Tensor) -> None:
         hidden = outputs
 
 
-def prune(loaded: LoadedModel, method_name: str, pattern: Pattern, tokens_BL: Tensor) -> None:
-    """A whole pruning job, without loading and evaluation."""
-    method = METHODS.build(Choice(method_name))
-    assert isinstance(method, LayerwiseMethod), f"{method_name} is layerwise"
+def run(loaded: LoadedModel, name: str, tokens_BL: Tensor) -> None:
+    """A whole pruning job, without loading and evaluation, or the gradients that one would read."""
+    method_name, pattern = JOBS.get(name, ("llm-pruner", Structured(0.5)))
     cpu = torch.device("cpu")
-    method.run(PruningContext(loaded.model, loaded.offloading, tokens_BL, pattern, "pruned", cpu, BATCH_TOKENS))
+    context = PruningContext(loaded.model, loaded.offloading, tokens_BL, pattern, "pruned", cpu, BATCH_TOKENS)
+    if name in MOMENTS:
+        gradient_moments(context, list(prunable_shapes(loaded.model)), MOMENTS[name])
+    else:
+        METHODS.build(Choice(method_name)).run(context)
 
 
 def _linears(loaded: LoadedModel) -> list:  # type: ignore[type-arg]

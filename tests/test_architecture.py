@@ -1,5 +1,7 @@
 """`docs/architecture.md` is what the code is."""
 
+import ast
+import importlib
 from pathlib import Path
 
 import pytest
@@ -32,3 +34,11 @@ def test_the_page_lists_the_rooms_that_there_are() -> None:
 def test_the_house_keeps_its_measures(measure: str, most: int) -> None:
     """What was reached is not lost again."""
     assert int(measures(ROOT)[measure]) <= most
+
+
+@pytest.mark.parametrize("script", sorted((ROOT / "experiments").glob("*/*.py")), ids=lambda path: path.name)
+def test_what_a_script_of_an_experiment_imports_is_there(script: Path) -> None:
+    """Numbers that are written down have its command beside them."""
+    found = [node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in found if str(node.module).startswith("harness")]
+    assert all(hasattr(importlib.import_module(str(node.module)), name.name) for node in ours for name in node.names)

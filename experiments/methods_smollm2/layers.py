@@ -10,8 +10,8 @@ from pathlib import Path
 from statistics import median
 
 from harness.record import RunRecord
-from harness.reporting.explore import load_records
 from harness.reporting.frame import describe
+from harness.tracking.store import RecordStore
 
 RESULTS = Path(__file__).parents[2] / "results" / "methods_smollm2"
 PATTERNS = (("unstructured", 0.5), ("unstructured", 0.7), ("2:4", 0.5))
@@ -56,7 +56,7 @@ def errors(record: RunRecord) -> Mapping[str, float]:
 
 def main() -> None:
     """Print a line for every pair and pattern that both were run with."""
-    records = load_records(RESULTS)
+    records = RecordStore(RESULTS).all()
     for pattern in PATTERNS:
         for name, other in PAIRS:
             one, two = find(records, name, pattern), find(records, other, pattern)

@@ -50,13 +50,14 @@ def choice(group: str, name: str) -> Any:
     Raises:
         UserError: the group has no choice of that name.
     """
-    file, store = conf_dir() / group / f"{name}.yaml", ConfigStore.instance()
-    if file.is_file():
-        return OmegaConf.load(file)
+    files = {path.stem: path for path in (conf_dir() / group).glob("*.yaml")}
+    if name in files:
+        return OmegaConf.load(files[name])
+    store = ConfigStore.instance()
     stored = [each.removesuffix(".yaml") for each in store.list(group)] if group in store.repo else []
     if name in stored:
         return store.load(f"{group}/{name}.yaml").node
-    raise unknown(group, name, sorted({*stored, *(path.stem for path in file.parent.glob("*.yaml"))}))
+    raise unknown(group, name, sorted({*stored, *files}))
 
 
 def experiments() -> dict[str, Path]:

@@ -162,10 +162,8 @@ def _prune_and_recover(job: JobContext, loaded: LoadedModel) -> PruningOutcome:
         teacher = stack.enter_context(_teacher(job)) if recovery.needs_teacher else None
         if not recovery.changes_model:
             return outcome.then(prune(job, loaded))
-        with job.clock("calibrate"):
-            rows_BL = kept_tokens(
-                training_draw(request), loaded
-            )  # before the pruning: what cannot be had costs nothing
+        with job.clock("calibrate"):  # before the pruning: what cannot be had costs nothing
+            rows_BL = kept_tokens(training_draw(request), loaded)
         outcome = outcome.then(prune(job, loaded))
         training = request.pruning.training
         context = RecoveryContext(

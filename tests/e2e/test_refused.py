@@ -49,6 +49,7 @@ def nothing_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
         (("recovery=masked_finetune", "+recovery.foo=1"), "unknown parameter of recovery masked_finetune 'foo'"),
         ((f"model.name={'x' * 200}",), "has 200 characters, and names the record's file; allowed: up to 100"),
         (("save_model=true",), "save_model=true is not allowed; allowed: a path"),
+        (("model=../experiment/demo",), "unknown model '../experiment/demo'"),
         (("results_dir=",), "results_dir= is not allowed; allowed: a path"),
         (
             ("method=sparsegpt", f"method.damping={10**400}"),
