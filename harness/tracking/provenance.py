@@ -21,7 +21,18 @@ LOGGER = logging.getLogger(__name__)
 _CLEAR, _STATUS = Path("/proc/self/clear_refs"), Path("/proc/self/status")
 """Linux: writing 5 to the first sets the high-water mark in the second to what is resident now."""
 
-PACKAGES = tuple("torch transformers peft datasets lm-eval hydra-core numpy tokenizers safetensors gguf".split())
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "datasets",
+    "lm-eval",
+    "hydra-core",
+    "numpy",
+    "tokenizers",
+    "safetensors",
+    "gguf",
+)
 """The packages that decide numbers."""
 
 WATCHED = ("harness", "conf", "pyproject.toml", "constraints.txt")

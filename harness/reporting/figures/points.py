@@ -24,8 +24,8 @@ MOST_FAINT = 16
 CONTEXT_FREE = 1000.0
 """Where an axis of perplexity ends: about what a model scores that knows how frequent each token is and nothing else.
 
-On the first 64 windows of WikiText-2, in SmolLM2's tokens, that is 735 with the frequencies of this very text, and 1,286
-with those of its other tokens plus one each; on PTB 512 and 895 (experiments/methods_smollm2/frequencies.py).
+On the first 64 windows of WikiText-2, in SmolLM2's tokens, that is 735 with the frequencies of this very text, and
+1,286 with those of its other tokens plus one each; on PTB 512 and 895 (experiments/methods_smollm2/frequencies.py).
 """
 
 
