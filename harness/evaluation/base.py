@@ -44,12 +44,19 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationContext:
-    """What a kind measures with: the model as it is now, on `device` unless its blocks are offloaded."""
+    """What a kind measures with.
+
+    Args:
+        loaded: the model as it is now, on `device` unless its blocks are offloaded.
+        dense: the model before it was pruned, where a kind asks for it: its blocks are given out by its offloading,
+            and all else of it is on the CPU.  Of a job that prunes nothing it is `loaded`.
+    """
 
     loaded: "LoadedModel"
     device: "torch.device"
     reporter: Reporter
     options: RunOptions
+    dense: "LoadedModel | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +132,7 @@ class Evaluation(ABC, Generic[ProtocolT]):
         asks: the field that names them, where there is one.
         takes: which models it measures.
         needs_whole_model: it cannot measure a model whose blocks are offloaded.
+        needs_dense: it looks at the dense model, too, which is then opened before the pruning.
     """
 
     __slots__ = ()
@@ -132,6 +140,7 @@ class Evaluation(ABC, Generic[ProtocolT]):
     asks: ClassVar[str]
     takes: ClassVar[Literal["text", "images"]] = "text"
     needs_whole_model: ClassVar[bool] = False
+    needs_dense: ClassVar[bool] = False
 
     @classmethod
     @abstractmethod

@@ -30,11 +30,16 @@ def prepare(request: JobRequest, loaded: LoadedModel, protocols: Sequence[Evalua
 
 
 def evaluate(
-    job: JobContext, loaded: LoadedModel, protocols: Sequence[EvaluationProtocol], prepared: Mapping[str, Any]
+    job: JobContext,
+    loaded: LoadedModel,
+    dense: LoadedModel | None,
+    protocols: Sequence[EvaluationProtocol],
+    prepared: Mapping[str, Any],
 ) -> tuple[list[EvalResult], list[TaskAnswers]]:
     """Measure `protocols` on the model as it is now, on the device; all of one kind at once.
 
     Args:
+        dense: the dense model, where one of their kinds needs it.
         prepared: what `prepare` made for them.
 
     Returns:
@@ -42,7 +47,7 @@ def evaluate(
     """
     results: list[EvalResult] = []
     answers: list[TaskAnswers] = []
-    context = EvaluationContext(loaded, job.device, job.reporter, job.request.options)
+    context = EvaluationContext(loaded, job.device, job.reporter, job.request.options, dense)
     for kind in dict.fromkeys(protocol.kind for protocol in protocols):
         asked = [
             Ready(protocol, job.request.evaluation.get(protocol.key), prepared[protocol.key])

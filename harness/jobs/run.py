@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import cast
@@ -16,6 +16,7 @@ from harness.blocks.layers import matrices, prunable_shapes
 from harness.config.request import JobRequest
 from harness.data.sources import sample_note
 from harness.errors import UserError
+from harness.evaluation.base import EVALUATIONS
 from harness.jobs.calibrate import kept_tokens, training_draw
 from harness.jobs.context import JobContext
 from harness.jobs.evaluate import check_tokenizer, evaluate, prepare
@@ -76,7 +77,8 @@ def _run(job: JobContext, previous: RunRecord | None, cache: ModelCache) -> tupl
     with ExitStack() as stack:
         with job.clock("load"):
             loaded = stack.enter_context(_loaded(job, cache))
-        record, answers, change = _run_loaded(job, loaded, previous)
+            dense = stack.enter_context(_dense(job, loaded))
+        record, answers, change = _run_loaded(job, loaded, dense, previous)
     cache.give_back(change)
     return record, answers
 
@@ -94,8 +96,21 @@ def _loaded(job: JobContext, cache: ModelCache) -> Iterator[LoadedModel]:
         yield replace(loaded, notes=loaded.notes + notes)
 
 
+def _dense(job: JobContext, loaded: LoadedModel) -> AbstractContextManager[LoadedModel | None]:
+    """The dense model, where the recovery or an evaluation looks at it; opened before hours are spent.
+
+    Of a job that prunes it comes a block at a time from its checkpoint: there is one copy of the weights in memory.
+    """
+    pruning = job.request.spec.pruning
+    if pruning is None:
+        return nullcontext(loaded)
+    asked = RECOVERIES.build(pruning.recovery).needs_teacher
+    asked = asked or any(EVALUATIONS.get(protocol.kind).needs_dense for protocol in job.request.spec.evaluation)
+    return load_from_disk(job.request.checkpoint, job.dtype, job.place) if asked else nullcontext()
+
+
 def _run_loaded(
-    job: JobContext, loaded: LoadedModel, previous: RunRecord | None
+    job: JobContext, loaded: LoadedModel, dense: LoadedModel | None, previous: RunRecord | None
 ) -> tuple[RunRecord, list[TaskAnswers], ModelChange]:
     spec, options, clock = job.request.spec, job.request.options, job.clock
     notes = [*loaded.notes, *plugin_notes(spec)]
@@ -107,7 +122,7 @@ def _run_loaded(
             check_savable(loaded.model)
         prepared = prepare(job.request, loaded, missing)
     dense_weights = sum(weight.numel() for _, weight in matrices(loaded.blocks))
-    pruned = PruningOutcome() if spec.pruning is None else _prune_and_recover(job, loaded)
+    pruned = PruningOutcome() if spec.pruning is None else _prune_and_recover(job, loaded, dense)
     notes += pruned.notes
     layers = tuple(pruned.layers)
     unpruned = dense_weights - sum(math.prod(report.shape) for report in layers)
@@ -122,7 +137,7 @@ def _run_loaded(
             )
             measured, missing = (), list(spec.evaluation)
             prepared = prepare(job.request, loaded, spec.evaluation)
-        results, answers = evaluate(job, loaded, missing, prepared)
+        results, answers = evaluate(job, loaded, dense, missing, prepared)
     if options.save_model is not None:
         with clock("save"):
             save_model(loaded, job.place / MODEL)
@@ -150,7 +165,7 @@ def _run_loaded(
     return record, answers, pruned.change
 
 
-def _prune_and_recover(job: JobContext, loaded: LoadedModel) -> PruningOutcome:
+def _prune_and_recover(job: JobContext, loaded: LoadedModel, dense: LoadedModel | None) -> PruningOutcome:
     """What became of the model, with reports of the layers as they are after the recovery."""
     request = job.request
     said = (unpruned_note(loaded.model), *map(sample_note, request.sequences))
@@ -158,33 +173,26 @@ def _prune_and_recover(job: JobContext, loaded: LoadedModel) -> PruningOutcome:
     notes += warnings(request.pruning, prunable_shapes(loaded.model), job.device)
     outcome = PruningOutcome(notes=tuple(map(job.note, notes)))
     recovery = RECOVERIES.build(request.pruning.recovery)
-    with ExitStack() as stack:
-        teacher = stack.enter_context(_teacher(job)) if recovery.needs_teacher else None
-        if not recovery.changes_model:
-            return outcome.then(prune(job, loaded))
-        with job.clock("calibrate"):  # before the pruning: what cannot be had costs nothing
-            rows_BL = kept_tokens(training_draw(request), loaded)
-        outcome = outcome.then(prune(job, loaded))
-        training = request.pruning.training
-        context = RecoveryContext(
-            loaded.model,
-            rows_BL,
-            request.pruning.seed,
-            job.device,
-            job.reporter,
-            request.options.batch_tokens,
-            teacher,
-            None if training is None else training.tokens,
-        )
-        with job.clock("recover"):
-            recovered = recovery.recover(context)
+    if not recovery.changes_model:
+        return outcome.then(prune(job, loaded))
+    with job.clock("calibrate"):  # before the pruning: what cannot be had costs nothing
+        rows_BL = kept_tokens(training_draw(request), loaded)
+    outcome = outcome.then(prune(job, loaded))
+    training = request.pruning.training
+    context = RecoveryContext(
+        loaded.model,
+        rows_BL,
+        request.pruning.seed,
+        job.device,
+        job.reporter,
+        request.options.batch_tokens,
+        dense if recovery.needs_teacher else None,
+        None if training is None else training.tokens,
+    )
+    with job.clock("recover"):
+        recovered = recovery.recover(context)
     outcome = outcome.then(PruningOutcome(change=recovered.change, notes=(recovered.note,)))
     return replace(outcome, layers=recomputed_sparsity(outcome.layers, loaded.model, outcome.change))
-
-
-def _teacher(job: JobContext) -> AbstractContextManager[LoadedModel]:
-    """The dense model of the job, a block at a time from its checkpoint: there is one copy of the weights in memory."""
-    return load_from_disk(job.request.checkpoint, job.dtype, job.place)
 
 
 def _check_none_lost(request: JobRequest, measured: Sequence[EvalResult]) -> None:
