@@ -4,9 +4,18 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, Literal, NotRequired
+from typing import Annotated, Any, Literal, NotRequired, get_type_hints
 
-from pydantic import AfterValidator, ConfigDict, Field, FiniteFloat, TypeAdapter, ValidationError, with_config
+from pydantic import (
+    AfterValidator,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    TypeAdapter,
+    ValidationError,
+    WithJsonSchema,
+    with_config,
+)
 from pydantic import JsonValue as JsonValue  # re-exported: the type of every free-form field
 from pydantic_core import from_json as parse_json
 from typing_extensions import TypedDict
@@ -24,6 +33,8 @@ FileName = Annotated[str, Field(pattern=r"^[^./\x00][^/\x00]*$")]
 Count = Annotated[int, Field(ge=0, lt=2**63)]
 Amount = Annotated[FiniteFloat, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Number = Annotated[float, WithJsonSchema({"anyOf": [{"type": "number"}, {"enum": ["Infinity", "-Infinity", "NaN"]}]})]
+"""JSON has no word for what is not finite: those are strings."""
 
 
 class ModelFields(TypedDict):
@@ -86,8 +97,8 @@ class EvalResult:
     kind: Annotated[str, "which kind of evaluation made it, e.g. perplexity, zero_shot or accuracy"]
     task: Annotated[str, "corpus or task name"]
     metric: Annotated[str, "name of the number, e.g. perplexity, acc or acc_norm"]
-    value: Annotated[float | None, "the number; None when it could not be measured, infinity when it overflowed"]
-    stderr: Annotated[float | None, "standard error of the value, None where the metric has none"]
+    value: Annotated[Number | None, "the number; None when it could not be measured, infinity when it overflowed"]
+    stderr: Annotated[Number | None, "standard error of the value, None where the metric has none"]
     num_samples: Annotated[Count, "how many windows, questions or images it was measured on"]
     higher_is_better: Annotated[bool, "direction of the metric"]
     subset: Annotated[str | None, "which part of the data was used, e.g. 'first 64 of 334 windows'; None = all of it"]
@@ -109,7 +120,7 @@ class LayerReport:
         Fraction, "zeros, or weights that were cut out, over the layer's dense weights, counted"
     ]
     relative_output_error: Annotated[
-        float | None, "||X W^T - X W'^T|| / ||X W^T|| (Frobenius) on the calibration tokens that `error_tokens` counts"
+        Number | None, "||X W^T - X W'^T|| / ||X W^T|| (Frobenius) on the calibration tokens that `error_tokens` counts"
     ]
     error_tokens: Annotated[Count, "calibration tokens the error was measured on"]
     details: Annotated[Mapping[str, JsonValue], "what the method says of the layer, e.g. the damping it used"] = field(
@@ -206,6 +217,17 @@ def _whole(record: RunRecord) -> RunRecord:
 @cache
 def _adapter() -> TypeAdapter[RunRecord]:
     return TypeAdapter(Annotated[RunRecord, AfterValidator(_whole)])  # made when the first record is read or written
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a record of this version, with what every field is."""
+    schema = _adapter().json_schema()
+    parts = schema["$defs"] | {RunRecord.__name__: schema}
+    for kind in (RunRecord, Defaults, EvalResult, LayerReport, Provenance, QuestionFile):
+        for name, hint in get_type_hints(kind, include_extras=True).items():
+            said = [text for text in hint.__metadata__ if isinstance(text, str)]
+            parts[kind.__name__]["properties"][name]["description"] = " ".join(said)
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def to_json(record: RunRecord) -> bytes:

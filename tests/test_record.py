@@ -4,12 +4,13 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from harness.errors import UserError
 from harness.pruning.methods.base import METHODS
 from harness.pruning.methods.sparsegpt import SparseGPT
-from harness.record import SCHEMA_VERSION, RunRecord, from_json, to_json
+from harness.record import SCHEMA_VERSION, RunRecord, from_json, json_schema, to_json
 from harness.record_v1 import defaults
 from harness.reporting.frame import measured
 from tests.reporting.conftest import make_perplexity, make_record
@@ -108,3 +109,24 @@ def test_a_version_of_the_future_is_named_whatever_it_looks_like() -> None:
     """Not a field of it that we do not understand."""
     with pytest.raises(UserError, match="a file has schema_version 99; allowed: 1 to 2"):
         from_json(b'{"schema_version": 99, "job": []}', "a file")
+
+
+def test_the_published_schema_is_what_records_are() -> None:
+    """Kept records, as they are written today, and one with an infinite number; no other word for a number is."""
+    schema = jsonschema.Draft202012Validator(json_schema())
+    schema.check_schema(schema.schema)
+    kept = [from_json(path.read_bytes(), path.name) for path in sorted(KEPT.glob("*/*.json"))[:5]]
+    infinite = make_record("wanda", results=(make_perplexity(float("inf")),))
+    *_, overflown = written = [json.loads(to_json(record)) for record in (*kept, infinite)]
+    assert len(written) == 6
+    assert not [error for record in written for error in schema.iter_errors(record)]
+    overflown["results"][0]["value"] = "much"
+    (error,) = schema.iter_errors(overflown)
+    assert error.json_path == "$.results[0].value"
+
+
+def test_the_schema_says_what_every_field_is() -> None:
+    """In the words of the dataclasses; numbers of a job's own specification are told of there."""
+    schema = json_schema()
+    for part in (schema, *(schema["$defs"][name] for name in ("EvalResult", "LayerReport", "Provenance", "Defaults"))):
+        assert all(field["description"] for field in part["properties"].values())

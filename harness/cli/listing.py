@@ -27,12 +27,15 @@ FOLDERS = {"models": "model", "patterns": "pattern", "evaluations": "evaluation"
 EXPLAINED = {"methods": "method", "allocations": "allocation", "recoveries": "recovery"}
 """Kinds whose entries are registered, and can be explained one by one; with the axis of each."""
 KINDS = (*EXPLAINED, "corpora", "tasks", *FOLDERS)
+SCHEMA = "schema"
+"""Of the records: no kind, it has no entries."""
 
 
 def add_commands(command: AddCommand) -> None:
     """Add the command; `command` adds one by name, function and help text."""
-    sub = command("list", listing, "say what there is to choose from, or what one method, allocation or recovery is")
-    sub.add_argument("kind", choices=KINDS)
+    text = "say what there is to choose from, what one method, allocation or recovery is, or the schema of records"
+    sub = command("list", listing, text)
+    sub.add_argument("kind", choices=(*KINDS, SCHEMA))
     sub.add_argument("name", nargs="?", help="one of the methods, allocations or recoveries")
     add_plugins(sub)
     add_json(sub)
@@ -47,7 +50,12 @@ def listing(options: argparse.Namespace, _: Sequence[str]) -> int:
     load_plugins(options)
     if options.name is not None:
         return _explain(options)
-    rows = _rows(options.kind)
+    if options.kind == SCHEMA:
+        from harness.record import json_schema
+
+        print(json.dumps(json_schema(), indent=2))
+        return 0
+    rows = rows_of(options.kind)
     if options.json:
         print(json.dumps(rows, indent=2))
     else:
@@ -55,7 +63,8 @@ def listing(options: argparse.Namespace, _: Sequence[str]) -> int:
     return 0
 
 
-def _rows(kind: str) -> list[dict[str, str]]:
+def rows_of(kind: str) -> list[dict[str, str]]:
+    """What there is of a kind: a row an entry."""
     from harness.config.choices import COMMON_N_OF_M, descriptions
 
     if kind in EXPLAINED:
@@ -97,27 +106,35 @@ def _rows(kind: str) -> list[dict[str, str]]:
 def _explain(options: argparse.Namespace) -> int:
     if options.kind not in EXPLAINED:
         raise UserError(f"list {options.kind} {options.name}: only one of {' or '.join(EXPLAINED)} is explained")
-    entries = _entries(options.kind)
-    axis = EXPLAINED[options.kind]
-    if options.name not in entries:
-        raise unknown(axis, options.name, entries)
-    entry = entries[options.name]
-    parameters = _parameters(entry, axis)
-    patterns = _patterns(entry)
-    inputs = getattr(entry, "propagation", None) if getattr(entry, "patterns", ()) else None
-    about = f"{_told(entry)}\n\n{inspect.getdoc(entry)}"
+    facts = facts_of(options.kind, options.name)
     if options.json:
-        facts = {"name": options.name, **patterns, "parameters": parameters, "description": about}
-        print(json.dumps(facts | ({"propagation": inputs} if inputs else {}), indent=2))
+        print(json.dumps(facts, indent=2))
         return 0
-    print_rich("\n\n".join([about, *(f"patterns: {text}" for text in patterns.values())]))
-    if inputs:
-        print_rich(f"calibration.propagation=auto stands for {inputs}")
-    if parameters:
-        print_table(("parameter", "default", "values"), [list(row.values()) for row in parameters])
+    patterns = [f"patterns: {facts['patterns']}"] if "patterns" in facts else []
+    print_rich("\n\n".join([facts["description"], *patterns]))
+    if "propagation" in facts:
+        print_rich(f"calibration.propagation=auto stands for {facts['propagation']}")
+    if facts["parameters"]:
+        print_table(("parameter", "default", "values"), [list(row.values()) for row in facts["parameters"]])
     else:
         print_rich("no parameters")
     return 0
+
+
+def facts_of(kind: str, name: str) -> dict[str, Any]:
+    """All that is said of one entry: its description, patterns, parameters and which calibration it takes.
+
+    Raises:
+        UserError: there is no such entry.
+    """
+    entries, axis = _entries(kind), EXPLAINED[kind]
+    if name not in entries:
+        raise unknown(axis, name, entries)
+    entry = entries[name]
+    inputs = getattr(entry, "propagation", None) if getattr(entry, "patterns", ()) else None
+    about = f"{_told(entry)}\n\n{inspect.getdoc(entry)}"
+    facts = {"name": name, **_patterns(entry), "parameters": _parameters(entry, axis), "description": about}
+    return facts | ({"propagation": inputs} if inputs else {})
 
 
 def _entries(kind: str) -> "Mapping[str, Entry]":
