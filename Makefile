@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: setup demo gpu test pytest lint format report bench clean
+.PHONY: setup demo gpu test pytest lint docs format report bench clean
 
 setup: $(STAMP)
 
@@ -35,6 +35,11 @@ lint: setup
 	$(BIN)/ruff check harness hydra_plugins tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# The site, build/site/index.html; a warning (a lost link, a page that no list names) is an error.
+docs: setup
+	rm -rf build/site
+	$(BIN)/sphinx-build -q -W --keep-going -c docs . build/site
 
 format: setup
 	$(BIN)/ruff check --fix harness hydra_plugins tests
