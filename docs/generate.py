@@ -4,14 +4,13 @@ import inspect
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from shutil import rmtree
 from typing import Any, get_args
 
 from harness.cli.listing import EXPLAINED, facts_of, rows_of
 from harness.config.choices import descriptions
-from harness.evaluation.base import EVALUATIONS, Evaluation
+from harness.evaluation.base import EVALUATIONS, Evaluation, fields_of
 from harness.record import json_schema
 from harness.tracking.store import RecordStore
 
@@ -105,12 +104,8 @@ def _evaluations() -> Iterator[str]:
         yield from (f"## {name}", "", prose(text), "")
         yield from _table(
             [
-                {
-                    "field": f"`evaluation.{field.name}`",
-                    "default": f"`{field.default}`",
-                    "what it is": prose(told[field.name]),
-                }
-                for field in fields(kind)  # type: ignore[arg-type]  # kinds are dataclasses, their base is none
+                {"field": f"`evaluation.{field}`", "default": f"`{default}`", "what it is": prose(told[field])}
+                for field, (_, default) in fields_of(kind).items()
             ]
         )
         text, told = _arguments(inspect.getdoc(_protocol(kind)) or "")
