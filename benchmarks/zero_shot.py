@@ -1,10 +1,13 @@
-"""Zero-shot scoring: the packed scorer against stock lm-eval, in one process, on the same requests and weights.
+"""Zero-shot scoring: the packed scorer against its floor and stock lm-eval, in one process, on the same requests.
 
-    python -m benchmarks.zero_shot --questions 100 --batch-sizes 16 1 4 --repeats 5
+    python -m benchmarks zero_shot --questions 100 --batch-sizes 1 4 16 64 --repeats 5
 
-Prints one line a competitor: median wall time, ratio to the packed scorer, peak memory above the weights, and how far
-log-likelihoods and greedy flags are from stock at the first batch size. In half precision it also prints how many
-questions are answered otherwise than by the packed scorer in float32. Needs the data folder (PRUNEBENCH_DATA).
+The floor is what no scorer can save: every distinct beginning of a request through the linears of the body once, every
+state that predicts something through the head once, as matrix products alone.  Attention, norms, activations and the
+softmax are not in it.  Prints one line a competitor: median wall time, the median of its ratios to the packed scorer
+of the same turn, peak memory above the weights, and how far log-likelihoods and greedy flags are from stock at the
+first batch size.  In half precision it also prints how many questions are answered otherwise than by the packed scorer
+in float32.  Needs the data folder (PRUNEBENCH_DATA).
 """
 
 import argparse
@@ -22,7 +25,10 @@ import torch
 from benchmarks.setting import DTYPES
 from harness.data.sources import resolve
 from harness.data.tasks.base import TASKS as ENTRIES
+from harness.evaluation.head import find_head
+from harness.evaluation.scoring.families import HEAD_ROWS
 from harness.evaluation.scoring.lm import PackedLM
+from harness.evaluation.scoring.packing import Request, grow_trees
 from harness.evaluation.upstream import load_task, quiet
 from harness.models.checkpoint import Checkpoint
 from harness.models.loading import LoadedModel, load_model
@@ -66,18 +72,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _measure(title: str, requests: list[Any], loaded: LoadedModel, options: argparse.Namespace) -> None:
     """Let the competitors take turns, and print their medians."""
     device = loaded.model.device
-    competitors = [Competitor("packed", _packed(loaded, options.token_budget))]
+    floor = Competitor("floor", _floor(loaded, requests, options.token_budget))
+    competitors = [Competitor("packed", _packed(loaded, options.token_budget)), floor]
     competitors += [Competitor(f"stock, batch size {size}", _stock(loaded, size)) for size in options.batch_sizes]
     for competitor in competitors:  # warm up: allocators, thread pools
         competitor.score(requests[:8])
     for _ in range(options.repeats):
         for competitor in competitors:
             competitor.run(requests, device)
-    packed, stock = competitors[0], competitors[1]
+    packed, stock = competitors[0], competitors[2]
     print(f"\n{title}: {len(requests)} requests, {options.dtype}, {device}, {torch.get_num_threads()} threads")
     for competitor in competitors:
         median = statistics.median(competitor.seconds)
-        ratio = median / statistics.median(packed.seconds)
+        ratio = statistics.median(a / b for a, b in zip(competitor.seconds, packed.seconds, strict=True))
         print(
             f"  {competitor.name:22} {median:9.2f} s  {ratio:5.2f} x  peak {competitor.peak_bytes / 2**20:8.0f} MiB "
             f"({competitor.peak_bytes / max(1, packed.peak_bytes):4.1f} x)  runs {_list(competitor.seconds)}",
@@ -88,7 +95,7 @@ def _measure(title: str, requests: list[Any], loaded: LoadedModel, options: argp
     print(f"  log-likelihoods: at most {max(apart):.2g} from {stock.name}; greedy flags that differ: {flags}")
     if options.dtype != "float32":
         oracle = _choices(requests, _packed(_load("float32", options.device), options.token_budget)(requests))
-        for competitor in competitors:
+        for competitor in (packed, *competitors[2:]):
             changed = sum(a != b for a, b in zip(_choices(requests, competitor.answers), oracle, strict=True))
             print(f"  {competitor.name:22} {changed} of {len(oracle)} questions answered otherwise than in float32")
 
@@ -102,6 +109,51 @@ def _packed(loaded: LoadedModel, token_budget: int) -> Callable[[list[Any]], Ans
         lm = PackedLM(loaded.model, tokenizer, token_budget=token_budget)
         answers: Answers = lm.loglikelihood(requests, disable_tqdm=True)
         return answers
+
+    return score
+
+
+class _Asked(PackedLM):
+    """Notes the requests as tokens, and scores nothing."""
+
+    asked: Sequence[Request] = ()
+
+    def _loglikelihood_tokens(self, requests: Sequence[Any], **_: Any) -> Answers:
+        self.asked = [Request.of(context, continuation, self.max_length) for _, context, continuation in requests]
+        return [(0.0, False)] * len(requests)
+
+
+@torch.inference_mode()
+def _floor(loaded: LoadedModel, requests: list[Any], token_budget: int) -> Callable[[list[Any]], Answers]:
+    """The matrix products that these requests need at least; what they compute is thrown away."""
+    model = loaded.model
+    assert loaded.tokenizer is not None
+    lm = _Asked(model, loaded.tokenizer)
+    lm.loglikelihood(requests, disable_tqdm=True)
+    everything = sum(len(request.inputs) for request in lm.asked)
+    trees = grow_trees(dict(enumerate(lm.asked)), everything, everything)
+    num_tokens = sum(map(len, trees))
+    num_states = sum(len({node for node, _, _ in tree.picks}) for tree in trees)
+    print(f"{everything} tokens asked for, {num_tokens} distinct; {num_states} states predict something")
+    head = find_head(model, torch.tensor([lm.asked[0].inputs]).to(model.device))
+    linears = [module for module in head.body.modules() if isinstance(module, torch.nn.Linear)]
+    states = {
+        size: torch.randn(token_budget, size, dtype=model.dtype, device=model.device)
+        for size in {linear.in_features for linear in linears}
+    }
+    hidden = model.get_input_embeddings().weight.shape[1]
+
+    @torch.inference_mode()
+    def score(_: list[Any]) -> Answers:
+        for first in range(0, num_tokens, token_budget):
+            count = min(token_budget, num_tokens - first)
+            for linear in linears:
+                linear(states[linear.in_features][:count])
+        for first in range(0, num_states, HEAD_ROWS):
+            head.logits(states[hidden][: min(HEAD_ROWS, num_states - first)])
+        if model.device.type == "cuda":
+            torch.cuda.synchronize(model.device)
+        return []
 
     return score
 
@@ -165,7 +217,7 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Packed zero-shot scoring against stock lm-eval.")
     parser.add_argument("--tasks", nargs="+", default=list(TASKS))
     parser.add_argument("--questions", type=int, default=100, help="first questions of each task")
-    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[16, 1, 4], help="of stock lm-eval")
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 4, 16, 64], help="of stock lm-eval")
     parser.add_argument("--token-budget", type=int, default=2048)
     parser.add_argument("--dtype", choices=DTYPES, default="float32")
     parser.add_argument("--device", default="cpu")
