@@ -40,9 +40,14 @@ def methods_of(kind: type[Any]) -> list[Choice]:
 
 WIDTHS, DEPTHS = methods_of(StructuredMethod), methods_of(DepthMethod)
 WIDTHS.append(Choice("llm-pruner", {"protect_first": 0.0, "protect_last": 0.0}))
-BY_FAMILY = [(choice, family) for choice in WIDTHS for family in (FAMILIES[:1] if choice.params else FAMILIES)]
+EVERY_FAMILY = Choice("wanda-sp")
+"""Cuts channels and heads: what holds for the engine is held on every family by this one, on one family by all."""
+BY_FAMILY = [(choice, family) for choice in WIDTHS for family in FAMILIES[: None if choice == EVERY_FAMILY else 1]]
 RELOADED = [
-    (choice, family) for choice in WIDTHS for family in (PLAIN[:1] if METHODS.build(choice).unsaveable else PLAIN)
+    (choice, family)
+    for choice in WIDTHS
+    if not choice.params or METHODS.build(choice).unsaveable is None
+    for family in PLAIN[: None if choice == EVERY_FAMILY else 1]
 ]
 LOOKING = [choice for choice in WIDTHS if choice.params.get("criterion") != "random"]
 every_depth = pytest.mark.parametrize("choice", DEPTHS, ids=label)
