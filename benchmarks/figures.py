@@ -13,7 +13,7 @@ from harness.tracking.store import RecordStore
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "docs" / "figures"
-SHOWN = ("perplexity-wikitext2", "allocation-wikitext2", "pareto-size-wikitext2", "layers", "time")
+SHOWN = ("perplexity-wikitext2", "allocation-wikitext2", "pareto-size-wikitext2", "layers", "time", "predictors")
 PIXELS = 1.5
 """Of a picture for each of the chart."""
 

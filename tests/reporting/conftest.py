@@ -3,6 +3,7 @@
 import io
 from collections.abc import Callable
 from dataclasses import replace
+from random import Random
 
 import pytest
 from rich.console import Console, RenderableType
@@ -19,7 +20,7 @@ from harness.job import (
     TrainingSpec,
 )
 from harness.patterns import Pattern, Unstructured
-from harness.record import SCHEMA_VERSION, Defaults, EvalResult, LayerReport, Provenance, RunRecord
+from harness.record import SCHEMA_VERSION, Defaults, EvalResult, JsonValue, LayerReport, Provenance, RunRecord
 from harness.reporting.published import Published, load
 
 C4 = CalibrationSpec("c4", "c4-shard-0", 128, 2048, "documents", "pruned")
@@ -110,6 +111,24 @@ def make_record(
         notes=(),
         error=error,
     )
+
+
+def measured_often(jobs: int = 12, tasks: int = 18) -> list[RunRecord]:
+    """Pruned jobs with a perplexity and many accuracies, each task slower and less like the perplexity than the last.
+
+    Half of the jobs are no language models any more; every third lacks the fourth task.
+    """
+    chance, records = Random(0), []
+    for number in range(jobs):
+        loss = number / jobs
+        results = [replace(make_perplexity(20 * 1000**loss), details={"seconds": 30.0})]
+        for task in range(tasks):
+            if task != 3 or number % 3:
+                accuracy = 0.9 - 0.5 * loss + 0.01 * task * chance.uniform(-1, 1)
+                timed: dict[str, JsonValue] = {"seconds_of_all_tasks": 20.0 * task + 10, "scored_together": ["a", "b"]}
+                results.append(replace(make_accuracy(accuracy, f"task{task}"), details=timed))
+        records.append(make_record("wanda", Unstructured(0.2 + 0.03 * number), tuple(results)))
+    return records
 
 
 def printed(content: RenderableType, width: int) -> str:

@@ -78,7 +78,7 @@ export function rowsSaid(spec) {
   });
   const fields = (lists[0] ?? []).map((said) => said.field).filter((field) => field !== "jobs" && field !== "job");
   const rows = Object.values(spec.datasets).flat();
-  return { fields, rows: rows.filter((row) => jobsOf(row).length && fields.every((field) => field in row)) };
+  return { fields, rows: rows.filter((row) => fields.every((field) => field in row)) };
 }
 
 /** The value with every part of it changed, inner ones first; data stay as they are. */

@@ -216,7 +216,7 @@ def test_all_figures_are_written_and_again_the_same(
         assert content.startswith({"png": b"\x89PNG", "pdf": b"%PDF"}[name.rsplit(".", 1)[1]])
         assert name.endswith(".png") or b"/FontFile" in content, "a PDF whose fonts are not embedded"
     kinds = {each.name.split("-")[0] for each in figures}
-    assert kinds == {"perplexity", "accuracy", "pareto", "layers", "published", "time"}
+    assert kinds == {"perplexity", "accuracy", "pareto", "layers", "published", "time", "predictors"}
     assert [each.name for each in outcomes if isinstance(each, NotDrawn)] == ["allocation"]
     assert [each.name for each in draw_all(sweep, published, tmp_path / "b")] == [each.name for each in outcomes]
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
@@ -242,7 +242,7 @@ def test_records_that_allow_nothing_say_why(published: Published, tmp_path: Path
     """A dense job with an accuracy: every kind but the times has its line; a file in the way is the user's mistake."""
     outcomes = list(draw_all([make_record("dense", None)], published, tmp_path))
     why = {each.name: each.why for each in outcomes if isinstance(each, NotDrawn)}
-    assert set(why) == {"perplexity", "accuracy", "allocation", "pareto-size", "layers", "published"}
+    assert set(why) == {"perplexity", "accuracy", "allocation", "pareto-size", "layers", "published", "predictors"}
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write figures into the folder"):
         list(draw_all([], published, tmp_path / "file"))

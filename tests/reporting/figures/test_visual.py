@@ -9,15 +9,18 @@ from typing import Any, TypeAlias
 import pytest
 import vl_convert
 
-from harness.reporting.figures.base import Picture, pictures
+from harness.reporting.figures.base import FIGURES, Picture, pictures
+from harness.reporting.figures.data import Data
 from harness.reporting.figures.look import COLUMN, DENSE_COLOR, FAINT, STYLES, text_width
 from harness.reporting.figures.places import Box, crosses
 from harness.reporting.published import experiments_folder, load
 from harness.tracking.store import RecordStore
-from tests.reporting.conftest import contrast
+from tests.reporting.conftest import contrast, measured_often
 
 LEAST_SHARE = 0.6
 """Of the sheet that data fill: the axes' frames, with the names of the series."""
+OFTEN = "tasks"
+"""Jobs that were measured in more ways than the kept ones."""
 MOST_LINES = {1: 8, 2: 4}
 """Of the caption, by columns of the paper."""
 
@@ -27,12 +30,13 @@ Sheets: TypeAlias = dict[str, tuple[int, dict[str, Any], dict[str, Any]]]
 
 @pytest.fixture(scope="module")
 def sheets() -> Sheets:
-    """Every figure of the kept records, as wide as one column and as two."""
+    """Every figure of the kept records, and one of many measures; as wide as one column and as two."""
     found = {}
-    for sweep in ("methods_smollm2", "digits"):
-        records = RecordStore(experiments_folder().parent / "results" / sweep).all()
+    for sweep in ("methods_smollm2", "digits", OFTEN):
+        kept = RecordStore(experiments_folder().parent / "results" / sweep).all()
         for columns in (1, 2):
-            for each in pictures(records, load(), columns):
+            often = FIGURES.get("predictors")(Data.of(measured_often(), load(), columns))
+            for each in often if sweep == OFTEN else pictures(kept, load(), columns):
                 if isinstance(each, Picture):
                     spec = each.spec()
                     sheet = vl_convert.vegalite_to_scenegraph(spec)
@@ -110,7 +114,7 @@ def test_no_two_series_look_alike(sheets: Sheets) -> None:
             looks = [str(value) for value in scale["range"]]
             assert len(looks) == len(scale["domain"]) == len(set(looks)) <= len(STYLES), name
             assert FAINT not in looks
-        assert found or " time" in name
+        assert found or " time" in name or " predictors" in name
 
 
 def scales(part: Any) -> Iterator[dict[str, Any]]:
@@ -153,7 +157,7 @@ def test_sheets_are_as_wide_as_a_paper_and_their_text_is_short(sheets: Sheets) -
         assert sheet["width"] <= 1.03 * COLUMN * (2 if " time" in name else columns), name
         assert len(spec["title"]["text"].split("\n")) <= 3 - columns
         assert len(spec["title"]["subtitle"]) <= MOST_LINES[columns], name
-        assert re.search(r"^(smollm2-135m|digits-cnn), .*\d+ jobs", spec["description"])
+        assert re.search(r"^(smollm2-135m|digits-cnn|opt-125m), .*\d+ jobs", spec["description"])
 
 
 def test_series_differ_in_grey() -> None:
