@@ -62,6 +62,7 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "evaluation.seq_len": ((), ("evaluation.seq_len=32",)),
     "evaluation.max_windows": ((), ("evaluation.max_windows=2",)),
     "evaluation.bos_every_window": ((), ("evaluation.bos_every_window=true",)),
+    "evaluation.kl": ((), ("evaluation.kl=[wikipedia-sample]",)),
     "evaluation.tasks": ((), ("evaluation.tasks=[boolq]",)),
     "evaluation.limit": ((), ("evaluation.limit=2",)),
     "tracking.name": ((), ("tracking=wandb",)),

@@ -6,7 +6,7 @@ block as it is at that moment, dense or pruned.
 """
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from harness.blocks.activations import Activations
-from harness.blocks.calls import BlockCall, RecordedCalls, record_calls, size_of_tuple
+from harness.blocks.calls import BlockCall, RecordedCalls, record_calls, returning, size_of_tuple
 from harness.blocks.inputs import InputGroup, InputObserver
 from harness.blocks.layers import decoder_blocks, prunable_linears
 from harness.blocks.offload import Offloading
@@ -115,14 +115,19 @@ class BlockRunner:
     @contextmanager
     def returning(self, hidden_BLH: Tensor) -> Iterator[None]:
         """Blocks that compute nothing and return `hidden_BLH`: the model is then what comes after its last one."""
-        output = self._recorded.as_output(hidden_BLH)
-        try:
-            for block in self.blocks:
-                block.forward = lambda *_, **__: output
+        with returning(self.blocks, self._recorded.as_output(hidden_BLH)):
             yield
-        finally:
-            for block in self.blocks:
-                vars(block).pop("forward", None)
+
+    def behind(self, advance: Callable[[], None]) -> "Behind":
+        """The sequences behind the last block, when the blocks that are still to come have handed them on.
+
+        Args:
+            advance: called after every block.
+        """
+        for step in self.rest():
+            step.hand_on()
+            advance()
+        return Behind(torch.cat([hidden.cpu() for hidden in self.hidden]), self._recorded.as_output)
 
     @contextmanager
     def next_block(self, *, writes: bool = False) -> Iterator[BlockStep]:
@@ -151,6 +156,25 @@ class BlockRunner:
         twin.hidden = self.hidden.clone()
         twin._recorded = replace(self._recorded, calls=[list(calls) for calls in self.calls])
         return twin
+
+
+@dataclass(frozen=True, slots=True)
+class Behind:
+    """Sequences behind the last block of a model, whose blocks they need no more: what says the next tokens is left.
+
+    Args:
+        hidden_NLH: what the last block made of them, in main memory.
+        as_output: a hidden state in the form in which blocks return theirs.
+    """
+
+    hidden_NLH: Tensor
+    as_output: Callable[[Tensor], object]
+
+    @contextmanager
+    def returning(self, model: nn.Module, hidden_BLH: Tensor) -> Iterator[None]:
+        """The model is then what comes after its last block, on these hidden states."""
+        with returning(decoder_blocks(model)[1], self.as_output(hidden_BLH)):
+            yield
 
 
 def in_batches(rows_BL: Tensor, batch_tokens: int) -> list[Tensor]:

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
 
 from pydantic import TypeAdapter
 
@@ -110,10 +109,6 @@ def from_json(text: str) -> JobRequest:
     for folder in data["request"]["options"]["plugins"]:
         load_folder(Path(folder))
     request = _adapter().validate_python(data["request"])
-    protocols = (TypeAdapter(_protocol(kind)).validate_python(fields) for kind, fields in data["protocols"])
+    found = ((EVALUATIONS.get(kind).protocol(), fields) for kind, fields in data["protocols"])
+    protocols = (TypeAdapter(protocol).validate_python(fields) for protocol, fields in found)
     return replace(request, spec=replace(request.spec, evaluation=tuple(protocols)))
-
-
-def _protocol(kind: str) -> Any:
-    """The protocols of a kind of evaluation: what its class is generic in."""
-    return get_args(EVALUATIONS.get(kind).__orig_bases__[0])[0]  # type: ignore[attr-defined]  # of every generic class

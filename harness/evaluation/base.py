@@ -6,7 +6,7 @@ Nothing here imports torch: planning asks kinds for their protocols and for the 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, get_type_hints
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar, get_args, get_type_hints
 
 from harness.answers import TaskAnswers
 from harness.data.corpora.base import CORPORA
@@ -114,11 +114,13 @@ class MemoryNeed:
         tokens_at_once: in one forward pass.
         tokens_together: whose hidden states are held at once where blocks are offloaded.
         libraries: bytes.
+        tokens_of_dense: whose hidden states are kept of the dense model, beside all of that but its blocks.
     """
 
     tokens_at_once: int = 0
     tokens_together: int = 0
     libraries: int = 0
+    tokens_of_dense: int = 0
 
 
 class Evaluation(ABC, Generic[ProtocolT]):
@@ -141,6 +143,12 @@ class Evaluation(ABC, Generic[ProtocolT]):
     takes: ClassVar[Literal["text", "images"]] = "text"
     needs_whole_model: ClassVar[bool] = False
     needs_dense: ClassVar[bool] = False
+
+    @classmethod
+    def protocol(cls) -> type[ProtocolT]:
+        """The class of its protocols: what it is generic in."""
+        found: type[ProtocolT] = get_args(cls.__orig_bases__[0])[0]  # type: ignore[attr-defined]  # of generic classes
+        return found
 
     @classmethod
     @abstractmethod

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+PROBE_TOKENS = 16
+"""Positions on which a head is tried."""
 HEAD_ULPS = 4  # of the largest logit: room for another order of summation in the head, and for nothing else
 
 

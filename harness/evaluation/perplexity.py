@@ -19,12 +19,10 @@ from harness.blocks.runner import BlockRunner, in_batches
 from harness.blocks.slots import outside_on
 from harness.blocks.trial import Edited, Edits
 from harness.evaluation.base import HEAD_ROWS, Estimate
-from harness.evaluation.head import Head, find_head, first_output
+from harness.evaluation.head import PROBE_TOKENS, Head, find_head, first_output
 from harness.models.compiled import compiled_blocks
 from harness.progress import Reporter, Silent
 
-PROBE_TOKENS = 16
-"""Positions on which the head is tried."""
 LARGEST_NLL = 709
 """Whose exponential is still a number."""
 

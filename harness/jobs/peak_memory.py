@@ -127,15 +127,26 @@ class _Terms:
 
     @property
     def kept(self) -> int:
-        """Weights in main memory from the first block to the last."""
+        """In main memory from the first block to the last: weights, and what evaluations keep of the dense model."""
         if self._offload == "disk":
-            return self._dimensions.outside_weights * self._bytes + 2 * self._block
-        return self._dimensions.num_weights * self._bytes
+            return self._outside + 2 * self._block + self._of_dense
+        return self._dimensions.num_weights * self._bytes + self._of_dense
+
+    @property
+    def _outside(self) -> int:
+        return self._dimensions.outside_weights * self._bytes
+
+    @property
+    def _of_dense(self) -> int:
+        """Its weights outside of its blocks and its hidden states; and those of the pruned one, to be held to them."""
+        tokens = [need.tokens_of_dense for need in self._evaluations]
+        states = (sum(tokens) + max(tokens, default=0)) * self._dimensions.hidden_size * self._bytes
+        return self._outside + 2 * self._block + states if any(tokens) else 0
 
     @property
     def one_block(self) -> int:
         """On an accelerator while a block is computed, its inputs apart; or while what is outside of the blocks is."""
-        return max(2 * self._block + self.working, self._dimensions.outside_weights * self._bytes)
+        return max(2 * self._block + self.working, self._outside)
 
     @property
     def on_accelerator(self) -> tuple[int, int]:

@@ -82,10 +82,10 @@ def _work(request: JobRequest) -> float | None:
         tokens += passes * (every if method.uses_gradients else calibration_tokens(request))
     for protocol in spec.evaluation:
         kind, data = EVALUATIONS.get(protocol.kind), request.evaluation.get(protocol.key)
-        together = kind.needs(protocol, data, request.options).tokens_together
-        if not together:
+        need = kind.needs(protocol, data, request.options)
+        if not need.tokens_together:
             return None
-        tokens += together
+        tokens += need.tokens_together + need.tokens_of_dense
     return tokens * (dimensions.num_weights if dimensions else float(request.size_b or 0) * 1e9)
 
 

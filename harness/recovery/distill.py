@@ -64,25 +64,20 @@ class Teacher:
     """
 
     def __init__(self, dense: LoadedModel, context: RecoveryContext) -> None:
-        import torch
-
         from harness.blocks.runner import BlockRunner, in_batches
 
         self._rows_BL, self._device, self._model = context.rows_BL, context.device, dense.model
         batches = in_batches(context.rows_BL, context.batch_tokens)
-        self._runner = BlockRunner(dense.model, batches, dense.offloading, context.device)
-        context.reporter.start("recover: blocks of the dense model", len(self._runner.blocks))
-        for step in self._runner.rest():
-            step.hand_on()
-            context.reporter.advance()
-        self._hidden = torch.cat([hidden.cpu() for hidden in self._runner.hidden])
+        runner = BlockRunner(dense.model, batches, dense.offloading, context.device)
+        context.reporter.start("recover: blocks of the dense model", len(runner.blocks))
+        self._behind = runner.behind(context.reporter.advance)
 
     def logits(self, numbers_B: Tensor) -> Tensor:
         """Of the sequences with these numbers; the model outside of its blocks is on the context's device."""
         import torch
 
-        hidden = self._hidden[numbers_B].to(self._device)
-        with torch.no_grad(), self._runner.returning(hidden):
+        hidden = self._behind.hidden_NLH[numbers_B].to(self._device)
+        with torch.no_grad(), self._behind.returning(self._model, hidden):
             logits: Tensor = self._model(input_ids=self._rows_BL[numbers_B].to(self._device)).logits
         return logits
 

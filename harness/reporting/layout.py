@@ -21,7 +21,14 @@ METRIC_NAMES = {
 }
 """Short names of metrics where the field's own is long; a mean over mixed metrics says so."""
 
-UNITS = {"perplexity": "ppl", "word_perplexity": "word_ppl", "acc": "%", "acc_norm": "%"}
+UNITS = {
+    "perplexity": "ppl",
+    "word_perplexity": "word_ppl",
+    "acc": "%",
+    "acc_norm": "%",
+    "kl": "nats",
+    "agreement": "%",
+}
 VERDICTS = {True: "≈", False: "≠", None: ""}
 """Signs after a difference: inside the tolerance known for the protocol, outside of it, none known."""
 
@@ -40,7 +47,7 @@ class Cell:
         samples: how many values a mean is over; None when `measured` is no mean.
         inside: whether the difference lies inside the tolerance known for the protocol; None when none is known.
         distance: to the dense model's number; kept: of the dense model, 0 to 1: its share of the accuracy, or of the
-            probability of a token (its geometric mean, 1 / perplexity); None without a dense model.
+            probability of a token (its geometric mean, 1 / perplexity or exp of -KL); None without a dense model.
         rank, published_rank: 1 for the best number of its group in the column, 2 for the second best, else 0.
     """
 

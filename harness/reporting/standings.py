@@ -131,7 +131,7 @@ def _metric(rows: Sequence[Standing], key: Key, example: EvalResult, column: Col
             else:
                 rivals.setdefault((job.model, row.place), []).append(n)
             cell = replace(cell, marks=notes.dirty(row.entry) + cell.marks)
-            cells[n] = _beside_dense(cell, dense.get(subject), higher_is_better=example.higher_is_better)
+            cells[n] = _beside_dense(cell, dense.get(subject), example)
     for members in rivals.values():
         found = [(n, one) for n in members if (one := cells[n])]
         places = ranks([one.measured for _, one in found], higher_is_better=example.higher_is_better)
@@ -143,12 +143,15 @@ def _metric(rows: Sequence[Standing], key: Key, example: EvalResult, column: Col
     return Metric(column, example, tuple(cells), (*said, *notes.lines()))
 
 
-def _beside_dense(cell: Cell, dense: float | None, *, higher_is_better: bool) -> Cell:
+def _beside_dense(cell: Cell, dense: float | None, example: EvalResult) -> Cell:
     value = cell.measured
     if value is None or dense is None:
         return cell
-    part, whole = (value, dense) if higher_is_better else (dense, value)
-    kept = part / whole if whole else math.nan
+    part, whole = (value, dense) if example.higher_is_better else (dense, value)
+    if example.metric == "kl":
+        kept = math.exp(dense - value)
+    else:
+        kept = part / whole if whole else math.nan
     return replace(cell, distance=value - dense, kept=min(1.0, max(0.0, kept)) if math.isfinite(kept) else None)
 
 

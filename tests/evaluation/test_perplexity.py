@@ -16,8 +16,9 @@ from harness.blocks.layers import decoder_blocks
 from harness.data.sources import resolve
 from harness.errors import UserError
 from harness.evaluation.base import Estimate
-from harness.evaluation.kinds.perplexity import PerplexityProtocol, WindowPerplexity
+from harness.evaluation.kinds.perplexity import PerplexityProtocol
 from harness.evaluation.perplexity import perplexity
+from harness.evaluation.windows import cut
 from harness.models.folders import byte_tokenizer
 from harness.models.loading import LoadedModel
 from harness.progress import Silent
@@ -179,7 +180,7 @@ def test_every_window_begins_with_one_bos(adds_bos: bool, tmp_path: Path) -> Non
     data = resolve("wikitext2", "evaluation", path=tmp_path / "text")
     protocol = PerplexityProtocol("wikitext2", data.unpublished, seq_len=9, bos_every_window=True)
     loaded = LoadedModel(tiny_model("llama", vocab_size=257), tokenizer)
-    tokens_NL, _ = WindowPerplexity.prepare(protocol, data, loaded)
+    tokens_NL = cut(protocol, data, loaded).windows_NL
     assert tokens_NL.tolist() == [[bos, *tokenizer("abababab")["input_ids"][adds_bos:]]] * 5
 
 
@@ -191,4 +192,4 @@ def test_a_text_with_a_token_that_has_no_embedding_is_refused(tmp_path: Path) ->
     data = resolve("wikitext2", "evaluation", path=tmp_path / "text")
     loaded = LoadedModel(tiny_model("llama", vocab_size=257), tokenizer)
     with pytest.raises(UserError, match=r"^wikitext2 has token id 257; allowed: 0 to 256$"):
-        WindowPerplexity.prepare(PerplexityProtocol("wikitext2", data.unpublished, seq_len=2), data, loaded)
+        cut(PerplexityProtocol("wikitext2", data.unpublished, seq_len=2), data, loaded)

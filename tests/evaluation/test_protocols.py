@@ -28,8 +28,8 @@ def key(asked: Evaluation[Any], official: bool) -> str:
 
 def test_published_data_are_not_part_of_the_key() -> None:
     """Published text gives a plain key wherever it came from; other text is told apart by its identity."""
-    assert key(WindowPerplexity(("wikitext2",)), True) == "perplexity:wikitext2:seq2048:v1"
-    other = key(WindowPerplexity(("wikitext2",), 2048, 64, True), False)
+    assert key(WindowPerplexity(corpora=("wikitext2",)), True) == "perplexity:wikitext2:seq2048:v1"
+    other = key(WindowPerplexity(2048, 64, True, ("wikitext2",)), False)
     assert other.startswith("perplexity:wikitext2:seq2048:first64:bos:v2:data-")
     assert key(ZeroShot(("boolq",), 100), True) == "zero_shot:boolq:first100:v2.0"
     assert "data-" in key(ZeroShot(("boolq",)), False)

@@ -1,5 +1,6 @@
 """The standings of methods, and the matrix that is printed of them."""
 
+import math
 import re
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from harness.cli.main import main
 from harness.errors import UserError
 from harness.patterns import SemiStructured, Unstructured
+from harness.record import EvalResult
 from harness.reporting.formats.base import write
 from harness.reporting.layout import number
 from harness.reporting.published import experiments_folder, load
@@ -29,6 +31,17 @@ def sweep(record, perplexity, accuracy) -> list:
             record("magnitude", pattern, results=(perplexity(50.0, seq_len=64), accuracy(0.4), accuracy(0.3, "piqa")))
         )
     return jobs
+
+
+def test_a_divergence_stands_as_the_share_of_a_tokens_probability(record, published) -> None:
+    """exp(-KL), as 1 / perplexity is; the dense model, at exactly 0, keeps all."""
+    found = [
+        record(method, pattern, (EvalResult("kl:c4:seq64:v1", "kl", "c4", "kl", kl, None, 8, False, None, "c4", "aa"),))
+        for method, pattern, kl in (("dense", None, 0.0), ("wanda", Unstructured(0.5), 0.25))
+    ]
+    (metric,) = standings(found, published).metrics
+    assert metric.column.title == "c4 kl @64 nats ↓"
+    assert [cell and cell.kept for cell in metric.cells] == [1.0, math.exp(-0.25)]
 
 
 def test_a_number_stands_with_its_distance_its_share_and_its_rank(sweep, published) -> None:
