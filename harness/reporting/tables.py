@@ -14,7 +14,7 @@ from harness.reporting.statistics import MEAN_NOTE, TASK_MEAN, mean_over_seeds
 COUNTED_NOTE = "sparsity in brackets: zeros counted, where they differ from the fraction asked for"
 
 TASK_ORDER = (
-    *("wikitext2", "ptb", "ptb_unk", "c4", "wikipedia-sample"),
+    *("wikitext2", "ptb", "ptb_unk", "ptb-validation", "c4", "wikipedia-sample"),
     *("boolq", "piqa", "hellaswag", "winogrande", "arc_easy", "arc_challenge", "openbookqa"),
 )
 """Columns in the order of the LLM-Pruner tables; what is not here follows by name."""

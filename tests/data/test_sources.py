@@ -282,6 +282,7 @@ def test_the_wheels_lambada_is_another_text() -> None:
         ("wikitext2", "evaluation", True),
         ("ptb", "evaluation", True),
         ("ptb_unk", "evaluation", True),
+        ("ptb-validation", "evaluation", True),
         ("c4", "evaluation", False),
         ("wikitext2", "calibration", False),
         ("ptb", "calibration", False),

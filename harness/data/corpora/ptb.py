@@ -1,7 +1,9 @@
 """Penn Treebank as prepared by Mikolov: Wall Street Journal of 1989, a sentence a line, rare words as <unk>.
 
 Two protocols on one text: the literal <unk> is text like any other, or becomes the unknown token of tokenizers that
-have one (CONTRACTS C8).  Not free to redistribute: no wheel has it.
+have one (CONTRACTS C8).  LLM-Pruner's papers have another text: the validation split, joined by blank lines.
+
+Not free to redistribute: no wheel has it.
 """
 
 from dataclasses import replace
@@ -41,3 +43,11 @@ CORPORA.add(
     "ptb_unk",
     replace(PTB, calibration=None, evaluation=replace(PTB.evaluation, about=UNK), special_tokens_as_text=False),
 )
+VALIDATION = replace(
+    PTB.evaluation,
+    about="Penn Treebank, validation split joined by blank lines, as LLM-Pruner has it; <unk> is tokenised as text",
+    folder=("ptb/ptb.valid.txt",),
+    hub=hub_files("validation"),
+    published="sha256:352a9351af725c5d5d6ccdd38357a35ebfef8c79916364fdf458fa72a4fb91c3",
+)
+CORPORA.add("ptb-validation", replace(PTB, calibration=None, evaluation=VALIDATION, joined_by="\n\n"))
