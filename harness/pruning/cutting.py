@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from harness.blocks.changes import ModelChange
 from harness.blocks.layers import prunable_linears, weight_view
+from harness.calibration.statistics import Statistics
 from harness.errors import UserError
 from harness.patterns import Unit
 from harness.pruning.context import PruningOutcome
@@ -33,6 +34,7 @@ class Candidates:
             columns each.
         columns_CK: which features of the consumer's input these are, to look its statistics up by.
         are_maps: whether convolutions make the channels.
+        made_from: statistics of the inputs of the layers that make them.
         gradients: of the loss, laid out as `slices` are: its mean over the calibration sequences, and the mean of its
             square; as many as the method asks for.
     """
@@ -41,6 +43,7 @@ class Candidates:
     slices: tuple[Tensor, ...]
     columns_CK: Tensor
     are_maps: bool = False
+    made_from: tuple[Statistics, ...] = ()
     gradients: tuple[tuple[Tensor, ...], ...] = ()
 
     @property
@@ -61,31 +64,40 @@ class Cut:
     Args:
         kept_C: numbers of the channels or heads that stay, ascending.
         requested: fraction of them that was to go.
+        stats: of the consumer's input.
     """
 
     group: DependencyGroup
     kept_C: Tensor
     requested: float
+    stats: Statistics
 
 
-def candidates(block: nn.Module, group: DependencyGroup, gradients: Sequence[Mapping[str, Tensor]] = ()) -> Candidates:
+def candidates(
+    observed: ObservedBlock, group: DependencyGroup, gradients: Sequence[Mapping[str, Tensor]] = ()
+) -> Candidates:
     """What a method ranks: the channels or heads of one dependency group.
 
     Args:
         gradients: [O, I] by path in the block.
     """
+    block, path, statistics = observed.step.block, observed.step.path, observed.statistics
     weights = {name: weight_view(linear_at(block, name)) for name in (*group.producers, group.consumer)}
     return Candidates(
         group.unit,
         slices_of(group, weights),
         group.columns_CK.to(next(block.parameters()).device),
         any(isinstance(block.get_submodule(name), nn.Conv2d) for name in group.producers),
+        tuple(statistics[f"{path}.{name}"] for name in group.producers),
         tuple(slices_of(group, each) for each in gradients),
     )
 
 
-def cut_block(method: StructuredMethod, observed: ObservedBlock, cuts: Sequence[Cut]) -> PruningOutcome:
+def cut_block(method: StructuredMethod, observed: ObservedBlock, cuts: Iterable[Cut]) -> PruningOutcome:
     """Cut channels and heads out of a block; what was cut is made up for as the method has it.
+
+    Args:
+        cuts: taken one at a time, so that the next one may be decided in the block that is already cut.
 
     Raises:
         UserError: the block's own code needs what is to go.
@@ -97,15 +109,20 @@ def cut_block(method: StructuredMethod, observed: ObservedBlock, cuts: Sequence[
     inputs = {name: group for group in observed.groups for name in group.names}
     change, added, columns = ModelChange(), dict[str, Tensor](), dict[str, Tensor]()
     details: dict[str, Mapping[str, JsonValue]] = {}
-    made = [each for each in cuts if len(each.kept_C) < each.group.num_channels]
-    for each in made:
+    requested: dict[str, float] = {}
+    shrunk: set[str] = set()
+    for each in cuts:
         consumer = each.group.consumer
+        requested |= dict.fromkeys((*each.group.producers, consumer), each.requested)
+        if len(each.kept_C) == each.group.num_channels:
+            continue
+        shrunk.update(each.group.producers)
         if not cuts_cleanly(block, probe, each.group, each.kept_C):
             raise UserError(
                 f"{path}.{consumer}: the model needs {each.group.unit}s that no layer reads; allowed: other models"
             )
         columns[consumer] = each.group.columns_CK[each.kept_C].reshape(-1).sort().values
-        repair = method.compensation(dense[consumer], columns[consumer], inputs[consumer].statistics)
+        repair = method.compensation(dense[consumer], columns[consumer], each.stats)
         change = change.then(cut(block, each.group, each.kept_C))
         details[consumer] = repair.details
         if repair.weight_OK is not None:
@@ -113,8 +130,6 @@ def cut_block(method: StructuredMethod, observed: ObservedBlock, cuts: Sequence[
         if repair.bias_O is not None:
             added[consumer] = repair.bias_O
             change = change.then(add_bias(block, consumer, repair.bias_O))
-    requested = {name: each.requested for each in cuts for name in (*each.group.producers, each.group.consumer)}
-    shrunk = {name for each in made for name in each.group.producers}
     reports = [
         layer_report(
             f"{path}.{name}",

@@ -58,6 +58,31 @@ def num_parameters(model: nn.Module) -> int:
     return sum(weight.numel() for weight in model.parameters())
 
 
+def fractions_of_blocks(
+    model: nn.Module, blocks: Sequence[Sequence[Cuttable]], share: float, losses: Sequence[float]
+) -> list[float]:
+    """The fraction that every block loses of what can be cut there, so that a share of all parameters goes.
+
+    Args:
+        losses: what the fractions are multiples of; a block of which all but one of every group would go loses that,
+            and the others more.
+
+    Raises:
+        UserError: there is less.
+    """
+    fraction = of_the_cuttable(model, blocks, share)
+    if len(set(filter(None, losses))) <= 1:
+        return [fraction if loss else 0.0 for loss in losses]
+    totals = torch.tensor([float(sum(each.total for each in block)) for block in blocks], dtype=torch.float64)
+    least = torch.tensor([float(sum(each.size for each in block)) for block in blocks], dtype=torch.float64)
+    wanted, weights = fraction * totals.sum(), torch.tensor(losses, dtype=torch.float64) * totals
+    gone, room = torch.zeros_like(totals), totals - least
+    for _ in blocks:  # every turn fills a block, or is the last
+        open_N = gone < room
+        gone = torch.where(open_N, (wanted - gone[~open_N].sum()) * weights / weights[open_N].sum(), gone).min(room)
+    return (gone / totals.clamp(min=1.0)).tolist()
+
+
 def of_the_cuttable(model: nn.Module, blocks: Sequence[Sequence[Cuttable]], share: float) -> float:
     """The fraction of what can be cut that makes a share of all parameters.
 

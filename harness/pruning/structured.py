@@ -6,7 +6,7 @@ model at once, from the dense model's inputs; the method says which.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -21,8 +21,15 @@ from harness.patterns import Channels, Pattern, Structured, Unit
 from harness.pruning.context import PruningContext, PruningOutcome
 from harness.pruning.cutting import Cut, candidates, cut_block
 from harness.pruning.gradients import gradient_moments
-from harness.pruning.sequential import ObservedBlock, dense_blocks, prune_sequentially
-from harness.pruning.shares import Cuttable, kept_in_block, most_important, num_kept, of_the_cuttable
+from harness.pruning.sequential import ObservedBlock, dense_blocks, observed_block, prune_sequentially
+from harness.pruning.shares import (
+    Cuttable,
+    fractions_of_blocks,
+    kept_in_block,
+    most_important,
+    num_kept,
+    of_the_cuttable,
+)
 from harness.surgery.configuration import apply_fields, fields_after
 from harness.surgery.free import free_dependency_groups
 
@@ -45,9 +52,9 @@ def prune_structured(method: StructuredMethod, context: PruningContext) -> Pruni
     units: tuple[Unit, ...] = method.units if isinstance(pattern, Structured) else ("channel",)
     with context.clock("prune"):
         found, first = find_cuttable(context, units)
-        losing = method.may_lose(len(found))
-        found = [groups if index in losing else [] for index, groups in enumerate(found)]
-        counts = _counts(context, found, pattern)
+        losses = method.losses(context, len(found))
+        found = [groups if loss else [] for groups, loss in zip(found, losses, strict=True)]
+        counts = _counts(context, found, pattern, losses)
         fields = _fields(context, found, counts, first) if method.unsaveable is None else None
     chosen: list[list[Tensor]] | None = None
     if method.scope == "model" or method.uses_gradients:
@@ -61,17 +68,11 @@ def prune_structured(method: StructuredMethod, context: PruningContext) -> Pruni
         context = replace(context, propagation="dense")
 
     def cut(observed: ObservedBlock, _: Mapping[str, Pattern]) -> PruningOutcome:
-        index, cuts = observed.step.index, []
-        groups = found[index]
-        if chosen is not None:
-            kept = chosen[index]
-        else:
-            sizes = zip(groups, counts[index], strict=True)
-            kept = [most_important(_importance(method, observed, each), count) for each, count in sizes]
-        for each, kept_C in zip(groups, kept, strict=True):
-            requested = pattern.ratio if isinstance(pattern, Channels) else 1 - len(kept_C) / each.group.num_channels
-            cuts.append(Cut(each.group, kept_C, requested))
-        return cut_block(method, observed, cuts)
+        index = observed.step.index
+        stays = counts[index] if chosen is None else chosen[index]
+        return cut_block(
+            method, observed, _cuts(method, context, observed, list(zip(found[index], stays, strict=True)))
+        )
 
     patterns: dict[str, Pattern] = dict.fromkeys(prunable_shapes(context.model), pattern)
     outcome = prune_sequentially(context, patterns, method.needs, cut, with_probes=True)
@@ -113,13 +114,16 @@ def find_cuttable(context: PruningContext, units: tuple[Unit, ...]) -> tuple[lis
 
 
 def _counts(
-    context: PruningContext, found: Sequence[Sequence[Cuttable]], pattern: Channels | Structured
+    context: PruningContext,
+    found: Sequence[Sequence[Cuttable]],
+    pattern: Channels | Structured,
+    losses: Sequence[float],
 ) -> list[list[int]]:
     """How many of every group of every block stay."""
     if isinstance(pattern, Channels):
         return [[num_kept(each.group.num_channels, pattern.ratio) for each in block] for block in found]
-    fraction = of_the_cuttable(context.model, found, pattern.share)
-    return [kept_in_block(block, fraction) for block in found]
+    fractions = fractions_of_blocks(context.model, found, pattern.share, losses)
+    return [kept_in_block(block, fraction) for block, fraction in zip(found, fractions, strict=True)]
 
 
 def _fields(
@@ -149,8 +153,39 @@ def _declared(context: PruningContext, fields: Mapping[str, object] | None) -> P
     return PruningOutcome(change=apply_fields(context.model, fields), notes=(said,))
 
 
+def _cuts(
+    method: StructuredMethod,
+    context: PruningContext,
+    observed: ObservedBlock,
+    stays: Sequence[tuple[Cuttable, Tensor | int]],
+) -> Iterator[Cut]:
+    """The cuts of one block: all at once, or of its heads and, when these are made, of its channels.
+
+    Args:
+        stays: of every dependency group the numbers of what stays, or how many the method is to keep.
+    """
+    ratio = context.pattern.ratio if isinstance(context.pattern, Channels) else None
+    units: tuple[tuple[Unit, ...], ...] = (("channel", "head"),)
+    if method.heads_first and context.propagation == "pruned":
+        units = (("head",), ("channel",))
+    for stage in units:
+        if stage == ("channel",):
+            with context.clock("calibrate"):
+                groups = observed.step.observe(method.needs)
+                observed = observed_block(observed.step, groups, method.needs, observed.probe)
+        cuts = []
+        for each, wanted in stays:
+            if each.group.unit in stage:
+                stats = observed.statistics[f"{observed.step.path}.{each.group.consumer}"]
+                kept_C = method.kept(candidates(observed, each.group), stats, wanted) if type(wanted) is int else wanted
+                assert isinstance(kept_C, Tensor), "numbers of what stays"
+                requested = 1 - len(kept_C) / each.group.num_channels if ratio is None else ratio
+                cuts.append(Cut(each.group, kept_C, requested, stats))
+        yield from cuts
+
+
 def _importance(
-    method: StructuredMethod, observed: ObservedBlock, each: Cuttable, gradients: Sequence[Mapping[str, Tensor]] = ()
+    method: StructuredMethod, observed: ObservedBlock, each: Cuttable, gradients: Sequence[Mapping[str, Tensor]]
 ) -> Tensor:
     """Importance [C] of the channels or heads of one group.
 
@@ -160,7 +195,7 @@ def _importance(
     path, group = observed.step.path, each.group
     of_block = [{name: moment[f"{path}.{name}"] for name in (*group.producers, group.consumer)} for moment in gradients]
     stats = observed.statistics[f"{path}.{group.consumer}"]
-    return method.importance(candidates(observed.step.block, group, of_block), stats)
+    return method.importance(candidates(observed, group, of_block), stats)
 
 
 def _of_dense_model(

@@ -20,6 +20,7 @@ reduction `second`, of whatever layer tracing finds second, is left out.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
     from harness.calibration.statistics import Statistics
     from harness.patterns import Pattern
+    from harness.pruning.context import PruningContext
     from harness.pruning.cutting import Candidates
 
 Part = Annotated[float, Field(ge=0, lt=1)]
@@ -77,8 +79,9 @@ class LlmPruner(StructuredMethod):
     def without_effect(self, pattern: Pattern) -> frozenset[str]:
         return frozenset({"reduction"} if self.criterion == "random" else {"seed"})
 
-    def may_lose(self, num_blocks: int) -> range:
-        return range(round(self.protect_first * num_blocks), num_blocks - round(self.protect_last * num_blocks))
+    def losses(self, context: PruningContext, num_blocks: int) -> Sequence[float]:
+        first, last = round(self.protect_first * num_blocks), num_blocks - round(self.protect_last * num_blocks)
+        return [float(first <= index < last) for index in range(num_blocks)]
 
     def importance(self, candidates: Candidates, stats: Statistics) -> Tensor:
         import torch

@@ -42,12 +42,15 @@ class StructuredMethod(PruningMethod):
 
     Attributes:
         units: what it cuts; a head is a key/value head with all of its query heads.
+        heads_first: whether channels are judged by the inputs that the block has once its heads are cut (with
+            `propagation=pruned`), else both by those of the dense block.
     """
 
     __slots__ = ()
     patterns: ClassVar[tuple[type[Pattern], ...]] = (Structured,)
     updates_weights = False
     units: ClassVar[tuple[Unit, ...]] = ("channel", "head")
+    heads_first: ClassVar[bool] = False
 
     @property
     def scope(self) -> Literal["block", "model"]:
@@ -86,13 +89,19 @@ class StructuredMethod(PruningMethod):
     def passes(self) -> float | None:
         return 4.0 if self.uses_gradients else None  # measured: docs/performance.md
 
-    def may_lose(self, num_blocks: int) -> range:
-        """The blocks of which something may go."""
-        return range(num_blocks)
+    def losses(self, context: PruningContext, num_blocks: int) -> Sequence[float]:
+        """How much every block is to lose of what can be cut there, beside the others; 0 = nothing of it may go."""
+        return [1.0] * num_blocks
 
     @abstractmethod
     def importance(self, candidates: Candidates, stats: Statistics) -> Tensor:
         """Importance [C] of every channel or head of a dependency group, finite, higher = keep."""
+
+    def kept(self, candidates: Candidates, stats: Statistics, count: int) -> Tensor:
+        """Numbers, ascending, of so many channels or heads of a dependency group that stay, where a block decides."""
+        from harness.pruning.shares import most_important
+
+        return most_important(self.importance(candidates, stats), count)
 
     def choose(
         self, importances: Sequence[Sequence[Tensor]], sizes: Sequence[Sequence[int]], fraction: float
