@@ -139,6 +139,27 @@ class FeatureFluctuation(Statistic):
                 self.published_I += (part_TI - self.mean_I).square().sum(dim=0) / count
 
 
+class FeatureCovariance(Statistic):
+    """Mean of every input feature and covariance of every two, over all tokens; merged from batches' deviations."""
+
+    complexity = "O(d³)"
+
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        super().__init__(in_features, device)
+        self.mean_I = _zeros(device, in_features)
+        self.covariance_II = _zeros(device, in_features, in_features)
+
+    def update(self, x_TI: Tensor, num_sequences: int) -> None:
+        before, self.num_tokens = self.num_tokens, self.num_tokens + len(x_TI)
+        self.num_sequences += num_sequences
+        mean_I = x_TI.float().mean(dim=0)
+        deviations_TI, shift_I = x_TI.float() - mean_I, mean_I - self.mean_I
+        self.covariance_II.mul_(before / self.num_tokens)
+        self.covariance_II.addmm_(deviations_TI.T, deviations_TI, alpha=1 / self.num_tokens)
+        self.covariance_II.addr_(shift_I, shift_I, alpha=before * len(x_TI) / self.num_tokens**2)
+        self.mean_I += shift_I * (len(x_TI) / self.num_tokens)
+
+
 class InputHessian(Statistic):
     """H = 2/n X^T X, n = sequences: the Hessian of a layer's squared output error (Frantar & Alistarh 2023).
 

@@ -98,6 +98,10 @@ def _of_size(request: JobRequest, offload: Offload) -> PeakMemory | None:
     return PeakMemory(LIBRARIES + weights * TYPE_BYTES[_cpu_type(asked)], host, on_accelerator, from_size=True)
 
 
+SQUARE = {"InputHessian", "FeatureCovariance"}
+"""Statistics of every two features of an input."""
+
+
 def calibration_tokens(request: JobRequest) -> int:
     """How many go through the model while it is pruned: where nothing is read of them, enough to measure errors on."""
     if request.spec.pruning is None:
@@ -218,7 +222,7 @@ class _Terms:
 
     @property
     def _statistics(self) -> int:
-        if "InputHessian" not in self._needs:
+        if not self._needs & SQUARE:
             return 0
         widths = [columns for _, columns in self._dimensions.matrices]
         return 4 * (3 * min(widths) ** 2 + max(widths) ** 2)
@@ -230,7 +234,7 @@ class _Terms:
             return 0
         largest = max(rows * columns for rows, columns in self._dimensions.matrices)
         widest = max(columns for _, columns in self._dimensions.matrices)
-        return 4 * (6 * largest + (5 * widest**2 if "InputHessian" in self._needs else 0))
+        return 4 * (6 * largest + (5 * widest**2 if self._needs & SQUARE else 0))
 
     @property
     def _calibration_tokens(self) -> int:

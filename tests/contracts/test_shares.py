@@ -21,7 +21,8 @@ from harness.pruning.fingerprints import weights_fingerprint
 from harness.pruning.methods.base import METHODS
 from harness.pruning.methods.structured import StructuredMethod
 from harness.pruning.methods.whole_model import DepthMethod
-from harness.pruning.shares import kept_over_model, num_parameters
+from harness.pruning.shares import Cuttable, fractions_of_blocks, kept_over_model, num_parameters
+from harness.surgery.dependencies import DependencyGroup
 from tests.contexts import a_context
 from tests.contracts.test_methods import choices_of, label
 from tests.families import tiny_model
@@ -49,7 +50,8 @@ RELOADED = [
     if not choice.params or METHODS.build(choice).unsaveable is None
     for family in PLAIN[: None if choice == EVERY_FAMILY else 1]
 ]
-LOOKING = [choice for choice in WIDTHS if choice.params.get("criterion") != "random"]
+LOOKING = [choice for choice in WIDTHS if choice.params.get("criterion") != "random" and choice.name != "slimllm"]
+LOOKING.append(Choice("slimllm", {"spared": 0.0}))  # else some of the least important stay on purpose
 every_depth = pytest.mark.parametrize("choice", DEPTHS, ids=label)
 every_one = pytest.mark.parametrize("choice", [*WIDTHS, *DEPTHS], ids=label)
 
@@ -225,6 +227,19 @@ def test_a_planted_channel_and_a_planted_head_that_nobody_reads_go_first(
     assert not [channel for channel in range(40, 80) if tuple(before[0][channel].tolist()) in left]
     if "head" in METHODS.build(choice).units and len(queries) < len(before[1]):  # type: ignore[attr-defined]
         assert not (queries[:, None] == before[1][None, 8:16]).all(dim=-1).any()
+
+
+def test_blocks_lose_what_they_are_to_lose_and_no_more_than_they_have() -> None:
+    """As 1 to 3 to 6; one that has not so much loses all but one channel, and the others the rest, as 1 to 3."""
+    columns_CK = torch.arange(10)[:, None]
+    block = [Cuttable(DependencyGroup("channel", "down", columns_CK, {}, {}, {}), 2)]
+    model = torch.nn.Linear(20, 10, bias=False)  # of so many parameters is the share
+    losses = [1.0, 3.0, 6.0]
+    assert fractions_of_blocks(model, [block] * 3, 0.1, losses) == pytest.approx([0.1, 0.3, 0.6])
+    assert fractions_of_blocks(model, [block] * 3, 0.2, losses) == pytest.approx([1.1 / 4, 3.3 / 4, 0.9])
+    assert fractions_of_blocks(model, [[], block, block], 0.1, [0.0, 1.0, 1.0]) == pytest.approx([0.0, 0.5, 0.5])
+    with pytest.raises(UserError, match=r"27\.0%"):
+        fractions_of_blocks(model, [block] * 3, 0.28, losses)
 
 
 def test_the_least_important_go_until_the_share_is_closest() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.calibration.statistics import FeatureMoments, FeatureNorm, InputHessian
+from harness.calibration.statistics import FeatureCovariance, FeatureMoments, FeatureNorm, InputHessian
 
 LENGTH, IN = 7, 5
 CPU = torch.device("cpu")
@@ -58,6 +58,21 @@ def test_input_hessian(sequences: list[Tensor], batches: list[int]) -> None:
                 for j in range(IN):
                     expected_II[i, j] += 2.0 / len(sequences) * token[i] * token[j]
     np.testing.assert_allclose(statistic.hessian_II.numpy(), expected_II, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("batches", [[1, 1, 1, 1, 1], [5], [2, 3]])
+def test_feature_covariance(sequences: list[Tensor], batches: list[int]) -> None:
+    """Mean over tokens, and of the products of deviations from it, far from 0 and for any batching."""
+    statistic = FeatureCovariance(IN, CPU)
+    shifted, start = [x + 10.0 for x in sequences], 0
+    for size in batches:
+        statistic.update(torch.cat(shifted[start : start + size]), size)
+        start += size
+    rows_TI = torch.cat(shifted).double().numpy()
+    np.testing.assert_allclose(statistic.mean_I.numpy(), rows_TI.mean(axis=0), rtol=1e-6)
+    expected_II = np.cov(rows_TI, rowvar=False, bias=True)
+    np.testing.assert_allclose(statistic.covariance_II.numpy(), expected_II, rtol=1e-5, atol=1e-4)
+    assert (statistic.num_tokens, statistic.num_sequences) == (5 * LENGTH, 5)
 
 
 def test_batching_changes_no_bit_of_the_hessian(sequences: list[Tensor]) -> None:
