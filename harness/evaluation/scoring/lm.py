@@ -146,7 +146,7 @@ class PackedLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         near = {number: request for number, request in enumerate(requests) if len(request.inputs) <= limit}
         # A window may count places in the row instead of positions, so a tree stays within it like a sequence.
         largest = min(limit, self._token_budget)
-        trees = grow_trees(near, min(TREE_NODES, largest), largest) if tree else chains(near)
+        trees = grow_trees(near, min(TREE_NODES, largest), largest, limit) if tree else chains(near)
         batches = list(fill_batches(trees, self._token_budget, pack=tree))
         # Rotary scaling may depend on the longest sequence of the batch, so what is beyond the limit is never padded.
         beyond = sorted(chains({n: request for n, request in enumerate(requests) if n not in near}), key=len)

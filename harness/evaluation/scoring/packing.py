@@ -78,12 +78,13 @@ class Layout:
     branched: bool
 
 
-def grow_trees(requests: Mapping[int, Request], small: int, largest: int) -> list[Tree]:
+def grow_trees(requests: Mapping[int, Request], small: int, largest: int, longest: int = 0) -> list[Tree]:
     """Merge the (numbered) requests into trees of shared beginnings.
 
     A sequence joins the tree of its neighbour in lexicographic order if all of it is already there, if at least half of
     it is and the tree stays within `largest` tokens, or if anything is and the tree stays within `small` (attention is
-    quadratic in the width of a tree). A sequence alone may be longer than either; with 0 and 0 no tree has branches.
+    quadratic in the width of a tree). Behind a long beginning, as examples are, a tree may be twice as long as that, up
+    to `longest`. A sequence alone may be longer than any; with 0 everywhere no tree has branches.
     """
     trees: list[Tree] = []
     path: list[int] = []  # nodes of the sequence before, from the root of the last tree
@@ -91,7 +92,7 @@ def grow_trees(requests: Mapping[int, Request], small: int, largest: int) -> lis
     for number in sorted(requests, key=lambda number: requests[number].inputs):
         inputs, targets = requests[number].inputs, requests[number].targets
         shared = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, inputs, strict=False)))
-        room = largest if 2 * shared >= len(inputs) else small
+        room = max(largest, min(longest, 2 * shared)) if 2 * shared >= len(inputs) else small
         if not shared or (shared < len(inputs) and len(trees[-1]) + len(inputs) - shared > room):
             shared = 0
             trees.append(Tree())

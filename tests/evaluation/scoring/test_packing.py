@@ -41,13 +41,13 @@ def check(requests: list[Request], trees: list[Tree], budget: int, pack: bool) -
     assert found == wanted
 
 
-@given(REQUESTS, st.integers(0, 30), st.integers(0, 30), st.integers(1, 60))
+@given(REQUESTS, st.integers(0, 30), st.integers(0, 30), st.integers(0, 30), st.integers(1, 60))
 def test_trees_hold_every_request_as_if_it_were_alone(
-    requests: list[Request], small: int, largest: int, budget: int
+    requests: list[Request], small: int, largest: int, longest: int, budget: int
 ) -> None:
     """Under the mask, each predicting state of a tree sees its own sequence from position 0, and nothing else."""
-    trees = grow_trees(dict(enumerate(requests)), small, largest)
-    assert all(len(tree) <= max(small, largest) or tree.is_chain for tree in trees)
+    trees = grow_trees(dict(enumerate(requests)), small, largest, longest)
+    assert all(len(tree) <= max(small, largest, longest) or tree.is_chain for tree in trees)
     check(requests, trees, budget, pack=True)
 
 
@@ -87,10 +87,14 @@ def test_questions_that_share_little_stay_apart_beyond_the_limit() -> None:
 
 
 def test_a_long_shared_prompt_does_not_grow_one_endless_tree() -> None:
-    """Questions behind the same examples share them only as far as the largest tree reaches."""
+    """Questions behind the same examples share them as far as the largest tree reaches, or twice their length does."""
     prompt = list(range(100))
     requests = {number: Request.of([*prompt, 200 + number], [1], 1000) for number in range(50)}
     assert [len(tree) for tree in grow_trees(requests, 0, 120)] == [120, 120, 110]
+    assert [len(tree) for tree in grow_trees(requests, 0, 120, 130)] == [130, 120]
+    assert [len(tree) for tree in grow_trees(requests, 0, 0, 1000)] == [150]
+    requests[50] = Request.of(prompt * 2, [1], 1000)
+    assert [len(tree) for tree in grow_trees(requests, 0, 0, 1000)] == [200, 150]
 
 
 def test_rows_are_filled_with_smaller_trees() -> None:
