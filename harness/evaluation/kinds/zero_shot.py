@@ -8,14 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from harness.data.places import DataRef
 from harness.data.tasks.base import TASKS
 from harness.errors import UserError
-from harness.evaluation.base import (
-    EVALUATIONS,
-    Evaluation,
-    EvaluationContext,
-    Measured,
-    MemoryNeed,
-    Ready,
-)
+from harness.evaluation.base import EVALUATIONS, Evaluation, EvaluationContext, Measured, MemoryNeed, Ready
 from harness.job import Count, EvaluationProtocol, Identity, RunOptions, protocol_key
 from harness.record import JsonValue
 
