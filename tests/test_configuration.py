@@ -25,6 +25,7 @@ OWN_ARRAY = (*TRAINED, "training=tokens", "training.path=one.npy", "training.seq
 OWN_TEXT = (*TRAINED, "training=ptb", "training.path=text.txt")
 TOKENS = ("evaluation.corpora=[tokens]", "data.tokens=one.npy")
 DIGITS = ("model=digits-cnn", "calibration=digits", "evaluation=digits", "evaluation.tasks=[]", "evaluation.corpora=[]")
+SPEED = ("evaluation.efficiency=[speed]",)
 CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "model.name": (HUB, ("model.name=org/other",)),
     "model.source": ((), ("model.source=embedded", "model.name=smollm2-135m")),
@@ -65,6 +66,12 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "evaluation.kl": ((), ("evaluation.kl=[wikipedia-sample]",)),
     "evaluation.tasks": ((), ("evaluation.tasks=[boolq]",)),
     "evaluation.limit": ((), ("evaluation.limit=2",)),
+    "evaluation.efficiency": ((), ("evaluation.efficiency=[size]",)),
+    "evaluation.speed_batch": (SPEED, ("evaluation.speed_batch=2",)),
+    "evaluation.prompt_tokens": (SPEED, ("evaluation.prompt_tokens=8",)),
+    "evaluation.new_tokens": (SPEED, ("evaluation.new_tokens=8",)),
+    "evaluation.speed_threads": (SPEED, ("evaluation.speed_threads=2",)),
+    "evaluation.speed_rounds": (SPEED, ("evaluation.speed_rounds=2",)),
     "tracking.name": ((), ("tracking=wandb",)),
     "tracking.mode": ((), ("tracking.mode=offline",)),
     "tracking.project": ((), ("tracking.project=X",)),

@@ -198,7 +198,9 @@ class _Terms:
         logits = HEAD_ROWS * self._dimensions.vocab_size * (self._bytes + 8)
         tokens = [need.tokens_at_once for need in self._evaluations]
         states = self._dimensions.hidden_size * self._bytes
-        return max((max(self._forward(count), logits + count * states) for count in tokens), default=0)
+        dense = max((need.dense_models for need in self._evaluations), default=0) * self._dimensions.num_weights
+        most = max((max(self._forward(count), logits + count * states) for count in tokens), default=0)
+        return dense * self._bytes + most
 
     @cached_property
     def _evaluations(self) -> list[MemoryNeed]:

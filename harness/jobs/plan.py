@@ -108,9 +108,9 @@ def _joined(compositions: Sequence[JobRequest]) -> JobRequest:
     protocols, data, commands = list(first.spec.evaluation), dict(first.evaluation), [first.command]
     for other in compositions[1:]:
         _check_alike(first.spec.job_id, replace(first, evaluation=data), other)
-        if added := other.missing(set(data)):
+        if added := other.missing({protocol.key for protocol in protocols}):
             protocols += added
-            data |= {protocol.key: other.evaluation[protocol.key] for protocol in added}
+            data |= {each.key: other.evaluation[each.key] for each in added if each.key in other.evaluation}
             commands.append(other.command)
     spec = replace(first.spec, evaluation=tuple(protocols))
     return replace(first, spec=spec, evaluation=data, command=_joined_command(commands))

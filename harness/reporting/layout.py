@@ -18,9 +18,14 @@ METRIC_NAMES = {
     "word_perplexity": "word ppl",
     "acc_mixed": "acc/acc_norm mixed",
     "retained_performance": "retained",
+    "prefill_speedup": "prefill",
+    "decode_speedup": "decode",
+    "prefill_speedup_2_4": "prefill as 2:4",
+    "decode_speedup_2_4": "decode as 2:4",
 }
 """Short names of metrics where the field's own is long; a mean over mixed metrics says so."""
 
+SPEEDUPS = frozenset({"prefill_speedup", "decode_speedup", "prefill_speedup_2_4", "decode_speedup_2_4"})
 UNITS = {
     "perplexity": "ppl",
     "word_perplexity": "word_ppl",
@@ -29,6 +34,7 @@ UNITS = {
     "kl": "nats",
     "agreement": "%",
 }
+UNITS |= dict.fromkeys(SPEEDUPS, "× dense")
 VERDICTS = {True: "≈", False: "≠", None: ""}
 """Signs after a difference: inside the tolerance known for the protocol, outside of it, none known."""
 

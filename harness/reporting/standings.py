@@ -12,7 +12,7 @@ from harness.reporting.layout import Cell, Column, Table, percent
 from harness.reporting.marks import Footnotes, ranks
 from harness.reporting.published import DENSE, Published
 from harness.reporting.statistics import MEAN_NOTE, TASK_MEAN, mean_over_seeds, with_task_means
-from harness.reporting.tables import beside_published, columns_of, protocol_notes, value_columns
+from harness.reporting.tables import beside_published, columns_of, is_tabled, protocol_notes, value_columns
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,11 @@ class Standings:
         """Those that no mean over tasks sums up."""
         summed = {each.example.metric for each in self.metrics if each.is_mean}
         single = [each for each in self.metrics if each.example.kind == "zero_shot" and not each.is_mean]
-        return [each for each in self.metrics if each not in single or each.example.metric not in summed]
+        return [
+            each
+            for each in self.metrics
+            if is_tabled(each.example) and (each not in single or each.example.metric not in summed)
+        ]
 
 
 def standings(records: Sequence[RunRecord], published: Published) -> Standings:
@@ -82,7 +86,7 @@ def standings(records: Sequence[RunRecord], published: Published) -> Standings:
     labels, notes = _labels(entries)
     rows = tuple(Standing(entry, label, _place(entry.job)) for entry, label in zip(entries, labels, strict=True))
     order = {row.place: pattern_order(row.entry.job.pattern, row.entry.job.sparsity) for row in rows if row.place}
-    results = columns_of(entries)
+    results = columns_of(entries, everything=True)
     columns = zip(results.items(), value_columns(results), strict=True)
     metrics = tuple(_metric(rows, key, example, column, published) for (key, example), column in columns)
     return Standings(rows, tuple(sorted(order, key=order.__getitem__)), metrics, (*notes, *_counted(rows)))

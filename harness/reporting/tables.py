@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from harness.record import EvalResult, RunRecord
 from harness.reporting.axes import SETTINGS, Axis, distinguishing_axes, job_order
 from harness.reporting.frame import JobRow, Key, Measured, Spread, key_of, measured
-from harness.reporting.layout import UNITS, Cell, Column, Table, metric_header, percent
+from harness.reporting.layout import SPEEDUPS, UNITS, Cell, Column, Table, metric_header, percent
 from harness.reporting.marks import Footnotes, ranked
 from harness.reporting.published import DENSE, NO_RECOVERY, UNIFORM, Published, PublishedRow, natural_key
 from harness.reporting.statistics import MEAN_NOTE, TASK_MEAN, mean_over_seeds
@@ -105,9 +105,18 @@ def _sparsity(job: JobRow, notes: Footnotes) -> str:
     return f"{percent(job.sparsity)} ({percent(job.counted)})"
 
 
-def columns_of(entries: Sequence[Measured]) -> dict[Key, EvalResult]:
-    """One example result a (protocol, metric): perplexities first, then tasks, as the papers order them."""
-    examples = {key: result for entry in reversed(entries) for key, result in entry.by_key.items()}
+def columns_of(entries: Sequence[Measured], *, everything: bool = False) -> dict[Key, EvalResult]:
+    """One example result a (protocol, metric): perplexities first, then tasks, as the papers order them.
+
+    Args:
+        everything: also the measures of efficiency that no table has room for, see `is_tabled`.
+    """
+    examples = {
+        key: result
+        for entry in reversed(entries)
+        for key, result in entry.by_key.items()
+        if everything or is_tabled(result)
+    }
 
     def order(item: tuple[Key, EvalResult]) -> tuple[object, ...]:
         task = item[1].task
@@ -116,6 +125,11 @@ def columns_of(entries: Sequence[Measured]) -> dict[Key, EvalResult]:
         return (item[1].kind != "perplexity", place, natural_key(task), natural_key(item[0][0]), item[0][1])
 
     return dict(sorted(examples.items(), key=order))
+
+
+def is_tabled(result: EvalResult) -> bool:
+    """Whether tables show it unasked: of the measures of efficiency those that say × dense."""
+    return result.kind != "efficiency" or result.metric in SPEEDUPS
 
 
 def value_columns(results: Mapping[Key, EvalResult]) -> list[Column]:
@@ -162,8 +176,10 @@ def protocol_notes(entries: Sequence[Measured], results: Mapping[Key, EvalResult
         if ":data-" in example.protocol:
             sources = dict.fromkeys(result.data_source for result in found)
             said.append(f"not a published evaluation set, from {', '.join(sources)}")
+        said += dict.fromkeys(text for result in found if isinstance(text := result.details.get("said"), str))
         if len({result.data_fingerprint for result in found}) > 1:
-            said.append("the rows were measured on different data; do not compare them")
+            what = "on different machines" if example.kind == "efficiency" else "on different data"
+            said.append(f"the rows were measured {what}; do not compare them")
         if said:
             notes.setdefault(f"{name}: {'; '.join(said)}")
     return list(notes)

@@ -61,10 +61,10 @@ class Data:
 
     @cached_property
     def panels(self) -> tuple[Panel, ...]:
-        """What was measured: every metric of every model under every protocol, once for each set of data."""
+        """Quality as it was measured: every metric of every model under every protocol, once for each set of data."""
         groups: dict[tuple[str, str], list[Found]] = defaultdict(list)
         for entry in self.entries:
-            for result in entry.results:
+            for result in (each for each in entry.results if each.kind != "efficiency"):
                 groups[result.protocol, result.data_fingerprint].append((entry.job, result))
         several = Counter(protocol for protocol, _ in groups)
         made: list[Panel] = []

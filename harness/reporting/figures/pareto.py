@@ -1,7 +1,8 @@
 """Quality against size: which jobs no other job beats in both."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from statistics import fmean
 
@@ -17,10 +18,50 @@ from harness.reporting.published import DENSE
 MILLION = 1e6
 
 
-@FIGURES.register("pareto-size")
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What quality is set against, the less the better.
+
+    Args:
+        name: of the figure; word: in its title.
+        axis: its title.
+        lacking: what was not found where there is no figure.
+    """
+
+    name: str
+    word: str
+    axis: str
+    lacking: str
+
+
+SIZE = Cost(
+    "pareto-size",
+    "size",
+    "non-zero prunable weights [millions]",
+    "no pruned model has a finite quality and lists the shapes of its layers",
+)
+TIME = Cost(
+    "pareto-speed",
+    "speed",
+    "time to read a prompt [× dense]",
+    "no pruned model has a finite quality and a speed (evaluation.efficiency=[speed])",
+)
+
+
+@FIGURES.register(SIZE.name)
 def size_front(data: Data) -> Iterator[Picture | NotDrawn]:
     """Quality against the weights that are left, a figure for every model and protocol."""
-    known, found = sizes(data), False
+    return _fronts(data, SIZE, sizes(data))
+
+
+@FIGURES.register(TIME.name)
+def speed_front(data: Data) -> Iterator[Picture | NotDrawn]:
+    """Quality against the time that a prompt takes, over the dense model's: a figure for every model and protocol."""
+    return _fronts(data, TIME, times(data))
+
+
+def _fronts(data: Data, cost: Cost, known: Mapping[str, float]) -> Iterator[Picture | NotDrawn]:
+    found = False
     for panel in data.panels:
         points = [point for point in panel.points if known.keys() & point.jobs]
         if points:
@@ -28,14 +69,15 @@ def size_front(data: Data) -> Iterator[Picture | NotDrawn]:
             costs = {one: fmean(known[job] for job in one.jobs if job in known) for one in points}
             if panel.dense and known.keys() & panel.dense.jobs:
                 costs[panel.dense] = fmean(known[job] for job in panel.dense.jobs)
-            chart = front_panel(replace(panel, points=tuple(points)), costs, look.widths(1, data.columns)[0])
+            shown = replace(panel, points=tuple(points))
+            chart = front_panel(shown, costs, cost.axis, look.widths(1, data.columns)[0])
             notes = ["grey: another job is as good in both and better in one; steps: the front"]
             notes += [panel.beyond_note] if any(point.value > panel.edge for point in costs) else []
-            title = "Which jobs have the best quality for their size?"
+            title = f"Which jobs have the best quality for their {cost.word}?"
             spec = captioned(look.sheet([chart], 1), title, data, panel, notes)
-            yield Picture(data.named("pareto-size", panel), spec)
+            yield Picture(data.named(cost.name, panel), spec)
     if not found:
-        yield NotDrawn("pareto-size", "no pruned model has a finite quality and lists the shapes of its layers")
+        yield NotDrawn(cost.name, cost.lacking)
 
 
 def sizes(data: Data) -> Mapping[str, float]:
@@ -53,6 +95,16 @@ def sizes(data: Data) -> Mapping[str, float]:
     }
 
 
+def times(data: Data) -> Mapping[str, float]:
+    """Time that a prompt takes over the dense model's, by job; of a dense model that is 1."""
+    speeds = [(entry.job, one) for entry in data.entries for one in entry.results if one.metric == "prefill_speedup"]
+    usual = Counter(one.protocol for _, one in speeds).most_common(1)  # of several prompts the one of most jobs
+    found = {job.job_id: 1 / one.value for job, one in speeds if one.value and one.protocol == usual[0][0]}
+    models = {data.jobs[job_id].checkpoint for job_id in found}
+    dense = {job_id: 1.0 for job_id, job in data.jobs.items() if job.is_dense and job.checkpoint in models}
+    return found | dense
+
+
 def front(sizes: Sequence[float], values: Sequence[float], *, higher: bool) -> list[int]:
     """Indices of the points that no other point beats in one coordinate and equals or beats in the other, by size.
 
@@ -67,7 +119,7 @@ def front(sizes: Sequence[float], values: Sequence[float], *, higher: bool) -> l
     return kept
 
 
-def front_panel(panel: Panel, costs: Mapping[Point, float], width: float) -> Spec:
+def front_panel(panel: Panel, costs: Mapping[Point, float], axis: str, width: float) -> Spec:
     """All jobs in grey, those of the front named."""
     points = [point for point in costs if point.value <= panel.edge]
     xs, ys = [costs[point] for point in points], [point.value for point in points]
@@ -78,9 +130,7 @@ def front_panel(panel: Panel, costs: Mapping[Point, float], width: float) -> Spe
     names |= {DENSE: f"dense {panel.dense.value:.1f}"} if panel.dense else {}
     looks = look.looks_of([*map(_label, named)], [*map(_label, named)])
     width -= room([names.get(DENSE, "")])
-    across = Scale.of(
-        costs.values(), width, log=True, margin=2 * MARKER, axis={"title": "non-zero prunable weights [millions]"}
-    )
+    across = Scale.of(costs.values(), width, log=True, margin=2 * MARKER, axis={"title": axis})
     up = Scale.of(ys, look.PANEL_HEIGHT, log=not panel.higher_is_better)
     at = {point: (across.at(costs[point]), up.at(point.value)) for point in points}
     ends = [

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.patterns import Channels, Pattern, SemiStructured, Unstructured
-from harness.record import LayerReport, RunRecord
+from harness.record import EvalResult, LayerReport, RunRecord
 from harness.reporting.figures.agreement import pairs
 from harness.reporting.figures.base import FIGURES, NotDrawn, Picture, draw_all, pictures
 from harness.reporting.figures.costs import time_bars
@@ -217,7 +217,7 @@ def test_all_figures_are_written_and_again_the_same(
         assert name.endswith(".png") or b"/FontFile" in content, "a PDF whose fonts are not embedded"
     kinds = {each.name.split("-")[0] for each in figures}
     assert kinds == {"perplexity", "accuracy", "pareto", "layers", "published", "time", "predictors"}
-    assert [each.name for each in outcomes if isinstance(each, NotDrawn)] == ["allocation"]
+    assert [each.name for each in outcomes if isinstance(each, NotDrawn)] == ["allocation", "pareto-speed"]
     assert [each.name for each in draw_all(sweep, published, tmp_path / "b")] == [each.name for each in outcomes]
     assert files == {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
 
@@ -227,7 +227,9 @@ def test_every_figure_is_valid_and_its_rows_name_their_jobs(
     name: str, sweep: list[RunRecord], published: Published
 ) -> None:
     """By the schema of Vega-Lite; the page hides rows by the jobs they name."""
-    allocated = [*sweep, make_record(results=(make_perplexity(40.0),), allocation="owl")]
+    speed = ("efficiency:speed:v1", "efficiency", "speed", "prefill_speedup", 1.5, 0.1, 7, True, None, "cpu", "cpu")
+    results = (make_perplexity(40.0), EvalResult(*speed))
+    allocated = [*sweep, make_record(results=results, allocation="owl")]
     found = next(FIGURES.get(name)(Data.of(allocated, published)))
     assert isinstance(found, Picture)
     spec = found.spec()
@@ -242,7 +244,8 @@ def test_records_that_allow_nothing_say_why(published: Published, tmp_path: Path
     """A dense job with an accuracy: every kind but the times has its line; a file in the way is the user's mistake."""
     outcomes = list(draw_all([make_record("dense", None)], published, tmp_path))
     why = {each.name: each.why for each in outcomes if isinstance(each, NotDrawn)}
-    assert set(why) == {"perplexity", "accuracy", "allocation", "pareto-size", "layers", "published", "predictors"}
+    usual = {"perplexity", "accuracy", "allocation", "pareto-size", "pareto-speed", "layers", "published"}
+    assert set(why) == {*usual, "predictors"}
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write figures into the folder"):
         list(draw_all([], published, tmp_path / "file"))
