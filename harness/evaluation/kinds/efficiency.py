@@ -7,20 +7,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from harness.data.places import DataRef
-from harness.evaluation.base import (
-    EVALUATIONS,
-    Estimate,
-    Evaluation,
-    EvaluationContext,
-    Measured,
-    MemoryNeed,
-    Ready,
-    check_length,
-)
+from harness.evaluation.base import EVALUATIONS, Estimate, Evaluation, Measured, MemoryNeed, check_length
 from harness.job import Count, EvaluationProtocol, Identity, RunOptions, Runtime, protocol_key
 from harness.record import EvalResult, JsonValue
 
 if TYPE_CHECKING:
+    from harness.evaluation.base import EvaluationContext, Ready
     from harness.evaluation.speed import Contender, Pass, Timings
     from harness.models.loading import LoadedModel
 
@@ -112,7 +104,7 @@ class Efficiency(Evaluation[EfficiencyProtocol]):
             check_length("evaluation.prompt_tokens + evaluation.new_tokens", total, loaded)
 
     @classmethod
-    def measure(cls, asked: Sequence[Ready[EfficiencyProtocol]], context: EvaluationContext) -> Measured:
+    def measure(cls, asked: "Sequence[Ready[EfficiencyProtocol]]", context: "EvaluationContext") -> Measured:
         by_part = {"size": _size, "speed": _speed}
         return Measured(tuple(result for each in asked for result in by_part[each.protocol.part](each, context)))
 
@@ -123,7 +115,7 @@ class Efficiency(Evaluation[EfficiencyProtocol]):
         return MemoryNeed(tokens_at_once=protocol.batch * protocol.prompt_tokens, dense_models=1)
 
 
-def _size(asked: Ready[EfficiencyProtocol], context: EvaluationContext) -> Iterator[EvalResult]:
+def _size(asked: "Ready[EfficiencyProtocol]", context: "EvaluationContext") -> Iterator[EvalResult]:
     from harness.evaluation.sizes import sizes_of
 
     context.reporter.start("evaluate: size", 1)
@@ -132,7 +124,7 @@ def _size(asked: Ready[EfficiencyProtocol], context: EvaluationContext) -> Itera
     context.reporter.advance()
 
 
-def _speed(asked: Ready[EfficiencyProtocol], context: EvaluationContext) -> Iterator[EvalResult]:
+def _speed(asked: "Ready[EfficiencyProtocol]", context: "EvaluationContext") -> Iterator[EvalResult]:
     import torch
 
     from harness.evaluation.speed import Pass, semi_structured, threads, timings, two_of_four, whole
@@ -196,7 +188,7 @@ def _numbers(one_pass: "Pass", times: "Timings") -> Iterator[tuple[str, Estimate
 
 
 def _result(
-    asked: Ready[EfficiencyProtocol], metric: str, estimate: Estimate, where: str, details: dict[str, JsonValue]
+    asked: "Ready[EfficiencyProtocol]", metric: str, estimate: Estimate, where: str, details: dict[str, JsonValue]
 ) -> EvalResult:
     protocol = asked.protocol
     return EvalResult(
