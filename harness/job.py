@@ -23,7 +23,7 @@ JOB_ID_VERSION = 1
 Scalar = str | int | float | bool | None
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Propagation = Literal["pruned", "dense"]
-Sampling = Literal["documents", "stream", "given"]
+Sampling = Literal["documents", "stream", "given", "sampled"]
 Offload = Literal["auto", "none", "cpu", "disk"]
 
 T = TypeVar("T")
@@ -83,7 +83,8 @@ class SequencesSpec:
         num_sequences: how many sequences, >= 1.
         seq_len: tokens a sequence, >= 2.
         sampling: ``documents`` (one window a random document that is long enough, the published way for C4),
-            ``stream`` (windows of the joined text, the published way for WikiText-2 and PTB) or ``given``.
+            ``stream`` (windows of the joined text, the published way for WikiText-2 and PTB), ``given`` or ``sampled``
+            (from the dense model).
     """
 
     corpus: str

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
+from harness.data.corpora.self_generated import SELF_GENERATED
 from harness.data.places import DataRef
 from harness.evaluation.base import EVALUATIONS
 from harness.job import EvaluationProtocol, JobSpec, PruningSpec, RunOptions
@@ -63,6 +64,8 @@ class JobRequest:
                 found.append(f"method={pruning.method.name}")
             if RECOVERIES.build(pruning.recovery).changes_model:
                 found.append(f"recovery={pruning.recovery.name}")
+            if SELF_GENERATED in (pruning.calibration.corpus, pruning.training and pruning.training.corpus):
+                found.append(f"calibration={SELF_GENERATED}")
         for kind in dict.fromkeys(protocol.kind for protocol in self.spec.evaluation):
             if EVALUATIONS.get(kind).needs_whole_model:
                 names = [protocol.name for protocol in self.spec.evaluation if protocol.kind == kind]

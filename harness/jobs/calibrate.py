@@ -10,6 +10,7 @@ from harness.blocks.trial import Edited, Edits, Trials
 from harness.config.request import JobRequest
 from harness.data.arrays import check_ids
 from harness.data.corpora.base import CORPORA, ArrayCorpus, TextCorpus
+from harness.data.corpora.self_generated import SelfGenerated
 from harness.data.places import DataRef
 from harness.data.sequences import RandomWindows
 from harness.errors import UserError
@@ -17,7 +18,10 @@ from harness.evaluation.base import check_length
 from harness.evaluation.kinds.accuracy import accuracy
 from harness.evaluation.perplexity import TrialLoss
 from harness.job import SequencesSpec
+from harness.jobs.context import JobContext
 from harness.models.loading import LoadedModel
+from harness.models.sampling import sampled
+from harness.progress import Reporter
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,17 +53,27 @@ def training_draw(request: JobRequest) -> Draw:
     return Draw(training.drawn, request.training, request.pruning.seed)
 
 
-def kept_tokens(draw: Draw, loaded: LoadedModel) -> Tensor:
+def kept_tokens(draw: Draw, loaded: LoadedModel, job: JobContext) -> Tensor:
     """The sequences, made once for all jobs of the model that share them."""
-    return loaded.cache.of(draw, lambda: drawn_tokens(draw, loaded)[0])
+    return loaded.cache.of(draw, lambda: drawn_tokens(draw, loaded, job.device, job.reporter)[0])
 
 
-def drawn_tokens(draw: Draw, loaded: LoadedModel, *, more: int = 0) -> tuple[Tensor, Tensor]:
-    """The sequences, and up to `more` held-out ones that share no row and no token with them; of images all."""
+def drawn_tokens(
+    draw: Draw, loaded: LoadedModel, device: torch.device, reporter: Reporter, *, more: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The sequences, and up to `more` held-out ones that share no row and no token with them; of images all.
+
+    Args:
+        loaded: still dense, where its own sequences are asked for.
+        device: where such sequences are sampled.
+    """
     spec, data = draw.spec, draw.data
     check_length(f"{data.role}.seq_len", spec.seq_len, loaded)
     count, seq_len = spec.num_sequences, spec.seq_len
     corpus = CORPORA.get(spec.corpus)
+    if isinstance(corpus, SelfGenerated):
+        rows_NL = sampled(loaded, (count + more, seq_len), draw.seed, device, reporter)
+        return rows_NL[:count], rows_NL[count:]
     if isinstance(corpus, ArrayCorpus):
         are_tokens = corpus.reads == "text"
         rows = corpus.token_rows(data, loaded.vocab_size) if are_tokens else corpus.rows(data)
@@ -77,15 +91,16 @@ def drawn_tokens(draw: Draw, loaded: LoadedModel, *, more: int = 0) -> tuple[Ten
     return torch.from_numpy(drawn.copy()), torch.from_numpy(apart.copy())
 
 
-def held_out_trials(request: JobRequest, loaded: LoadedModel, device: torch.device, num_sequences: int) -> Trials:
+def held_out_trials(job: JobContext, loaded: LoadedModel, num_sequences: int) -> Trials:
     """Measures candidates on sequences that the job's own do not touch.
 
     Raises:
         UserError: there are none.
     """
+    request, device = job.request, job.device
     calibration = request.pruning.calibration
     is_labelled = request.checkpoint.kind.labelled
-    _, tokens_BL = drawn_tokens(calibration_draw(request), loaded, more=num_sequences)
+    _, tokens_BL = drawn_tokens(calibration_draw(request), loaded, device, job.reporter, more=num_sequences)
     if not len(tokens_BL):
         raise UserError(
             "candidates are measured on sequences that calibration leaves over, and "

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from harness.config.request import JobRequest
+from harness.data.corpora.self_generated import ROWS
 from harness.evaluation.base import EVALUATIONS, HEAD_ROWS, MemoryNeed
 from harness.job import Offload
 from harness.models.devices import multiplies_bfloat16
@@ -157,7 +158,8 @@ class _Terms:
         """Its fullest moment without the hidden states of all sequences, and with them."""
         if self._offload != "none":
             return self.one_block, self.one_block + self.buffer
-        whole = self._dimensions.num_weights * self._bytes + self._measuring  # there are no hidden states then
+        busy = max(self._measuring, self._sampling)
+        whole = self._dimensions.num_weights * self._bytes + busy  # there are no hidden states then
         pruning = 0 if self._request.spec.pruning is None else self.one_block
         return max(whole, pruning, self.gradients), max(whole, pruning + self.buffer, self.gradients)
 
@@ -177,7 +179,17 @@ class _Terms:
     def working(self) -> int:
         """One batch in a block or in the head, with statistics and solve where the job prunes."""
         pruning = self._forward(self._batch(self._calibration_tokens)) + self._statistics
-        return max(pruning, self._solve + self._statistics, self._measuring)
+        return max(pruning, self._solve + self._statistics, self._measuring, self._sampling)
+
+    @property
+    def _sampling(self) -> int:
+        """Keys and values of the sequences that are sampled together, as many as there are heads; and their logits."""
+        pruning, sizes = self._request.spec.pruning, self._dimensions
+        if pruning is None or pruning.calibration.sampling != "sampled":
+            return 0
+        rows = min(ROWS, pruning.calibration.num_sequences)
+        cache = 2 * sizes.num_blocks * pruning.calibration.seq_len * sizes.hidden_size * self._bytes
+        return rows * (cache + 4 * 8 * sizes.vocab_size)
 
     @property
     def gradients(self) -> int:

@@ -27,7 +27,7 @@ def prune(job: JobContext, loaded: LoadedModel) -> PruningOutcome:
     shapes = prunable_shapes(loaded.model)
     check_patterns(dict.fromkeys(shapes, pruning.pattern), shapes)
     with clock("calibrate"):
-        tokens_BL = kept_tokens(calibration_draw(request), loaded)
+        tokens_BL = kept_tokens(calibration_draw(request), loaded, job)
 
     def cache(key: Hashable, find: Callable[[], FoundT]) -> FoundT:
         return loaded.cache.of(key, find, scope=calibration_draw(request))
@@ -44,7 +44,7 @@ def prune(job: JobContext, loaded: LoadedModel) -> PruningOutcome:
         job.reporter,
         clock,
         allocation=None if pruning.allocation.name == UNIFORM else ALLOCATIONS.build(pruning.allocation),
-        held_out=partial(held_out_trials, request, loaded, device),
+        held_out=partial(held_out_trials, job, loaded),
         cache=cache,
         caches_statistics=options.offload == "none",  # else there is no room for those of other jobs
         saves=options.save_model is not None,

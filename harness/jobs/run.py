@@ -176,7 +176,7 @@ def _prune_and_recover(job: JobContext, loaded: LoadedModel, dense: LoadedModel 
     if not recovery.changes_model:
         return outcome.then(prune(job, loaded))
     with job.clock("calibrate"):  # before the pruning: what cannot be had costs nothing
-        rows_BL = kept_tokens(training_draw(request), loaded)
+        rows_BL = kept_tokens(training_draw(request), loaded, job)
     outcome = outcome.then(prune(job, loaded))
     training = request.pruning.training
     context = RecoveryContext(

@@ -79,6 +79,7 @@ def _work(request: JobRequest) -> float | None:
         if passes is None or spec.pruning.allocation.name != UNIFORM or spec.pruning.recovery.name != "none":
             return None
         every = calibration.num_sequences * calibration.seq_len
+        tokens += every if calibration.sampling == "sampled" else 0
         tokens += passes * (every if method.uses_gradients else calibration_tokens(request))
     for protocol in spec.evaluation:
         kind, data = EVALUATIONS.get(protocol.kind), request.evaluation.get(protocol.key)

@@ -6,10 +6,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from harness.data.places import DataRef
 from harness.job import SequencesSpec
 from harness.jobs.calibrate import Draw, drawn_tokens
+from harness.progress import Silent
+
+CPU = torch.device("cpu")
 
 
 class Letters:
@@ -33,11 +37,11 @@ def test_held_out_sequences_touch_no_calibration_sequence(tmp_path: Path, sampli
     data = DataRef("tokens" if sampling == "given" else "ptb", "calibration", "path", str(file), "sha256:0", False)
     draw = Draw(SequencesSpec(data.name, data.identity, 8, 10, sampling), data, seed)
     loaded: Any = SimpleNamespace(tokenizer=Letters(), vocab_size=2000, max_length=None)
-    drawn_BL, apart_BL = drawn_tokens(draw, loaded, more=6)
+    drawn_BL, apart_BL = drawn_tokens(draw, loaded, CPU, Silent(), more=6)
     assert drawn_BL.shape == (8, 10)
     assert apart_BL.shape == (6, 10)
     blank = ord(" ")
     assert not (set(drawn_BL.flatten().tolist()) & set(apart_BL.flatten().tolist())) - {blank}
-    alone, none = drawn_tokens(draw, loaded)
+    alone, none = drawn_tokens(draw, loaded, CPU, Silent())
     assert alone.equal(drawn_BL)
     assert not len(none)
