@@ -72,6 +72,25 @@ class FeatureNorm(Statistic):
         return (self.sum_of_squares_I / self.num_sequences).sqrt()
 
 
+class FeatureActivity(Statistic):
+    """How active every input feature is in a sequence: its mean magnitude there."""
+
+    def __init__(self, in_features: int, device: torch.device) -> None:
+        super().__init__(in_features, device)
+        self.squared_means_I = _zeros(device, in_features)
+
+    def update(self, x_TI: Tensor, num_sequences: int) -> None:
+        for part_TI in _sequences(x_TI, num_sequences):
+            self.squared_means_I += part_TI.float().abs().mean(dim=0).square()
+        self.num_tokens += len(x_TI)
+        self.num_sequences += num_sequences
+
+    @property
+    def l2_I(self) -> Tensor:
+        """Root of the sum over sequences of the square of the mean over tokens of |x|."""
+        return self.squared_means_I.sqrt()
+
+
 class FeatureMoments(Statistic):
     """Sum and variance of every input feature within sequences (DSnoT: Zhang et al. 2023, arXiv 2310.08915).
 

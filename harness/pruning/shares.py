@@ -53,6 +53,13 @@ def most_important(importance_C: Tensor, count: int) -> Tensor:
     return least_first(importance_C)[len(importance_C) - count :].sort().values.cpu()
 
 
+def all_but_a_slice(importance_C: Tensor, count: int, spared: int) -> Tensor:
+    """Numbers, ascending, of the `spared` least important, or as many as stay, and of the most important."""
+    order_C = least_first(importance_C).cpu()
+    spared = min(spared, count)
+    return torch.cat([order_C[:spared], order_C[len(order_C) - count + spared :]]).sort().values
+
+
 def num_parameters(model: nn.Module) -> int:
     """Of the whole model, tied ones once."""
     return sum(weight.numel() for weight in model.parameters())

@@ -50,8 +50,9 @@ RELOADED = [
     if not choice.params or METHODS.build(choice).unsaveable is None
     for family in PLAIN[: None if choice == EVERY_FAMILY else 1]
 ]
-LOOKING = [choice for choice in WIDTHS if choice.params.get("criterion") != "random" and choice.name != "slimllm"]
-LOOKING.append(Choice("slimllm", {"spared": 0.0}))  # else some of the least important stay on purpose
+SPARING = ("slimllm", "lorap-ffn")
+LOOKING = [choice for choice in WIDTHS if choice.params.get("criterion") != "random" and choice.name not in SPARING]
+LOOKING += [Choice(name, {"spared": 0.0}) for name in SPARING]  # else some of the least important stay on purpose
 every_depth = pytest.mark.parametrize("choice", DEPTHS, ids=label)
 every_one = pytest.mark.parametrize("choice", [*WIDTHS, *DEPTHS], ids=label)
 

@@ -1,6 +1,6 @@
 """Methods that cut heads and channels, beside the authors' own functions on one attention and one feed-forward layer.
 
-SlimLLM is guojialong1/Slimllm@1342d89.
+SlimLLM is guojialong1/Slimllm@1342d89, LoRAP lihuang258/LoRAP@4e34b7f.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,6 +14,7 @@ from torch.nn.functional import silu
 from harness.calibration.statistics import FeatureCovariance, FeatureNorm, Statistics
 from harness.patterns import Unit
 from harness.pruning.cutting import Candidates
+from harness.pruning.methods.lorap_ffn import LorapFfn
 from harness.pruning.methods.slimllm import HeadOutputs, SlimLlm
 
 CPU = torch.device("cpu")
@@ -71,6 +72,20 @@ def test_slimllm_keeps_the_heads_and_channels_that_its_authors_keep(golden_dir: 
     check_fit(
         method, arrays["W_down"], candidates.columns_CK, expected, of_hidden, arrays["down_weight"], arrays["down_bias"]
     )
+
+
+def test_lorap_keeps_the_channels_that_its_authors_keep(golden_dir: Path) -> None:
+    """Scores to 1e-5, and the same channels at 20 % and 50 %, some of the least important among them."""
+    arrays, method = arrays_of(golden_dir, "lorap"), LorapFfn()
+    x_BTI, weights = arrays["X"], (arrays["W_gate"], arrays["W_up"])
+    of_x, of_hidden = statistics_of(x_BTI), statistics_of(silu(x_BTI @ weights[0].T) * (x_BTI @ weights[1].T))
+    candidates = candidates_of("channel", len(weights[0]), weights, of_x, arrays["W_down"])
+    importance_C = method.importance(candidates, of_hidden)
+    torch.testing.assert_close(importance_C, arrays["ffn_scores"], rtol=1e-5, atol=0.0)
+    for percent in (20, 50):
+        expected = arrays[f"ffn_kept_s{percent}"].tolist()
+        assert method.kept(candidates, of_hidden, len(expected)).tolist() == expected
+        assert int(importance_C.argmin()) in expected
 
 
 def check_fit(

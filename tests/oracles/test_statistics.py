@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from harness.calibration.statistics import FeatureCovariance, FeatureMoments, FeatureNorm, InputHessian
+from harness.calibration.statistics import FeatureActivity, FeatureCovariance, FeatureMoments, FeatureNorm, InputHessian
 
 LENGTH, IN = 7, 5
 CPU = torch.device("cpu")
@@ -58,6 +58,16 @@ def test_input_hessian(sequences: list[Tensor], batches: list[int]) -> None:
                 for j in range(IN):
                     expected_II[i, j] += 2.0 / len(sequences) * token[i] * token[j]
     np.testing.assert_allclose(statistic.hessian_II.numpy(), expected_II, rtol=1e-5, atol=1e-4)
+
+
+def test_feature_activity(sequences: list[Tensor]) -> None:
+    """Means of magnitudes within sequences, squares over them, for any batching."""
+    statistic = FeatureActivity(IN, CPU)
+    for first, size in ((0, 2), (2, 3)):
+        statistic.update(torch.cat(sequences[first : first + size]), size)
+    for feature in range(IN):
+        means = [sum(abs(float(value)) for value in x[:, feature]) / LENGTH for x in sequences]
+        assert float(statistic.l2_I[feature]) == pytest.approx(math.hypot(*means), rel=1e-6)
 
 
 @pytest.mark.parametrize("batches", [[1, 1, 1, 1, 1], [5], [2, 3]])

@@ -28,6 +28,7 @@ from pydantic import Field
 from harness.calibration.statistics import FeatureCovariance, FeatureNorm, Statistics
 from harness.job import NotNegative
 from harness.pruning.methods.base import METHODS
+from harness.pruning.methods.lorap_ffn import Spared, norms_of_rows
 from harness.pruning.methods.structured import Compensation, StructuredMethod
 
 if TYPE_CHECKING:
@@ -35,8 +36,6 @@ if TYPE_CHECKING:
 
     from harness.pruning.context import PruningContext
     from harness.pruning.cutting import Candidates
-
-Spared = Annotated[float, Field(ge=0, lt=1)]
 
 
 @METHODS.register("slimllm")
@@ -78,16 +77,13 @@ class SlimLlm(StructuredMethod):
         return channel_scores(candidates, stats)
 
     def kept(self, candidates: Candidates, stats: Statistics, count: int) -> Tensor:
-        from harness.pruning.shares import least_first
+        from harness.pruning.shares import all_but_a_slice, least_first
 
-        order_C = least_first(self.importance(candidates, stats)).cpu()
-        gone = len(order_C) - count
-        if candidates.unit == "head":
-            kept_C = HeadOutputs.of(candidates, stats).exchanged(order_C[gone:].sort().values, order_C[:gone])
-        else:
-            spared = min(round(self.spared * len(order_C)), count)
-            kept_C = order_C[[*range(spared), *range(spared + gone, len(order_C))]]
-        return kept_C.sort().values
+        importance_C = self.importance(candidates, stats)
+        if candidates.unit == "channel":
+            return all_but_a_slice(importance_C, count, round(self.spared * len(importance_C)))
+        gone_C, kept_C = least_first(importance_C).cpu().split([len(importance_C) - count, count])
+        return HeadOutputs.of(candidates, stats).exchanged(kept_C.sort().values, gone_C).sort().values
 
     def compensation(self, weight_OI: Tensor, kept: Tensor, stats: Statistics) -> Compensation:
         import torch
@@ -180,7 +176,5 @@ def channel_scores(candidates: Candidates, stats: Statistics) -> Tensor:
     along_CKO = (read_COK.transpose(1, 2) @ vectors_OO).abs() * scale_O
     norm_CK = stats[FeatureNorm].sum_of_squares_I.double().sqrt()[candidates.columns_CK]
     scores_C: Tensor = (norm_CK * along_CKO.norm(dim=2)).sum(dim=1)
-    for made_CMI, its in zip(candidates.producers, candidates.made_from, strict=True):
-        norm_I = its[FeatureNorm].sum_of_squares_I.double().sqrt()
-        scores_C = scores_C + (made_CMI.double() * norm_I).norm(dim=2).sum(dim=1)
-    return scores_C
+    made_from = [its[FeatureNorm].sum_of_squares_I.double().sqrt() for its in candidates.made_from]
+    return scores_C + norms_of_rows(candidates, made_from)
