@@ -17,6 +17,7 @@ from harness.data.corpora.wikipedia_sample import articles
 from harness.data.sequences import RandomWindows
 from harness.data.sources import resolve
 from harness.errors import UserError
+from harness.evaluation.kinds.perplexity import WindowPerplexity
 
 
 class Letters:
@@ -211,3 +212,23 @@ def test_wikipedia_articles_lose_tags_and_titles() -> None:
     """An article is its body; one that has none is left out."""
     dump = '<doc id="1" title="A">\nA\n\nBody of a.\nMore.\n\n</doc>\n<doc id="2" title="B">\nB\n\n</doc>\n'
     assert articles(dump) == ["Body of a.\nMore."]
+
+
+def test_any_text_is_measured_on_as_it_is(tmp_path: Path) -> None:
+    """Line feeds stay; what tells it from other texts is its content and no place; without a file it says so."""
+    text = "A line.\n\n  Another one; é.\n"
+    for name in ("one.txt", "two.txt"):
+        (tmp_path / name).write_text(text)
+    (tmp_path / "rows.jsonl").write_text('{"text": "A line."}\n{"text": "Another."}\n')
+    names = ("one.txt", "two.txt", "rows.jsonl")
+    one, two, rows = (resolve("text", "evaluation", path=tmp_path / name) for name in names)
+    corpus = CORPORA.get("text")
+    assert isinstance(corpus, TextCorpus)
+    assert corpus.evaluation_text(one) == text.removesuffix("\n")
+    assert corpus.evaluation_text(rows) == "A line.\nAnother."
+    assert one.identity == two.identity != rows.identity
+    assert one.unpublished == one.identity
+    keys = [WindowPerplexity(corpora=("text",)).ask(lambda _, ref=ref: ref)[0][0].key for ref in (one, two, rows)]
+    assert keys[0] == keys[1] != keys[2]
+    with pytest.raises(UserError, match=r"evaluation on text needs the path of a file; allowed: data.text=FILE"):
+        resolve("text", "evaluation")
