@@ -19,7 +19,7 @@ from harness.errors import UserError
 from harness.reporting.page.build import page, payload
 from harness.reporting.page.questions import load_answers
 from harness.reporting.published import load
-from harness.tracking.live import RunningJob, Sweep, running_jobs, sweeps
+from harness.tracking.live import RunningJob, Sweep, goes_on, running_jobs, sweeps
 from harness.tracking.store import RecordStore, Stored
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -43,12 +43,14 @@ class Watched:
         """Version of the records, sweeps and running jobs, as plain data."""
         with self._lock:
             kept = self._store.stored()
-        running = running_jobs(self._root)
-        latest = [sweep for sweep in sweeps(self._root) if sweep.ended is None and sweep.process.alive]
-        latest = latest or sweeps(self._root)[:1]
+        running, all_sweeps = running_jobs(self._root), sweeps(self._root)
+        going_on = [sweep for sweep in all_sweeps if goes_on(self._root, sweep)]
         return {
             "version": _version(kept),
-            "sweeps": [_progress(sweep, kept, running, now) for sweep in latest],
+            "sweeps": [
+                _progress(sweep, kept, running, now) | {"alive": sweep in going_on}
+                for sweep in going_on or all_sweeps[:1]
+            ],
             "running": [
                 asdict(job) | {"seconds": max(0.0, now - job.started), "host": job.process.host} for job in running
             ],
@@ -182,5 +184,4 @@ def _progress(sweep: Sweep, kept: Sequence[Stored], running: list[RunningJob], n
         "left": len(left),
         "total": len(sweep.jobs),
         "seconds_left": sum(known) / max(1, len(started)) if len(known) == len(rest) else None,
-        "alive": sweep.ended is None and sweep.process.alive,
     }

@@ -7,8 +7,6 @@ They decide nothing: claims and records do.  A job that is killed leaves its fil
 count as running.
 """
 
-import os
-import socket
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -22,33 +20,14 @@ from pydantic import TypeAdapter, ValidationError
 from harness.data.files import read_file, write_file
 from harness.errors import UserError
 from harness.progress import Reporter
-from harness.tracking.store import SCRATCH
+from harness.tracking.claims import is_held
+from harness.tracking.processes import Process, this_process
+from harness.tracking.store import CLAIMS, SCRATCH
 
 RUNNING, SWEEPS = "running", "sweeps"
 PROGRESS_INTERVAL_S = 1.0
 SWEEPS_KEPT = 20
 """Files of ended sweeps that are kept, the latest ones."""
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """Who does it."""
-
-    pid: Annotated[int, "process id"]
-    host: Annotated[str, "name of its machine"]
-
-    @property
-    def alive(self) -> bool:
-        """Whether the process is there; on another machine that cannot be seen, and it is taken to be."""
-        if self.host != socket.gethostname():
-            return True
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:
-            return True  # another user's
-        return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +62,7 @@ class LiveReporter:
 
     def __init__(self, path: Path, job_id: str, reporter: Reporter) -> None:
         self._path, self._reporter = path, reporter
-        self._job = RunningJob(job_id, _this_process(), time.time())
+        self._job = RunningJob(job_id, this_process(), time.time())
         self._written = 0.0
         self._write()
 
@@ -125,7 +104,7 @@ def sweeping(root: Path, name: str, jobs: Sequence[str], expected_s: Sequence[fl
     Raises:
         UserError: the folder cannot be written; nothing has run yet.
     """
-    sweep = Sweep(name, _this_process(), time.time(), tuple(jobs), tuple(expected_s))
+    sweep = Sweep(name, this_process(), time.time(), tuple(jobs), tuple(expected_s))
     path = root / SCRATCH / SWEEPS / f"{sweep.started:.0f}-{sweep.process.pid}-{uuid.uuid4().hex[:4]}.json"
     try:
         _write(path, sweep)
@@ -138,14 +117,32 @@ def sweeping(root: Path, name: str, jobs: Sequence[str], expected_s: Sequence[fl
             _write(path, replace(sweep, ended=time.time()))
             for old in sorted(path.parent.iterdir(), key=lambda each: each.name.strip("."))[:-SWEEPS_KEPT]:
                 kept = _read(old, Sweep)
-                if kept is None or kept.ended is not None or not kept.process.alive:
+                if kept is None or kept.ended is not None or kept.process.alive is False:
                     old.unlink(missing_ok=True)
 
 
 def running_jobs(root: Path) -> list[RunningJob]:
-    """Jobs whose processes are there, those that started first in front."""
+    """Jobs whose processes are there, those that started first in front; of other machines' their claims say it."""
     found = (_read(path, RunningJob) for path in (root / SCRATCH / RUNNING).glob("*.json"))
-    return sorted((job for job in found if job is not None and job.process.alive), key=lambda job: job.started)
+    there = (job for job in found if job is not None and _is_there(root, job))
+    return sorted(there, key=lambda job: job.started)
+
+
+def _is_there(root: Path, job: RunningJob) -> bool:
+    alive = job.process.alive
+    return _is_held(root, job.job_id) if alive is None else alive
+
+
+def goes_on(root: Path, sweep: Sweep) -> bool:
+    """Whether a sweep has neither ended nor died; one of another machine goes on while a job of it is claimed."""
+    alive = sweep.process.alive
+    if sweep.ended is not None or alive is False:
+        return False
+    return alive or any(_is_held(root, job_id) for job_id in sweep.jobs)
+
+
+def _is_held(root: Path, job_id: str) -> bool:
+    return is_held(root / SCRATCH / CLAIMS, job_id)
 
 
 def sweeps(root: Path) -> list[Sweep]:
@@ -165,7 +162,3 @@ def _read(path: Path, kind: type[ItemT]) -> ItemT | None:
 def _write(path: Path, item: RunningJob | Sweep) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_file(path, TypeAdapter(type(item)).dump_json(item), durable=False)
-
-
-def _this_process() -> Process:
-    return Process(os.getpid(), socket.gethostname())

@@ -6,27 +6,27 @@ The folder says what a record is worth::
     results/<model>/<job_id>.questions.*.parquet   its answers per question, which the record lists by digest
     results/scratch/dirty/<model>/<job_id>.json    done, with uncommitted changes to code or configuration
     results/scratch/failed/<job_id>.json           failed, with its traceback
-    results/scratch/claims/<job_id>.lock           a process runs this job right now
+    results/scratch/claims/<job_id>.claim/         a process runs this job right now
 """
 
 import glob
 import os
 import re
 from collections.abc import Iterable, Iterator, Set
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-
-from filelock import FileLock, Timeout
 
 from harness.data.files import read_file, write_file
 from harness.errors import UserError, setting_aside
 from harness.record import RunRecord, from_json, to_json
+from harness.tracking import claims
 
 RECORD_NAME = re.compile(r".+__[0-9a-f]{8}\.json")
 """A job id ends in its digest; other files below the results folder are no records."""
 
 SCRATCH = "scratch"
+CLAIMS = "claims"
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,28 +129,21 @@ class RecordStore:
     def claim(self, job_id: str) -> Iterator[bool]:
         """Hold a job while it runs: True when it is ours, False when another process has it right now.
 
-        The claim is an operating-system lock, so one whose holder was killed is free again; what it left of the job
-        is cleared.
+        A claim whose holder was killed is free again; what it left of the job is cleared.
 
         Raises:
             UserError: the claim's folder cannot be written.
         """
-        path = self.root / SCRATCH / "claims" / f"{_one_component(job_id)}.lock"
-        lock = FileLock(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lock.acquire(timeout=0)
-        except Timeout:
-            yield False
-            return
-        except OSError as error:
-            raise UserError(f"cannot claim the job at {path}: {error.strerror or error}") from error
-        try:
-            for left in self.leftovers(job_id):
-                left.unlink(missing_ok=True)
-            yield True
-        finally:
-            lock.release()
+        folder = self.root / SCRATCH / CLAIMS
+        with ExitStack() as held:
+            try:
+                ours = held.enter_context(claims.claim(folder, _one_component(job_id)))
+            except OSError as error:
+                raise UserError(f"cannot claim the job in {folder}: {error.strerror or error}") from error
+            if ours:
+                for left in self.leftovers(job_id):
+                    left.unlink(missing_ok=True)
+            yield ours
 
     def leftovers(self, job_id: str) -> list[Path]:
         """What a killed process can leave of a job: temporary files, and answers that no record lists."""

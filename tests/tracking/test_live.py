@@ -12,7 +12,8 @@ import pytest
 from harness.errors import UserError
 from harness.progress import Silent
 from harness.tracking import live
-from harness.tracking.live import running, running_jobs, sweeping, sweeps
+from harness.tracking.live import goes_on, running, running_jobs, sweeping, sweeps
+from harness.tracking.store import RecordStore
 
 JOB = "opt-125m__wanda__nm-2-4__03d2d445"
 
@@ -74,14 +75,19 @@ def test_a_killed_job_does_not_count_as_running(tmp_path: Path) -> None:
     assert running_jobs(tmp_path) == []
 
 
-def test_a_job_on_another_machine_is_taken_to_be_there(tmp_path: Path) -> None:
-    """Its process cannot be seen from here."""
-    with running(tmp_path, JOB, Silent()):
-        path = tmp_path / "scratch" / "running" / f"{JOB}.json"
-        told = json.loads(path.read_bytes())
-        told["process"] |= {"host": "another-machine", "pid": 1}
-        path.write_text(json.dumps(told))
-        assert [job.process.host for job in running_jobs(tmp_path)] == ["another-machine"]
+def test_a_job_on_another_machine_is_there_while_it_is_claimed(tmp_path: Path) -> None:
+    """Its process cannot be seen from here; so it is of a sweep from there."""
+    with sweeping(tmp_path, "demo", [JOB, "b"], [1.5, None]), running(tmp_path, JOB, Silent()):
+        for folder in ("running", "sweeps"):
+            (path,) = (tmp_path / "scratch" / folder).iterdir()
+            told = json.loads(path.read_bytes())
+            told["process"] |= {"host": "another-machine", "pid": 1}
+            path.write_text(json.dumps(told))
+        with RecordStore(tmp_path).claim(JOB):
+            assert [job.process.host for job in running_jobs(tmp_path)] == ["another-machine"]
+            assert goes_on(tmp_path, *sweeps(tmp_path))
+        assert running_jobs(tmp_path) == []
+        assert not goes_on(tmp_path, *sweeps(tmp_path))
 
 
 def test_a_sweep_names_its_jobs_while_it_runs_and_its_end(tmp_path: Path) -> None:
