@@ -1,10 +1,10 @@
 """A candidate change of a model, tried without being made: some blocks are given out otherwise than they are."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,20 @@ class Trials(Protocol):
         What comes in front of the first edit is kept from one candidate to the next with the same base: candidates that
         go through the model from front to back compute half of it on average.
         """
+        ...
+
+
+@runtime_checkable
+class SampledTrials(Trials, Protocol):
+    """Trials on windows of text, some of which may be drawn."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many windows there are, and how many tokens each has."""
+        ...
+
+    def on(self, windows: Sequence[int], tokens: int) -> Trials:
+        """Trials on the first so many tokens of these windows alone, each predicted token counting the same."""
         ...
 
 

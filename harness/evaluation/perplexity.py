@@ -7,6 +7,7 @@ of the mean NLL (delta method).
 """
 
 import math
+from collections.abc import Sequence
 from contextlib import nullcontext
 
 import torch
@@ -17,7 +18,7 @@ from transformers import PreTrainedModel
 from harness.blocks.offload import Offloading
 from harness.blocks.runner import BlockRunner, in_batches
 from harness.blocks.slots import outside_on
-from harness.blocks.trial import Edited, Edits
+from harness.blocks.trial import Edited, Edits, Trials
 from harness.evaluation.base import HEAD_ROWS, Estimate
 from harness.evaluation.head import PROBE_TOKENS, Head, find_head, first_output
 from harness.models.compiled import compiled_blocks
@@ -124,6 +125,7 @@ class TrialLoss:
     ) -> None:
         self._model = model
         self._dense = dense
+        self._windows_NL, self._batch_tokens = windows_NL, batch_tokens
         self._batches = in_batches(windows_NL, batch_tokens)
         self._device = device
         self._runner: BlockRunner | None = None
@@ -143,6 +145,30 @@ class TrialLoss:
         self._runner, self._passed = forward, _before(base, first)
         measured = perplexity_from(forward.fork(Edited(self._dense, {**base, **edits})), Silent())
         return math.inf if measured.value is None else math.log(measured.value)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """How many windows there are, and how many tokens each has."""
+        count, length = self._windows_NL.shape
+        return count, length
+
+    def on(self, windows: Sequence[int], tokens: int) -> Trials:
+        """Trials on the first so many tokens of these windows alone, each predicted token counting the same."""
+        length = self._windows_NL.shape[1]
+        full, rest = divmod(tokens, length)
+        parts = [(self._windows_NL[list(windows[:full])], full * (length - 1))] if full else []
+        if rest > 1:  # of one token nothing is predicted
+            parts.append((self._windows_NL[[windows[full]], :rest], rest - 1))
+        losses = [
+            (TrialLoss(self._model, self._dense, each_NL, batch_tokens=self._batch_tokens, device=self._device), weight)
+            for each_NL, weight in parts
+        ]
+        total = sum(weight for _, weight in losses)
+
+        def loss(edits: Edits, base: Edits = {}) -> float:  # noqa: B006  # nobody writes to it
+            return sum(weight * one(edits, base) for one, weight in losses) / total
+
+        return loss
 
 
 def _before(edits: Edits, position: int) -> dict[int, object]:

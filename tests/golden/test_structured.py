@@ -1,7 +1,7 @@
 """Methods that cut, beside the authors' own code on the same tiny models, ours on stock ones.
 
-FLAP is CASIA-IVA-Lab/FLAP@3bb57db, LLM-Pruner horseee/LLM-Pruner@128a07d, ShortGPT icip-cas/ShortGPT@9a2ee8d, SLEB
-jiwonsong-dev/SLEB@d07129a.
+EvoPress is IST-DASLab/EvoPress@50888a0, FLAP CASIA-IVA-Lab/FLAP@3bb57db, LLM-Pruner horseee/LLM-Pruner@128a07d, PruneMe
+arcee-ai/PruneMe@faee6c9, ShortGPT icip-cas/ShortGPT@9a2ee8d, SLEB jiwonsong-dev/SLEB@d07129a.
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,10 @@ from harness.calibration.statistics import Statistics
 from harness.evaluation.perplexity import TrialLoss
 from harness.patterns import Structured
 from harness.pruning.cutting import Candidates
+from harness.pruning.methods.evopress_depth import EvoPressDepth
 from harness.pruning.methods.flap import Flap
 from harness.pruning.methods.llm_pruner import LlmPruner
+from harness.pruning.methods.pruneme import angular_distances
 from harness.pruning.methods.shortgpt import block_influence
 from harness.pruning.methods.sleb import Sleb
 from harness.pruning.shares import num_parameters, of_the_cuttable
@@ -32,9 +34,9 @@ from tests.contexts import a_context
 Arrays = Mapping[str, Tensor]
 
 
-def arrays_of(golden_dir: Path, name: str) -> Arrays:
+def arrays_of(golden_dir: Path, name: str, file: str = "tiny_llama") -> Arrays:
     """All inputs and outcomes by name."""
-    with np.load(golden_dir / "layers" / name / "tiny_llama.npz") as stored:
+    with np.load(golden_dir / "layers" / name / f"{file}.npz") as stored:
         return {key: torch.from_numpy(stored[key]) for key in stored.files}
 
 
@@ -177,4 +179,56 @@ def test_sleb_tries_and_removes_what_its_authors_do(
     assert order == arrays[f"{tag}_order"].tolist()
     expected = arrays[f"{tag}_losses"].double() / windows_NL.numel()
     torch.testing.assert_close(torch.tensor(losses, dtype=torch.float64), expected, rtol=1e-5, atol=0.0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_angles_of_runs_of_blocks_are_the_published_ones(golden_dir: Path, count: int) -> None:
+    """At the last token that is no padding, with states before the final normalisation: 1e-5 of each run's."""
+    arrays = arrays_of(golden_dir, "depth_scores")
+    model, found = stock_llama(arrays), []
+    for row_L, mask_L in zip(arrays["tokens"], arrays["attention_mask_pruneme"], strict=True):
+        tokens_1L = row_L[None, mask_L.bool()]  # padding is behind, where nothing before it sees it
+        found.append(angular_distances(a_context(model, tokens_1L, Structured(0.3)), count))
+    expected_N = arrays[f"angular_n{count}_paper"].double()
+    torch.testing.assert_close(torch.stack(found).mean(dim=0), expected_N, rtol=1e-5, atol=0.0)
+
+
+def test_the_evolution_of_depth_is_its_authors(golden_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every candidate, survivor and perplexity of four generations; the searched model is left dense."""
+    arrays = arrays_of(golden_dir, "evopress", "depth")
+    hidden, intermediate, layers, heads, shared, vocab = arrays["config"].tolist()
+    model = stock_llama({**arrays, "config": torch.tensor([hidden, intermediate, layers, heads, shared, vocab])})
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    trials = TrialLoss(model, InMemory(model), arrays["ids"], batch_tokens=64, device=torch.device("cpu"))
+    asked: list[list[list[int]]] = []
+    losses: list[list[float]] = []
+    own = TrialLoss.on
+
+    def on(self: TrialLoss, windows: Any, tokens: int) -> Any:
+        measure = own(self, windows, tokens)
+        asked.append([])
+        losses.append([])
+
+        def loss(edits: Edits, base: Edits = {}) -> float:  # noqa: B006  # nobody writes to it
+            asked[-1].append(sorted(edits))
+            losses[-1].append(measure(edits, base))
+            return losses[-1][-1]
+
+        return loss
+
+    monkeypatch.setattr(TrialLoss, "on", on)
+    method = EvoPressDepth(
+        offspring=6, initial=5, initial_tokens=80, survivors=2, first_tokens=48, last_tokens=160, generations=4,
+        seed=int(arrays["run_seed"]),
+    )  # fmt: skip
+    context = a_context(model, arrays["ids"], Structured(0.34), held_out=lambda _: trials)
+    survivor, _ = method.removals(context, 2)
+    assert len(asked) == 1 + 2 * 4
+    for call, (candidates, found) in enumerate(zip(asked, losses, strict=True)):
+        expected = [row[:layers].nonzero().flatten().tolist() for row in arrays[f"block_call{call}_candidates"]]
+        assert candidates == expected, call
+        fitness = arrays[f"block_call{call}_fitness"].tolist()
+        assert np.exp(sorted(found)[: len(fitness)]) == pytest.approx(fitness, rel=1e-5)
+    assert survivor == arrays["block_call8_survivors"][0, :layers].nonzero().flatten().tolist()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())

@@ -15,7 +15,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Literal
 
 from harness.data.corpora.base import CORPORA
@@ -62,6 +62,8 @@ class Sensitivity(Allocation):
     def warning(
         self, shapes: Mapping[str, tuple[int, int]], device: torch.device, calibration: CalibrationSpec
     ) -> str | None:
+        from harness.pruning.numerics.speed import seconds_per_flop
+
         if CORPORA.get(calibration.corpus).reads == "images":
             return None
         trials = len(shapes) * (MOST_TRIALS if self.search == "scan" else MOST_TRIALS.bit_length())
@@ -70,7 +72,7 @@ class Sensitivity(Allocation):
             return None
         return (
             f"allocation=sensitivity measures this model up to {trials} times on {self.held_out} sequences, from the "
-            f"changed block on: at most {flop * _seconds_per_flop(device) / 3600:.1f} hours on {device.type}, from a "
+            f"changed block on: at most {flop * seconds_per_flop(device) / 3600:.1f} hours on {device.type}, from a "
             "short trial, once for all sparsities of a sweep; allocation.search=bisect and a smaller "
             "allocation.held_out take less"
         )
@@ -114,15 +116,3 @@ def scaled(tolerated: Mapping[str, float], shapes: Mapping[str, tuple[int, int]]
     if mean >= total:
         return {name: sparsity * total / mean for name, sparsity in tolerated.items()}
     return {name: 1.0 - (1.0 - sparsity) * (1.0 - total) / (1.0 - mean) for name, sparsity in tolerated.items()}
-
-
-@cache
-def _seconds_per_flop(device: torch.device) -> float:
-    """Of a matrix product in float32."""
-    import torch
-
-    from harness.pruning.numerics.speed import seconds_of
-
-    size = 1024
-    matrix = torch.ones(size, size, device=device)
-    return seconds_of(lambda: (matrix @ matrix).sum()) / (2 * size**3)

@@ -2,7 +2,9 @@
 
 import time
 from collections.abc import Callable
+from functools import cache
 
+import torch
 from torch import Tensor
 
 ROUNDS = 3
@@ -17,3 +19,11 @@ def seconds_of(work: Callable[[], Tensor]) -> float:
         work().cpu()
         found.append(time.perf_counter() - start)
     return min(found)
+
+
+@cache
+def seconds_per_flop(device: torch.device) -> float:
+    """Of a matrix product in float32."""
+    size = 1024
+    matrix = torch.ones(size, size, device=device)
+    return seconds_of(lambda: (matrix @ matrix).sum()) / (2 * size**3)
