@@ -46,9 +46,11 @@ class EvoPressDepth(DepthMethod):
 
     Args:
         offspring: candidates of a generation, >= 1.
-        initial: random candidates in the beginning, >= 1; initial_tokens: that they are measured on.
+        initial: random candidates in the beginning, >= 1.
+        initial_tokens: that they are measured on, >= 1.
         survivors: of the first selection of a generation, >= 1; of the second one survives.
-        first_tokens, last_tokens: of the windows that the two selections measure on.
+        first_tokens: that the first selection measures on, >= 1.
+        last_tokens: that the second one does.
         generations: None = gone x left / 1.5 in numbers of blocks, the published number.
         trial_tokens: the most that candidates are measured on in all, >= 1; None = all generations.
         held_out: sequences that windows are drawn from, >= 1.
