@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor, nn
 
@@ -55,6 +55,13 @@ class Candidates:
     def consumer_COK(self) -> Tensor:
         """[c, :, k] is what reads the k-th feature of channel or head c."""
         return self.slices[-1].transpose(1, 2)
+
+
+class Adapted(NamedTuple):
+    """Importances [C] of every group of every block, and what training for the cut did to the model before it."""
+
+    importances: Sequence[Sequence[Tensor]]
+    outcome: PruningOutcome
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,15 +56,8 @@ def prune_structured(method: StructuredMethod, context: PruningContext) -> Pruni
         found = [groups if loss else [] for groups, loss in zip(found, losses, strict=True)]
         counts = _counts(context, found, pattern, losses)
         fields = _fields(context, found, counts, first) if method.unsaveable is None else None
-    chosen: list[list[Tensor]] | None = None
-    if method.scope == "model" or method.uses_gradients:
-        importances = _of_dense_model(method, context, found, units)
-        if method.scope == "model":
-            assert isinstance(pattern, Structured), "what competes over the model are parameters"
-            fraction = of_the_cuttable(context.model, found, pattern.share)
-            chosen = method.choose(importances, [[each.size for each in block] for block in found], fraction)
-        else:
-            chosen = [list(map(most_important, *block)) for block in zip(importances, counts, strict=True)]
+    chosen, outcome = _chosen(method, context, found, counts, units)
+    if chosen is not None:
         context = replace(context, propagation="dense")
 
     def cut(observed: ObservedBlock, _: Mapping[str, Pattern]) -> PruningOutcome:
@@ -75,7 +68,7 @@ def prune_structured(method: StructuredMethod, context: PruningContext) -> Pruni
         )
 
     patterns: dict[str, Pattern] = dict.fromkeys(prunable_shapes(context.model), pattern)
-    outcome = prune_sequentially(context, patterns, method.needs, cut, with_probes=True)
+    outcome = outcome.then(prune_sequentially(context, patterns, method.needs, cut, with_probes=True))
     return outcome.then(_declared(context, fields))
 
 
@@ -151,6 +144,28 @@ def _declared(context: PruningContext, fields: Mapping[str, object] | None) -> P
     sizes = ", ".join(f"{name}={value}" for name, value in fields.items())
     said = f"the model's configuration has now {sizes}"
     return PruningOutcome(change=apply_fields(context.model, fields), notes=(said,))
+
+
+def _chosen(
+    method: StructuredMethod,
+    context: PruningContext,
+    found: Sequence[Sequence[Cuttable]],
+    counts: Sequence[Sequence[int]],
+    units: tuple[Unit, ...],
+) -> tuple[list[list[Tensor]] | None, PruningOutcome]:
+    """Numbers of what stays of every group of every block, and what was done to the model to find them; None where
+    every block decides for itself when its turn comes.
+    """
+    adapted = method.adapt(context, found, counts)
+    if adapted is None and method.scope == "block" and not method.uses_gradients:
+        return None, PruningOutcome()
+    importances = _of_dense_model(method, context, found, units) if adapted is None else adapted.importances
+    outcome = PruningOutcome() if adapted is None else adapted.outcome
+    if method.scope == "model":
+        assert isinstance(context.pattern, Structured), "what competes over the model are parameters"
+        fraction = of_the_cuttable(context.model, found, context.pattern.share)
+        return method.choose(importances, [[each.size for each in block] for block in found], fraction), outcome
+    return [list(map(most_important, *block)) for block in zip(importances, counts, strict=True)], outcome
 
 
 def _cuts(

@@ -315,6 +315,7 @@ def test_the_methods_of_this_version() -> None:
         "llm-pruner",
         "llm_surgeon",
         "lorap-ffn",
+        "loraprune",
         "lottery",
         "magnitude",
         "minitron",

@@ -41,6 +41,9 @@ def methods_of(kind: type[Any]) -> list[Choice]:
 
 WIDTHS, DEPTHS = methods_of(StructuredMethod), methods_of(DepthMethod)
 WIDTHS.append(Choice("llm-pruner", {"protect_first": 0.0, "protect_last": 0.0}))
+SHORT = {"loraprune": {"steps": 12, "batch": 2}}
+"""Parameters with which training is soon over."""
+WIDTHS = [Choice(each.name, {**SHORT.get(each.name, {}), **each.params}) for each in WIDTHS]
 EVERY_FAMILY = Choice("wanda-sp")
 """Cuts channels and heads: what holds for the engine is held on every family by this one, on one family by all."""
 BY_FAMILY = [(choice, family) for choice in WIDTHS for family in FAMILIES[: None if choice == EVERY_FAMILY else 1]]

@@ -1,21 +1,26 @@
 """Methods that cut heads and channels, beside the authors' own functions on one attention and one feed-forward layer.
 
-SlimLLM is guojialong1/Slimllm@1342d89, LoRAP lihuang258/LoRAP@4e34b7f.
+SlimLLM is guojialong1/Slimllm@1342d89, LoRAP lihuang258/LoRAP@4e34b7f, LoRAPrune
+aim-uofa/LoRAPrune@4da5272.
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import silu
 
 from harness.calibration.statistics import FeatureCovariance, FeatureNorm, Statistics
 from harness.patterns import Unit
+from harness.pruning.adapters import group_importance
 from harness.pruning.cutting import Candidates
 from harness.pruning.methods.lorap_ffn import LorapFfn
 from harness.pruning.methods.slimllm import HeadOutputs, SlimLlm
+from harness.pruning.numerics.lora_gradients import progress, sensitivity
+from harness.surgery.dependencies import DependencyGroup
 
 CPU = torch.device("cpu")
 
@@ -86,6 +91,34 @@ def test_lorap_keeps_the_channels_that_its_authors_keep(golden_dir: Path) -> Non
         expected = arrays[f"ffn_kept_s{percent}"].tolist()
         assert method.kept(candidates, of_hidden, len(expected)).tolist() == expected
         assert int(importance_C.argmin()) in expected
+
+
+def test_loraprune_counts_what_its_authors_count(golden_dir: Path) -> None:
+    """Heads and channels to 1e-5 of their estimated gradients; the schedule of what has gone, at every tenth step."""
+    arrays = arrays_of(golden_dir, "loraprune")
+    scale, heads = float(arrays["scaling"]), int(arrays["heads"])
+    for unit, names, expected in (
+        ("head", ("q_proj", "k_proj", "v_proj", "o_proj"), "attn_group_sensitivity"),
+        ("channel", ("gate_proj", "up_proj", "down_proj"), "mlp_group_sensitivity"),
+    ):
+        found = {
+            name: sensitivity(
+                arrays[f"{name}.W"],
+                (arrays[f"{name}.A"], arrays[f"{name}.B"]),
+                (arrays[f"{name}.gradA"], arrays[f"{name}.gradB"]),
+                scale,
+            )
+            for name in names
+        }
+        *producers, consumer = names
+        columns_CK = torch.arange(found[consumer].shape[1]).view(
+            heads if unit == "head" else -1, 8 if unit == "head" else 1
+        )
+        rows = dict.fromkeys(producers, columns_CK)
+        group = DependencyGroup("head" if unit == "head" else "channel", consumer, columns_CK, rows, {}, {})
+        torch.testing.assert_close(group_importance(group, found), arrays[expected], rtol=1e-5, atol=0.0)
+    ratios = [0.5 * progress(step, 1000) for step in arrays["schedule_steps"].tolist()]
+    assert ratios == pytest.approx(arrays["schedule_ratio_0.5_warm0.1_cool0.1"].tolist(), rel=1e-12)
 
 
 def check_fit(

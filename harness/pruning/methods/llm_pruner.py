@@ -80,8 +80,7 @@ class LlmPruner(StructuredMethod):
         return frozenset({"reduction"} if self.criterion == "random" else {"seed"})
 
     def losses(self, context: PruningContext, num_blocks: int) -> Sequence[float]:
-        first, last = round(self.protect_first * num_blocks), num_blocks - round(self.protect_last * num_blocks)
-        return [float(first <= index < last) for index in range(num_blocks)]
+        return losses_between(self.protect_first, self.protect_last, num_blocks)
 
     def importance(self, candidates: Candidates, stats: Statistics) -> Tensor:
         import torch
@@ -119,3 +118,9 @@ class LlmPruner(StructuredMethod):
             return layers_LCF[0]
         reduced: Tensor = getattr(layers_LCF, self.reduction)(dim=0)
         return reduced
+
+
+def losses_between(protect_first: float, protect_last: float, num_blocks: int) -> list[float]:
+    """The same of all blocks, but nothing of these parts of them at both ends."""
+    first, last = round(protect_first * num_blocks), num_blocks - round(protect_last * num_blocks)
+    return [float(first <= index < last) for index in range(num_blocks)]

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from harness.pruning.context import PruningContext, PruningOutcome
-    from harness.pruning.cutting import Candidates
+    from harness.pruning.cutting import Adapted, Candidates
+    from harness.pruning.shares import Cuttable
     from harness.record import JsonValue
 
 
@@ -92,6 +93,17 @@ class StructuredMethod(PruningMethod):
     def losses(self, context: PruningContext, num_blocks: int) -> Sequence[float]:
         """How much every block is to lose of what can be cut there, beside the others; 0 = nothing of it may go."""
         return [1.0] * num_blocks
+
+    def adapt(
+        self, context: PruningContext, found: Sequence[Sequence[Cuttable]], counts: Sequence[Sequence[int]]
+    ) -> Adapted | None:
+        """Train the model for the cut, in place, and find all importances on the way; None = they are of the inputs.
+
+        Args:
+            found: what can be cut, by block.
+            counts: how many of each stay.
+        """
+        return None
 
     @abstractmethod
     def importance(self, candidates: Candidates, stats: Statistics) -> Tensor:
