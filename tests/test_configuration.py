@@ -65,6 +65,8 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "evaluation.bos_every_window": ((), ("evaluation.bos_every_window=true",)),
     "evaluation.kl": ((), ("evaluation.kl=[wikipedia-sample]",)),
     "evaluation.tasks": ((), ("evaluation.tasks=[boolq]",)),
+    "evaluation.generate": ((), ("evaluation.generate=[nq_open]",)),
+    "evaluation.max_new_tokens": (("evaluation.generate=[nq_open]",), ("evaluation.max_new_tokens=9",)),
     "evaluation.limit": ((), ("evaluation.limit=2",)),
     "evaluation.efficiency": ((), ("evaluation.efficiency=[size]",)),
     "evaluation.speed_batch": (SPEED, ("evaluation.speed_batch=2",)),

@@ -114,6 +114,7 @@ class MemoryNeed:
         tokens_at_once: in one forward pass.
         tokens_together: whose hidden states are held at once where blocks are offloaded.
         libraries: bytes.
+        tokens_cached: whose keys and values are held in every block.
         tokens_of_dense: whose hidden states are kept of the dense model, beside all of that but its blocks.
         dense_models: how many times all the weights of the dense model are there beside those that are measured.
     """
@@ -121,6 +122,7 @@ class MemoryNeed:
     tokens_at_once: int = 0
     tokens_together: int = 0
     libraries: int = 0
+    tokens_cached: int = 0
     tokens_of_dense: int = 0
     dense_models: int = 0
 

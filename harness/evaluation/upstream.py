@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from harness.data.formats import Row
-from harness.data.tasks.base import TASKS, Task
+from harness.data.sources import entries
+from harness.data.tasks.base import Task
 from harness.errors import UserError
 
 _LOGGER = "lm_eval"
@@ -30,7 +31,8 @@ def load_task(name: str, version: str, rows: list[Row]) -> Any:
     import datasets
     import lm_eval
 
-    known = TASKS.get(name)
+    known = entries("evaluation")[name]
+    assert isinstance(known, Task), f"{name} is asked by no task"
     part = known.part_of(rows[0])
     splits = {known.split: datasets.Dataset.from_list(rows)}
     if known.examples is not None:
@@ -42,7 +44,7 @@ def load_task(name: str, version: str, rows: list[Row]) -> Any:
         "training_split": None,
         "validation_split": known.split if known.split == "validation" else None,
         "test_split": None if known.split == "validation" else known.split,
-        "fewshot_split": EXAMPLES if known.shots else None,
+        "fewshot_split": None if known.examples is None else EXAMPLES,
         "num_fewshot": known.shots,
     }
     task = _own(known, override) if known.definition is None else _changed(known.definition, override)

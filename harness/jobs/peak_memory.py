@@ -183,13 +183,17 @@ class _Terms:
 
     @property
     def _sampling(self) -> int:
-        """Keys and values of the sequences that are sampled together, as many as there are heads; and their logits."""
+        """Keys and values of the sequences that are sampled together, and their logits."""
         pruning, sizes = self._request.spec.pruning, self._dimensions
         if pruning is None or pruning.calibration.sampling != "sampled":
             return 0
         rows = min(ROWS, pruning.calibration.num_sequences)
-        cache = 2 * sizes.num_blocks * pruning.calibration.seq_len * sizes.hidden_size * self._bytes
-        return rows * (cache + 4 * 8 * sizes.vocab_size)
+        return rows * (pruning.calibration.seq_len * self._cache_of_a_token + 4 * 8 * sizes.vocab_size)
+
+    @property
+    def _cache_of_a_token(self) -> int:
+        """Keys and values in every block, where there are as many as heads."""
+        return 2 * self._dimensions.num_blocks * self._dimensions.hidden_size * self._bytes
 
     @property
     def gradients(self) -> int:
@@ -212,7 +216,8 @@ class _Terms:
         states = self._dimensions.hidden_size * self._bytes
         dense = max((need.dense_models for need in self._evaluations), default=0) * self._dimensions.num_weights
         most = max((max(self._forward(count), logits + count * states) for count in tokens), default=0)
-        return dense * self._bytes + most
+        cached = max((need.tokens_cached for need in self._evaluations), default=0)
+        return dense * self._bytes + most + cached * self._cache_of_a_token
 
     @cached_property
     def _evaluations(self) -> list[MemoryNeed]:

@@ -31,6 +31,8 @@ UNITS = {
     "word_perplexity": "word_ppl",
     "acc": "%",
     "acc_norm": "%",
+    "exact_match": "%",
+    "exact_match_flexible": "%",
     "kl": "nats",
     "agreement": "%",
 }

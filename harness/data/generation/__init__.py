@@ -1,0 +1,1 @@
+"""Generation tasks: one file each."""
