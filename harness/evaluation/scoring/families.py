@@ -128,7 +128,10 @@ def _embedding(model: PreTrainedModel) -> Tensor:
 
 
 def _probe_requests(model: PreTrainedModel) -> list[Request]:
-    """Three questions of random tokens with branches inside branches; packed, the two short ones share a row."""
+    """Three questions of random tokens with branches inside branches; packed, the two short ones share a row.
+
+    Answers of a question are equally long, so that the model's own passes take them together, without padding.
+    """
     vocabulary = _embedding(model).shape[0]
     numbers = torch.Generator().manual_seed(0)
 
@@ -136,24 +139,26 @@ def _probe_requests(model: PreTrainedModel) -> list[Request]:
         return tuple(torch.randint(0, vocabulary, (count,), generator=numbers).tolist())
 
     requests: list[Request] = []
-    for length in (16, 5, 4):
+    for length in (16, 4, 4):
         context, stem = draw(length), draw(2)
-        continuations = (stem + draw(3), stem + draw(2), draw(2))
+        continuations = (stem + draw(2), stem + draw(2), draw(4))
         requests += [Request.of(context, continuation, max_length=1024) for continuation in continuations]
     return requests
 
 
 @torch.inference_mode()
 def _reference(model: PreTrainedModel, requests: list[Request], device: torch.device) -> Tensor:
-    """Log-likelihood of each request by the model's own forward pass on it alone, float64 on the CPU."""
-    sums = []
-    for request in requests:
-        inputs = torch.tensor([request.inputs]).to(device)
-        logits_LV = first_output(model(input_ids=inputs, use_cache=False))[0].float()
-        log_probs_LV = logits_LV[-len(request.targets) :].log_softmax(-1)
-        targets = torch.tensor(request.targets).to(device)
-        sums.append(log_probs_LV.gather(1, targets[:, None]).double().sum().cpu())
-    return torch.stack(sums)
+    """Log-likelihood of each request by the model's own forward passes without padding, float64 on the CPU."""
+    sums = torch.zeros(len(requests), dtype=torch.float64)
+    for length in {len(request.inputs) for request in requests}:
+        places = [place for place, request in enumerate(requests) if len(request.inputs) == length]
+        inputs_BL = torch.tensor([requests[place].inputs for place in places]).to(device)
+        logits_BLV = first_output(model(input_ids=inputs_BL, use_cache=False)).float()
+        for place, logits_LV in zip(places, logits_BLV, strict=True):
+            targets = torch.tensor(requests[place].targets).to(device)
+            log_probs_LV = logits_LV[-len(targets) :].log_softmax(-1)
+            sums[place] = log_probs_LV.gather(1, targets[:, None]).double().sum().cpu()
+    return sums
 
 
 def _depth_limit(model: PreTrainedModel) -> int | None:
