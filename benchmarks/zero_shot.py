@@ -2,12 +2,13 @@
 
     python -m benchmarks zero_shot --questions 100 --batch-sizes 1 4 16 64 --repeats 5
 
-The floor is what no scorer can save: every distinct beginning of a request through the linears of the body once, every
-state that predicts something through the head once, as matrix products alone.  Attention, norms, activations and the
-softmax are not in it.  Prints one line a competitor: median wall time, the median of its ratios to the packed scorer
-of the same turn, peak memory above the weights, and how far log-likelihoods and greedy flags are from stock at the
-first batch size.  In half precision it also prints how many questions are answered otherwise than by the packed scorer
-in float32.  Needs the data folder (PRUNEBENCH_DATA).
+The floor is what no scorer can save: every distinct beginning of a request through the model's body once, in rows as
+long as the requests are on average and without padding, and every state that predicts something through its head once.
+The matrix products are those of the floor alone, without attention, norms, activations and sums.  Prints one line a
+competitor: median wall time, the median of its ratios to the packed scorer of the same turn, peak memory above the
+weights, and how far log-likelihoods and greedy flags are from stock at the first batch size.  In half precision it also
+prints how many questions are answered otherwise than by the packed scorer in float32.  Needs the data folder
+(PRUNEBENCH_DATA).
 """
 
 import argparse
@@ -25,7 +26,7 @@ import torch
 from benchmarks.setting import DTYPES
 from harness.data.sources import resolve
 from harness.data.tasks.base import TASKS as ENTRIES
-from harness.evaluation.head import find_head
+from harness.evaluation.head import Head, find_head
 from harness.evaluation.scoring.families import HEAD_ROWS
 from harness.evaluation.scoring.lm import PackedLM
 from harness.evaluation.scoring.packing import Request, grow_trees
@@ -34,6 +35,8 @@ from harness.models.checkpoint import Checkpoint
 from harness.models.loading import LoadedModel, load_model
 
 TASKS = ("boolq", "piqa", "arc_easy", "arc_challenge", "hellaswag")
+NOT_STOCK = 3
+"""Of the competitors the first ones; the others are stock lm-eval."""
 Answers = list[tuple[float, bool]]
 
 
@@ -72,15 +75,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _measure(title: str, requests: list[Any], loaded: LoadedModel, options: argparse.Namespace) -> None:
     """Let the competitors take turns, and print their medians."""
     device = loaded.model.device
-    floor = Competitor("floor", _floor(loaded, requests, options.token_budget))
-    competitors = [Competitor("packed", _packed(loaded, options.token_budget)), floor]
+    work = _least_work(loaded, requests)
+    competitors = [Competitor("packed", _packed(loaded, options.token_budget))]
+    competitors += [Competitor("floor", _floor(work, options.token_budget))]
+    competitors += [Competitor("its matrix products", _products(work, options.token_budget))]
     competitors += [Competitor(f"stock, batch size {size}", _stock(loaded, size)) for size in options.batch_sizes]
     for competitor in competitors:  # warm up: allocators, thread pools
         competitor.score(requests[:8])
     for _ in range(options.repeats):
         for competitor in competitors:
             competitor.run(requests, device)
-    packed, stock = competitors[0], competitors[2]
+    packed, stock = competitors[0], competitors[NOT_STOCK]
     print(f"\n{title}: {len(requests)} requests, {options.dtype}, {device}, {torch.get_num_threads()} threads")
     for competitor in competitors:
         median = statistics.median(competitor.seconds)
@@ -95,7 +100,7 @@ def _measure(title: str, requests: list[Any], loaded: LoadedModel, options: argp
     print(f"  log-likelihoods: at most {max(apart):.2g} from {stock.name}; greedy flags that differ: {flags}")
     if options.dtype != "float32":
         oracle = _choices(requests, _packed(_load("float32", options.device), options.token_budget)(requests))
-        for competitor in (packed, *competitors[2:]):
+        for competitor in (packed, *competitors[NOT_STOCK:]):
             changed = sum(a != b for a, b in zip(_choices(requests, competitor.answers), oracle, strict=True))
             print(f"  {competitor.name:22} {changed} of {len(oracle)} questions answered otherwise than in float32")
 
@@ -123,9 +128,31 @@ class _Asked(PackedLM):
         return [(0.0, False)] * len(requests)
 
 
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What requests need at least: distinct tokens in rows of some length, and states for the head."""
+
+    model: Any
+    head: Head
+    num_tokens: int
+    num_states: int
+    row: int
+
+    def states(self, size: int, count: int) -> torch.Tensor:
+        """Hidden states of some size; which, is of no consequence for the time."""
+        return torch.randn(count, size, dtype=self.model.dtype, device=self.model.device)
+
+    def read(self) -> None:
+        """All states through the head."""
+        states = self.states(self.model.get_input_embeddings().weight.shape[1], HEAD_ROWS)
+        for first in range(0, self.num_states, HEAD_ROWS):
+            self.head.logits(states[: self.num_states - first])
+        if self.model.device.type == "cuda":
+            torch.cuda.synchronize(self.model.device)
+
+
 @torch.inference_mode()
-def _floor(loaded: LoadedModel, requests: list[Any], token_budget: int) -> Callable[[list[Any]], Answers]:
-    """The matrix products that these requests need at least; what they compute is thrown away."""
+def _least_work(loaded: LoadedModel, requests: list[Any]) -> _Work:
     model = loaded.model
     assert loaded.tokenizer is not None
     lm = _Asked(model, loaded.tokenizer)
@@ -136,23 +163,34 @@ def _floor(loaded: LoadedModel, requests: list[Any], token_budget: int) -> Calla
     num_states = sum(len({node for node, _, _ in tree.picks}) for tree in trees)
     print(f"{everything} tokens asked for, {num_tokens} distinct; {num_states} states predict something")
     head = find_head(model, torch.tensor([lm.asked[0].inputs]).to(model.device))
-    linears = [module for module in head.body.modules() if isinstance(module, torch.nn.Linear)]
-    states = {
-        size: torch.randn(token_budget, size, dtype=model.dtype, device=model.device)
-        for size in {linear.in_features for linear in linears}
-    }
-    hidden = model.get_input_embeddings().weight.shape[1]
+    return _Work(model, head, num_tokens, num_states, everything // len(requests))
+
+
+def _floor(work: _Work, token_budget: int) -> Callable[[list[Any]], Answers]:
+    """Body and head over the least work; what they compute is thrown away."""
+    rows = torch.randint(0, 1000, (token_budget // work.row, work.row), device=work.model.device)
 
     @torch.inference_mode()
     def score(_: list[Any]) -> Answers:
-        for first in range(0, num_tokens, token_budget):
-            count = min(token_budget, num_tokens - first)
+        for first in range(0, work.num_tokens // work.row, len(rows)):
+            work.head.body(input_ids=rows[: work.num_tokens // work.row - first], use_cache=False)
+        work.read()
+        return []
+
+    return score
+
+
+def _products(work: _Work, token_budget: int) -> Callable[[list[Any]], Answers]:
+    """The linears of the body and the head over the least work, one after the other."""
+    linears = [module for module in work.model.base_model.modules() if isinstance(module, torch.nn.Linear)]
+    states = {size: work.states(size, token_budget) for size in {linear.in_features for linear in linears}}
+
+    @torch.inference_mode()
+    def score(_: list[Any]) -> Answers:
+        for first in range(0, work.num_tokens, token_budget):
             for linear in linears:
-                linear(states[linear.in_features][:count])
-        for first in range(0, num_states, HEAD_ROWS):
-            head.logits(states[hidden][: min(HEAD_ROWS, num_states - first)])
-        if model.device.type == "cuda":
-            torch.cuda.synchronize(model.device)
+                linear(states[linear.in_features][: work.num_tokens - first])
+        work.read()
         return []
 
     return score
