@@ -100,7 +100,7 @@ def _evaluations() -> Iterator[str]:
     records = [record for folder in (ROOT / "results").glob("*/") for record in RecordStore(folder).all()]
     keys = {result.protocol for record in records for result in record.results}
     for name, kind in EVALUATIONS.all().items():
-        text, told = _arguments(inspect.getdoc(kind) or "")
+        text, told = _class(kind)
         yield from (f"## {name}", "", prose(text), "")
         yield from _table(
             [
@@ -108,7 +108,7 @@ def _evaluations() -> Iterator[str]:
                 for field, (_, default) in fields_of(kind).items()
             ]
         )
-        text, told = _arguments(inspect.getdoc(_protocol(kind)) or "")
+        text, told = _class(_protocol(kind))
         yield from (f"**Its protocol.** {prose(text)}", "")
         yield from _table([{"part of the key": f"`{part}`", "what it is": prose(said)} for part, said in told.items()])
         kept = sorted(key for key in keys if key.startswith(f"{name}:"))
@@ -165,6 +165,12 @@ def _type(schema: Mapping[str, Any]) -> str:
     inside = schema.get("items") or schema.get("additionalProperties")
     of = f" of {_type(inside)}" if isinstance(inside, dict) and inside else ""
     return f"{schema.get('type', 'any')}{of}"
+
+
+def _class(entry: type) -> tuple[str, dict[str, str]]:
+    """The text of a class's docstring, and what it and its bases say of each of its fields."""
+    texts = [_arguments(inspect.cleandoc(base.__doc__ or "")) for base in reversed(entry.__mro__)]
+    return texts[-1][0], {name: said for _, told in texts for name, said in told.items()}
 
 
 def _arguments(docstring: str) -> tuple[str, dict[str, str]]:

@@ -23,6 +23,8 @@ FEWEST_JOBS, FEWEST_METRICS = 8, 3
 """Less is no ranking, and nothing to choose from."""
 LAYER_ERROR = "output error of layers"
 """The median over them, which pruning leaves in the record: no evaluation is needed."""
+SIZE_AND_SPEED = "efficiency"
+"""The kind of evaluation that measures no quality."""
 CELL, ROW = 30, 26
 """Pixels of a cell at least."""
 FEW_ROWS = 150
@@ -59,6 +61,8 @@ def measures(data: Data, model: str) -> "pd.DataFrame":
     seconds: dict[str, list[float]] = defaultdict(list)
     examples = columns_of(entries)
     for (key, example), column in zip(examples.items(), value_columns(examples), strict=True):
+        if example.kind == SIZE_AND_SPEED:
+            continue
         found = {entry.job.job_id: entry.by_key[key] for entry in entries if key in entry.by_key}
         texts = Counter(result.data_fingerprint for result in found.values())
         same = {
@@ -115,7 +119,7 @@ def destroyed(data: Data, model: str) -> set[str]:
     """The jobs of a model that are no language models any more: a perplexity beyond the edge, or none."""
     panels = [panel for panel in data.panels if panel.model == model]
     beyond = {job for panel in panels for point in panel.points if point.value > panel.edge for job in point.jobs}
-    results = ((entry.job.job_id, result) for entry in data.entries for result in entry.results)
+    results = [(entry.job.job_id, one) for entry in data.entries for one in entry.results if one.kind != SIZE_AND_SPEED]
     return beyond | {job for job, result in results if result.value is None or not isfinite(result.value)}
 
 

@@ -37,6 +37,13 @@ def test_cheap_measures_come_first(published: Published) -> None:
     assert [name.rpartition(", ")[2] for name in names[1:]] == ["5 s", "15 s", "25 s", "30 s"]
 
 
+def test_size_and_speed_are_no_quality(published: Published) -> None:
+    """What a kind measures that asks for no quality has no row."""
+    size = replace(make_perplexity(5.0), protocol="efficiency:size:v1", kind="efficiency", metric="parameters")
+    records = [replace(record, results=(*record.results, size)) for record in measured_often(tasks=3)]
+    assert measures(Data.of(records, published), MODEL).shape[1] == 4
+
+
 def test_an_infinite_perplexity_is_the_worst_and_a_missing_one_no_rank(published: Published) -> None:
     """Ranks need no finite number; what could not be measured is left out."""
     records = [job(number, math.inf if number == 9 else None if number == 8 else 10.0 + number) for number in range(10)]
