@@ -8,21 +8,25 @@ from pathlib import Path
 from harness.data.corpora.base import CORPORA, Corpus
 from harness.data.generation.base import GENERATION_TASKS
 from harness.data.places import DATA_VARIABLE, DataRef, Given, Places, Role, Source, unavailable
-from harness.data.tasks.base import TASKS, Task
+from harness.data.tasks.base import GOLD_ANSWERS, TASKS, Task
 from harness.errors import UserError, unknown
 
 SOURCES = ("auto", "path", "folder", "embedded", "hub")
+TABLES = (TASKS, GOLD_ANSWERS, GENERATION_TASKS)
+"""Tasks with choices, sets of gold answers, and tasks whose answers are written."""
 
 
 def entries(role: Role) -> dict[str, Corpus | Task]:
-    """Corpora that have this role, then, for evaluation, tasks, by name."""
-    known: dict[str, Corpus | Task] = {**CORPORA.all(), **TASKS.all(), **GENERATION_TASKS.all()}
+    """Corpora that have this role, then, for evaluation, tasks of all kinds, by name."""
+    known: dict[str, Corpus | Task] = dict(CORPORA.all())
+    for table in TABLES:
+        known |= table.all()
     return {name: entry for name, entry in known.items() if entry.places(role) is not None}
 
 
 def origin_note(name: str) -> str | None:
     """The plug-in that a corpus or task came from, in words for a record; None for one of our own."""
-    return next(filter(None, (table.origin_note(name) for table in (CORPORA, TASKS, GENERATION_TASKS))), None)
+    return next(filter(None, (table.origin_note(name) for table in (CORPORA, *TABLES))), None)
 
 
 def sample_note(ref: DataRef) -> str | None:

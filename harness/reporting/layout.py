@@ -35,6 +35,7 @@ UNITS = {
     "exact_match_flexible": "%",
     "kl": "nats",
     "agreement": "%",
+    "bits_per_byte": "bits",
 }
 UNITS |= dict.fromkeys(SPEEDUPS, "× dense")
 VERDICTS = {True: "≈", False: "≠", None: ""}

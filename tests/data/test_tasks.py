@@ -30,7 +30,7 @@ def test_request_files_become_rows() -> None:
 
     def line(doc_id: int, idx: int) -> str:
         doc = {"query": "P -- p\nQuestion: not this\nQuestion: q\nAnswer: no?\nAnswer:", "choices": ["yes", "no"]}
-        return json.dumps({"doc_id": doc_id, "idx": idx, "doc": doc | {"gold": 0}})
+        return json.dumps({"doc_id": doc_id, "idx": idx, "doc": doc | {"gold": 0}, "request": {}})
 
     lines = "\n".join(line(doc_id, idx) for doc_id in (1, 0, 1_000_000) for idx in (0, 1))
     rows = TASKS.get("boolq").rows_of(gzip.compress(lines.encode()), "somewhere/requests.jsonl.gz")

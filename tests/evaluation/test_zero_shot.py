@@ -14,7 +14,6 @@ import datasets
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from harness.answers import content_id
 from harness.data.places import DataRef
@@ -25,32 +24,9 @@ from harness.errors import UserError
 from harness.evaluation.base import EvaluationContext, Measured, Ready
 from harness.evaluation.kinds.zero_shot import ZeroShot, ZeroShotProtocol
 from harness.models.cache import Cache
-from harness.models.folders import byte_tokenizer
 from harness.progress import Silent
 
 WORDS = ["the", "a", "red", "blue", "cat", "dog", "sees", "eats", "big", "small", "never", "always", "water", "stone"]
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> PreTrainedTokenizerBase:
-    """One token a byte, and an end-of-text token; no padding token, as many checkpoints have none."""
-    return byte_tokenizer()
-
-
-@pytest.fixture
-def model() -> LlamaForCausalLM:
-    """A tiny random LLaMA with enough spread in its logits to prefer one option clearly."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=257,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=512,
-        initializer_range=0.3,
-    )
-    return LlamaForCausalLM(config).train()
 
 
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:

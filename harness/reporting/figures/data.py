@@ -112,12 +112,15 @@ def _title(protocol: str, results: Sequence[EvalResult]) -> str:
     kind, task = protocol.split(":")[:2]
     length, options = protocol_parts(protocol)
     counts = sorted({result.num_samples for result in results})
-    unit = {"perplexity": "windows", "kl": "windows", "accuracy": "images"}.get(kind, "questions")
+    unit = {"perplexity": "windows", "kl": "windows", "accuracy": "images", "bits_per_byte": "answers"}.get(
+        kind, "questions"
+    )
     whole = f"all of n = {' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} {unit}"
     what = {
         "perplexity": f"perplexity on {task}",
         "kl": f"KL divergence from the dense model on {task}",
         "accuracy": f"{task}, accuracy",
+        "bits_per_byte": f"{task}, bits per byte of gold answers",
     }
     said = [what.get(kind, f"{task}, zero-shot accuracy")]
     said += [f"{length}-token windows"] if length else []
