@@ -89,20 +89,11 @@ class BitsPerByte(Evaluation[BitsPerByteProtocol]):
 
     @classmethod
     def measure(cls, asked: Sequence[Ready[BitsPerByteProtocol]], context: EvaluationContext) -> Measured:
-        from harness.evaluation.scoring.lm import PackedLM
+        from harness.evaluation.scoring.lm import packed
         from harness.evaluation.upstream import nothing_changed, quiet
 
-        loaded = context.loaded
-        assert loaded.tokenizer is not None, "answers are text"
-        with quiet(), nothing_changed(loaded.model):
-            lm = PackedLM(
-                loaded.model,
-                loaded.tokenizer,
-                token_budget=context.options.zero_shot_token_budget,
-                encoded=loaded.cache.of(PackedLM, dict),
-                reporter=context.reporter,
-                step="evaluate: bits per byte, answers",
-            )
+        with quiet(), nothing_changed(context.loaded.model):
+            lm = packed(context, "evaluate: bits per byte, answers")
             return Measured(tuple(_measured(each, lm) for each in asked))
 
     @classmethod

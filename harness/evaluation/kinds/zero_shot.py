@@ -101,17 +101,10 @@ class ZeroShot(Evaluation[ZeroShotProtocol]):
             from lm_eval.evaluator import evaluate
 
             from harness.evaluation.questions import Questions
-            from harness.evaluation.scoring.lm import PackedLM
+            from harness.evaluation.scoring.lm import packed
 
-            assert loaded.tokenizer is not None, "tasks are text"
-            lm = PackedLM(
-                loaded.model,
-                loaded.tokenizer,
-                token_budget=context.options.zero_shot_token_budget,
-                encoded=loaded.cache.of(PackedLM, dict),
-                reporter=context.reporter,
-                step=f"evaluate: {', '.join(names) if len(names) <= NAMED_TASKS else f'{len(names)} tasks'}, requests",
-            )
+            called = ", ".join(names) if len(names) <= NAMED_TASKS else f"{len(names)} tasks"
+            lm = packed(context, f"evaluate: {called}, requests")
             tasks = {each.protocol.key: Questions(each) for each in asked}
             parts = {key: part for each in tasks.values() for key, part in each.parts.items()}
             # All in one call: lm-eval then hands all their requests to the model at once, to be packed together.

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.errors import UserError
+from harness.evaluation.base import EvaluationContext
 from harness.evaluation.scoring.families import HEAD_ROWS, Scorer
 from harness.evaluation.scoring.packing import Request, Rows, chains, fill_batches, grow_trees, lay_out
 from harness.progress import Reporter, Silent
@@ -153,6 +154,20 @@ class PackedLM(TemplateLM):  # type: ignore[misc]  # lm-eval ships no types
         for _, equals in groupby(beyond, key=len):
             batches += fill_batches(equals, self._token_budget, pack=False)
         return batches
+
+
+def packed(context: EvaluationContext, step: str) -> PackedLM:
+    """The scorer of the model that is measured; what was tokenised for other jobs with its tokenizer is not again."""
+    loaded = context.loaded
+    assert loaded.tokenizer is not None, "what is scored is text"
+    return PackedLM(
+        loaded.model,
+        loaded.tokenizer,
+        token_budget=context.options.zero_shot_token_budget,
+        encoded=loaded.cache.of(PackedLM, dict),
+        reporter=context.reporter,
+        step=step,
+    )
 
 
 def _gather(results: Sequence[tuple[Tensor, Tensor]], owners: Sequence[int], count: int) -> list[tuple[float, bool]]:
