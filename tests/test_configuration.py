@@ -68,6 +68,12 @@ CHANGES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "evaluation.generate": ((), ("evaluation.generate=[nq_open]",)),
     "evaluation.max_new_tokens": (("evaluation.generate=[nq_open]",), ("evaluation.max_new_tokens=9",)),
     "evaluation.limit": ((), ("evaluation.limit=2",)),
+    "evaluation.subject_limit": (
+        ("evaluation.tasks=[mmlu]", "evaluation.source=embedded"),
+        ("evaluation.subject_limit=2",),
+    ),
+    "evaluation.bits_per_byte": ((), ("evaluation.bits_per_byte=[mbpp_bpb]", "evaluation.source=embedded")),
+    "evaluation.documents": (("evaluation.bits_per_byte=[mbpp_bpb]",), ("evaluation.documents=2",)),
     "evaluation.efficiency": ((), ("evaluation.efficiency=[size]",)),
     "evaluation.speed_batch": (SPEED, ("evaluation.speed_batch=2",)),
     "evaluation.prompt_tokens": (SPEED, ("evaluation.prompt_tokens=8",)),
