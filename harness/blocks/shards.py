@@ -138,14 +138,14 @@ class Shards:
         }
 
     def write(self, file: Path, tensors: Mapping[str, Tensor]) -> None:
-        """Write `tensors` as the checkpoint has them; from now on they are read from `file`.
+        """Write `tensors` as the checkpoint has them, or by the model's names; from now on they are read from `file`.
 
         The file is complete or not there at all.
         """
         stored: dict[str, Tensor] = {}
         stacks: defaultdict[str, dict[int, Tensor]] = defaultdict(dict)
         for name, tensor in tensors.items():
-            parts, on_cpu = self._parts[name], tensor.detach().cpu()
+            parts, on_cpu = self._parts.setdefault(name, [_Part(file, name)]), tensor.detach().cpu()
             for part, rows in zip(parts, [on_cpu] if len(parts) == 1 else on_cpu.chunk(len(parts)), strict=True):
                 if part.place is not None:
                     stacks[part.key][part.place] = rows

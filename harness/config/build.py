@@ -55,11 +55,6 @@ def build(config: Configuration, overrides: tuple[str, ...], *, in_sweep: bool) 
         idle = pruner.without_effect(pattern)
         defaults: dict[str, Any] = {each.name: each.default for each in fields(type(pruner)) if each.name in idle}
         method = replace(method, params={**method.params, **defaults})
-    if pruner.unsaveable is not None and config.save_model is not None:
-        raise UserError(
-            f"save_model={config.save_model} cannot keep what method={method.name} makes of a model, since "
-            f"{pruner.unsaveable}, which no plain checkpoint can say; allowed: save_model=null"
-        )
     checkpoint, asked = _checkpoint(config), _evaluations(config)
     recovery, recoverer = _chosen(RECOVERIES, config.recovery, config.seed)
     trains = pattern is not None and recoverer.changes_model

@@ -30,7 +30,8 @@ from harness.pruning.shares import (
     num_kept,
     of_the_cuttable,
 )
-from harness.surgery.configuration import apply_fields, fields_after
+from harness.surgery.configuration import fields_after
+from harness.surgery.declaration import check_declarable, declare, declared_note
 from harness.surgery.free import free_dependency_groups
 
 if TYPE_CHECKING:  # methods reach this module through their kind
@@ -55,7 +56,10 @@ def prune_structured(method: StructuredMethod, context: PruningContext) -> Pruni
         losses = method.losses(context, len(found))
         found = [groups if loss else [] for groups, loss in zip(found, losses, strict=True)]
         counts = _counts(context, found, pattern, losses)
-        fields = _fields(context, found, counts, first) if method.unsaveable is None else None
+        alike = method.scope == "block" and len(set(losses)) == 1
+        fields = _fields(context, found, counts, first) if alike else {}
+        if context.saves and not fields:
+            check_declarable(context.model, experts_differ=method.scope == "model")
     chosen, outcome = _chosen(method, context, found, counts, units)
     if chosen is not None:
         context = replace(context, propagation="dense")
@@ -69,7 +73,8 @@ def prune_structured(method: StructuredMethod, context: PruningContext) -> Pruni
 
     patterns: dict[str, Pattern] = dict.fromkeys(prunable_shapes(context.model), pattern)
     outcome = outcome.then(prune_sequentially(context, patterns, method.needs, cut, with_probes=True))
-    return outcome.then(_declared(context, fields))
+    change = declare(context.model, fields)
+    return outcome.then(PruningOutcome(change=change, notes=(declared_note(context.model, change),)))
 
 
 def find_cuttable(context: PruningContext, units: tuple[Unit, ...]) -> tuple[list[list[Cuttable]], Probe]:
@@ -121,8 +126,8 @@ def _counts(
 
 def _fields(
     context: PruningContext, found: Sequence[Sequence[Cuttable]], counts: Sequence[Sequence[int]], probe: Probe
-) -> dict[str, object] | None:
-    """The fields of the configuration that say what is to stay; None where none can, and the model is not saved."""
+) -> dict[str, object]:
+    """The fields of the configuration that say what is to stay; none where they cannot."""
     cuts = [
         [(each.group, count) for each, count in zip(groups, kept, strict=True)]
         for groups, kept in zip(found, counts, strict=True)
@@ -131,19 +136,7 @@ def _fields(
         with context.offloading.block(0, context.device) as first:
             return fields_after(context.model, cuts, first, probe)
     except UserError:
-        if context.saves:
-            raise
-        return None
-
-
-def _declared(context: PruningContext, fields: Mapping[str, object] | None) -> PruningOutcome:
-    """The configuration changed as `fields` say."""
-    if fields is None:
-        said = "no configuration of this architecture says how the model was cut: it cannot be saved"
-        return PruningOutcome(notes=(said,))
-    sizes = ", ".join(f"{name}={value}" for name, value in fields.items())
-    said = f"the model's configuration has now {sizes}"
-    return PruningOutcome(change=apply_fields(context.model, fields), notes=(said,))
+        return {}
 
 
 def _chosen(

@@ -7,7 +7,8 @@ from transformers import PreTrainedModel
 from harness.blocks.changes import ModelChange
 from harness.blocks.layers import decoder_blocks
 from harness.errors import UserError
-from harness.surgery.configuration import Fields, apply_fields, first_that_makes, made_with, shapes_of, subsets
+from harness.surgery.configuration import Fields, first_that_makes, made_with, shapes_of, subsets
+from harness.surgery.declaration import declare
 
 
 def remove_blocks(model: PreTrainedModel, gone: Collection[int]) -> ModelChange:
@@ -27,7 +28,7 @@ def remove_blocks(model: PreTrainedModel, gone: Collection[int]) -> ModelChange:
         del blocks[index]
     moved = {f"{prefix}.{index}": f"{prefix}.{place}" for place, index in enumerate(stays) if place != index}
     change = ModelChange(gone=frozenset(f"{prefix}.{index}" for index in gone), moved=moved)
-    return change.then(apply_fields(model, fields))
+    return change.then(declare(model, fields))
 
 
 def _fields_without(model: PreTrainedModel, gone: Collection[int]) -> Fields:

@@ -10,7 +10,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from harness.blocks.changes import ModelChange
 from harness.blocks.experts import split_experts
 from harness.blocks.layers import decoder_blocks
 from harness.blocks.probe import Probe
@@ -82,16 +81,6 @@ def first_that_makes(
         if made is not None and shapes_of(made) == wanted and computes(made):
             return fields
     return None
-
-
-def apply_fields(model: PreTrainedModel, fields: Mapping[str, Any]) -> ModelChange:
-    """Write `fields` into the model's configuration, and see that it is the one of the model as it is now."""
-    for name, value in fields.items():
-        setattr(model.config.get_text_config(), name, value)
-    made = made_with(model, {})
-    assert made is not None, "a configuration that was tried"
-    assert shapes_of(model) == shapes_of(made), "a block was cut otherwise than planned"
-    return ModelChange(configuration=dict(fields))
 
 
 def shapes_of(model: nn.Module) -> Shapes:

@@ -15,6 +15,7 @@ from harness.blocks.offload import InMemory
 from harness.errors import UserError
 from harness.evaluation.perplexity import TrialLoss
 from harness.job import Choice
+from harness.models.pruned import KEY
 from harness.patterns import Structured
 from harness.pruning.context import PruningOutcome
 from harness.pruning.fingerprints import weights_fingerprint
@@ -47,12 +48,15 @@ WIDTHS = [Choice(each.name, {**SHORT.get(each.name, {}), **each.params}) for eac
 EVERY_FAMILY = Choice("wanda-sp")
 """Cuts channels and heads: what holds for the engine is held on every family by this one, on one family by all."""
 BY_FAMILY = [(choice, family) for choice in WIDTHS for family in FAMILIES[: None if choice == EVERY_FAMILY else 1]]
+DECLARING = ("opt", "gpt2", "gpt-neox")
+"""Families whose configuration has none: the size of a head is the hidden size divided by their number."""
 RELOADED = [
     (choice, family)
     for choice in WIDTHS
-    if not choice.params or METHODS.build(choice).unsaveable is None
-    for family in PLAIN[: None if choice == EVERY_FAMILY else 1]
+    if not choice.params or "protect_first" in choice.params
+    for family in ((*PLAIN, *DECLARING) if choice == EVERY_FAMILY else PLAIN[:1])
 ]
+RELOADED += [(Choice("flap"), family) for family in DECLARING]
 SPARING = ("slimllm", "lorap-ffn")
 LOOKING = [choice for choice in WIDTHS if choice.params.get("criterion") != "random" and choice.name not in SPARING]
 LOOKING += [Choice(name, {"spared": 0.0}) for name in SPARING]  # else some of the least important stay on purpose
@@ -109,35 +113,19 @@ def test_the_share_is_met_to_a_hundredth(
 
 
 @pytest.mark.parametrize(("choice", "family"), RELOADED, ids=label)
-def test_equal_blocks_reload_in_plain_transformers(
+def test_a_saved_model_reloads_with_equal_logits(
     choice: Choice, family: str, random_tokens: Callable[..., Tensor], tmp_path: Path
 ) -> None:
-    """Where every block loses the same, the configuration says it: equal logits; others are not to be saved."""
-    method = METHODS.build(choice)
+    """In plain transformers where all blocks lose the same and the family has fields for it; else it is declared."""
     model = a_wide_model(family)
-    if method.unsaveable is not None:
-        outcome = cut(model, choice, random_tokens(4), 0.4)
-        assert any("cannot be saved" in note for note in outcome.notes)
-        return
     outcome = cut(model, choice, random_tokens(4), 0.4, saves=True)
     assert outcome.change.configuration
+    if choice == EVERY_FAMILY:
+        assert (KEY in outcome.change.configuration) == (family in DECLARING)
     InMemory(model).save(tmp_path)
     # The grouped products of experts take widths that are multiples of 16 bytes only.
     loaded = AutoModelForCausalLM.from_pretrained(tmp_path, experts_implementation="eager")
     torch.testing.assert_close(logits(loaded, random_tokens(2)), logits(model, random_tokens(2)), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("family", ["opt", "gpt2"])
-def test_heads_that_no_configuration_can_say_are_refused_where_the_model_is_saved(
-    family: str, random_tokens: Callable[..., Tensor]
-) -> None:
-    """In one line and before anything is cut: the size of a head is the hidden size divided by their number there."""
-    model = a_wide_model(family)
-    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with pytest.raises(UserError, match=r"cannot be saved with . of 4 heads.*allowed: models") as caught:
-        cut(model, Choice("wanda-sp"), random_tokens(4), 0.4, saves=True)
-    assert "\n" not in str(caught.value)
-    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
 @every_one

@@ -174,18 +174,6 @@ def test_every_method_is_refused_at_planning_where_it_says_so(
     assert set(rows) == expected
 
 
-def test_a_model_that_cannot_say_its_size_is_refused(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
-    """BLOOM: one line, no record, nothing saved."""
-    tiny("bloom").save_pretrained(tmp_path / "model")
-    saved = tmp_path / "saved"
-    outcome = cli("run", *job, f"model.path={tmp_path / 'model'}", *SMALLER, f"save_model={saved}")
-    assert outcome.code == 2
-    (line,) = [line for line in outcome.err.strip().splitlines() if "allowed" in line]
-    assert "BloomForCausalLM cannot be saved with 96 of 128 channels" in line
-    assert not saved.exists()
-    assert not list((tmp_path / "results").rglob("*__*.json"))
-
-
 def test_the_pattern_is_listed(cli: Cli) -> None:
     """With one line of what it is."""
     outcome = cli("list", "patterns")

@@ -80,7 +80,6 @@ def test_without_a_block_the_model_is_distilled_saved_and_the_next_job_has_all(
 @pytest.mark.parametrize(
     ("overrides", "words"),
     [
-        (("method=flap", "pattern=structured", "save_model=saved"), "which no plain checkpoint can say"),
         (("method=flap", "pattern=structured", "offload=disk"), "allowed: offload=none"),
         (("method=shortgpt", "pattern=channel"), "it takes structured, not channel"),
         (("method=flap", "pattern=structured", "allocation=owl"), "it spreads"),
@@ -95,15 +94,24 @@ def test_what_cannot_be_is_said_at_planning(
     assert "Traceback" not in outcome.err
 
 
-def test_sizes_of_their_own_are_measured_and_said(cli: Cli, job: tuple[str, ...], tmp_path: Path) -> None:
-    """FLAP's model runs, and its record says that it cannot be kept; the report prints its row."""
-    model = tmp_path / "model"
+def test_sizes_of_their_own_are_declared_and_the_folder_is_a_model_to_run(
+    cli: Cli, job: tuple[str, ...], tmp_path: Path
+) -> None:
+    """FLAP's model runs, its folder gives the same number, also from the disk; the report prints its row."""
+    model, saved = tmp_path / "model", tmp_path / "saved"
     tiny("llama-gqa", **WIDER).save_pretrained(model)
-    outcome = cli("run", *job, f"model.path={model}", "method=flap", "pattern=structured", "sparsity=0.3")
+    flap = ("method=flap", "pattern=structured", "sparsity=0.3", f"save_model={saved}")
+    outcome = cli("run", *job, f"model.path={model}", *flap)
     assert outcome.code == 0, outcome.err
     record = record_of(tmp_path / "results")
     assert record.achieved_sparsity == pytest.approx(0.3, abs=0.01)
-    assert any("cannot be saved" in note for note in record.notes)
+    assert any("declared" in note for note in record.notes)
+    for offload in ("none", "disk"):
+        results = tmp_path / offload
+        again = ("method=dense", f"results_dir={results}", f"offload={offload}")
+        outcome = cli("run", *job, f"model.path={saved}", *again)
+        assert outcome.code == 0, outcome.err
+        assert record_of(results).results[0].value == pytest.approx(record.results[0].value, rel=1e-6)
     outcome = cli("report", "--results-dir", str(tmp_path / "results"), "--format", "json")
     assert outcome.code == 0, outcome.err
     assert "structured" in json.dumps(json.loads(outcome.out))

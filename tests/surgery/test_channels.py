@@ -13,7 +13,8 @@ from harness.blocks.layers import decoder_blocks, weight_view
 from harness.blocks.probe import Probe
 from harness.errors import UserError
 from harness.surgery.channels import channel_order, cut, cuts_cleanly, reorder, reorders_cleanly
-from harness.surgery.configuration import BlockCuts, apply_fields, fields_after
+from harness.surgery.configuration import BlockCuts, fields_after
+from harness.surgery.declaration import check_declarable, declare
 from harness.surgery.dependencies import DependencyGroup, find_dependency_groups
 from tests.families import tiny_model
 from tests.models.convolutions import SIDE, ConvBlock, ConvConfig, ConvModel, FlatBlock, randomised
@@ -137,7 +138,7 @@ def test_the_field_is_found(family: str, changes: dict[str, Any], field: str) ->
     assert fields == {field: cuts[0][0][1]}
     for block, ((dependency_group, kept),) in zip(decoder_blocks(model)[1], cuts, strict=True):
         cut(block, dependency_group, torch.arange(kept))
-    apply_fields(model, fields)
+    assert declare(model, fields).configuration == fields
     assert getattr(model.config, field) == cuts[0][0][1]
 
 
@@ -163,8 +164,12 @@ def test_other_sizes_in_other_blocks_are_a_list() -> None:
     assert fields_after(model, cuts, model.blocks[0], call) == {"inner_widths": [3, 4], "flat_width": 3}
 
 
-def test_a_model_cut_otherwise_than_planned_is_our_bug() -> None:
-    """The configuration must be that of the model as it is."""
-    model = tiny_model("opt")
-    with pytest.raises(AssertionError, match="otherwise than planned"):
-        apply_fields(model, {"ffn_dim": 24})
+def test_what_transformers_loads_no_causal_model_of_is_not_declared() -> None:
+    """A network of our own: only fields of its configuration say what became of it."""
+    model = randomised(ConvModel(ConvConfig()))
+    assert isinstance(model, ConvModel)
+    cut(model.blocks[0], free_coupling(model.blocks[0], run_on(2, 4, SIDE, SIDE)), torch.arange(2))
+    assert declare(model).configuration == {}
+    assert type(model) is ConvModel
+    with pytest.raises(UserError, match=r"ConvModel cannot be saved with sizes .*; allowed: no save_model"):
+        check_declarable(model)

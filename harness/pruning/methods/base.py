@@ -73,11 +73,6 @@ class PruningMethod(ABC):  # noqa: B024  # what every method must have is said b
         return False
 
     @property
-    def unsaveable(self) -> str | None:
-        """Why no plain checkpoint can hold what it makes of a model, known before it runs; None where one may."""
-        return None
-
-    @property
     def gradient_moments(self) -> int:
         """Moments over calibration sequences that its engine takes of the loss's gradient: 1 = the mean, 2 = also the
         mean square.

@@ -70,12 +70,6 @@ class LlmPruner(StructuredMethod):
     def gradient_moments(self) -> int:
         return MOMENTS.get(self.criterion, 0)
 
-    @property
-    def unsaveable(self) -> str | None:
-        if self.scope == "block" and not (self.protect_first or self.protect_last):
-            return None
-        return "blocks get sizes of their own (with scope=block, protect_first=0 and protect_last=0 they do not)"
-
     def without_effect(self, pattern: Pattern) -> frozenset[str]:
         return frozenset({"reduction"} if self.criterion == "random" else {"seed"})
 

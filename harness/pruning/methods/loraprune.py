@@ -66,7 +66,6 @@ class LoraPrune(StructuredMethod):
     needs_whole_model = True
     complexity = "training"
     passes = None
-    unsaveable = "the blocks at both ends keep their sizes"
 
     def losses(self, context: PruningContext, num_blocks: int) -> Sequence[float]:
         return losses_between(self.protect_first, self.protect_last, num_blocks)

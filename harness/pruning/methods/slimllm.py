@@ -56,7 +56,6 @@ class SlimLlm(StructuredMethod):
     heads_first = True
     decides_layer_sparsities = True
     needs_whole_model = True  # a bias that a checkpoint has no place for cannot be put back into its files
-    unsaveable = "blocks get sizes of their own, and biases"
     needs = (FeatureNorm, FeatureCovariance)
 
     def losses(self, context: PruningContext, num_blocks: int) -> Sequence[float]:

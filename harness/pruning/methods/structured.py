@@ -74,10 +74,6 @@ class StructuredMethod(PruningMethod):
         return self.scope == "model"
 
     @property
-    def unsaveable(self) -> str | None:
-        return "every block gets sizes of its own" if self.scope == "model" else None
-
-    @property
     def complexity(self) -> str:
         return "passes over the model" if self.uses_gradients else super().complexity
 
