@@ -24,7 +24,7 @@ from harness.jobs.placement import out_of_memory, placed
 from harness.jobs.preflight import warnings
 from harness.jobs.prune import prune
 from harness.jobs.recording import achieved, defaults, in_order, peaks, plugin_notes, provenance, reset_peaks
-from harness.jobs.workplace import MODEL, mark
+from harness.jobs.workplace import MODEL, mark, training_state
 from harness.models.devices import resolve_device
 from harness.models.loading import LoadedModel, load_from_disk
 from harness.models.model_cache import ModelCache
@@ -188,6 +188,7 @@ def _prune_and_recover(job: JobContext, loaded: LoadedModel, dense: LoadedModel 
         request.options.batch_tokens,
         dense if recovery.needs_teacher else None,
         None if training is None else training.tokens,
+        training_state(job.place),
     )
     with job.clock("recover"):
         recovered = recovery.recover(context)

@@ -42,8 +42,14 @@ def workplace(request: JobRequest) -> Iterator[Path]:
         raise UserError(f"{name}={folder.absolute()} cannot be written: {error.strerror or error}") from error
     try:
         yield place
+        training_state(place).unlink(missing_ok=True)
     finally:
         shutil.rmtree(place, ignore_errors=True)
+
+
+def training_state(place: Path) -> Path:
+    """The file beside a job's folder in which its training outlives a process that is killed; gone when it is done."""
+    return place.with_name(f"{place.name}.training")
 
 
 def mark(model: Path, job_id: str, fingerprint: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 from harness.blocks.layers import PrunableLinear
 from harness.models.kinds.base import Objective
 from harness.models.objective import objective_of, trainable
+from harness.models.training_state import TrainingState
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,7 @@ class Schedule:
         seed: of the order of the rows and of dropout; equal seeds make equal batches.
         only_removed: nothing but the weights of the linears that have a mask changes; the model is then in evaluation
             mode, so that running statistics stay, and dropout is off.
+        kept: file that the state is kept in now and then, and taken up from where it is there; None = it is not.
     """
 
     steps: int
@@ -33,6 +36,7 @@ class Schedule:
     learning_rate: float
     seed: int
     only_removed: bool = False
+    kept: Path | None = None
 
 
 def train(
@@ -57,7 +61,6 @@ def train(
     """
     objective, device = objective or objective_of(model), next(model.parameters()).device
     weights = [(linear.weight, _as_stored(linear, mask_OI)) for linear, mask_OI in removed.items()]
-    losses: list[float] = []
     _hold_at_zero(weights)
     with (
         torch.random.fork_rng([device] if device.type == "cuda" else []),
@@ -66,7 +69,13 @@ def train(
         torch.manual_seed(schedule.seed)
         learnt = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = torch.optim.Adam(learnt, lr=schedule.learning_rate)
-        for _, batch in zip(range(schedule.steps), _batches(rows_BL, schedule), strict=False):
+        state = schedule.kept and TrainingState(schedule.kept, learnt, optimizer, (schedule, rows_BL.tolist()))
+        losses = [] if state is None else state.resumed()
+        done = len(losses)
+        for number, batch in zip(range(schedule.steps), _batches(rows_BL, schedule), strict=False):
+            if number < done:
+                after_step()
+                continue
             optimizer.zero_grad()
             loss = objective(model, batch.to(device))
             loss.backward()
@@ -78,6 +87,8 @@ def train(
             losses.append(float(loss.detach()))
             if not abs(losses[-1]) < float("inf"):
                 raise ArithmeticError(f"the loss is {losses[-1]} at step {len(losses)}; a lower learning rate may help")
+            if state is not None:
+                state.keep(losses)
             after_step()
     tenth = max(1, len(losses) // 10)
     return sum(losses[:tenth]) / tenth, sum(losses[-tenth:]) / tenth

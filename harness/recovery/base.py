@@ -16,6 +16,8 @@ from harness.job import Count, Positive
 from harness.registry import Registry
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import torch
     from torch import Tensor, nn
     from transformers import PreTrainedModel
@@ -41,6 +43,7 @@ class RecoveryContext:
         batch_tokens: most tokens in one forward pass of the dense model, >= 1.
         teacher: the dense model, its blocks given out by its offloading; None where the recovery asks for none.
         tokens: the most that training may see in all its steps, not less than those of one step; None = all steps.
+        kept: file in which the state of the training outlives a process that is killed; None = it does not.
     """
 
     model: PreTrainedModel
@@ -51,6 +54,7 @@ class RecoveryContext:
     batch_tokens: int
     teacher: LoadedModel | None = None
     tokens: int | None = None
+    kept: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +129,16 @@ class MaskedTraining(Recovery):
         model, (step, all_steps) = context.model, self.training(*context.rows_BL.shape)
         steps = min(all_steps, context.tokens or all_steps) // step
         model.to(context.device)  # type: ignore[arg-type]  # transformers annotates `to` with another signature
-        schedule = Schedule(steps, self.batch, self.learning_rate, context.seed, only_removed=True)
+        schedule = Schedule(steps, self.batch, self.learning_rate, context.seed, only_removed=True, kept=context.kept)
         with in_float32(model), self.learnt(model, context.seed) as removed:
             context.reporter.start("recover: train under the masks, steps", steps)
             first, last = train(
-                model, rows_BL, schedule, removed, after_step=context.reporter.advance, objective=objective
+                model,
+                rows_BL,
+                schedule,
+                removed,
+                after_step=context.reporter.advance,
+                objective=objective,
             )
         seen = "" if context.tokens is None else f" on {steps * step:,} of at most {context.tokens:,} tokens"
         note = f"{how}{seen} under its masks from a loss of {first:.4g} to {last:.4g}"

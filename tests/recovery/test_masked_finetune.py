@@ -1,8 +1,11 @@
 """Training under masks, of the weights and of adapters: zeros stay, nothing but layers changes, and the loss falls."""
 
+import os
 import re
+import signal
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
@@ -15,6 +18,7 @@ from harness.blocks.layers import prunable_layers, weight_view
 from harness.data.corpora.digits import digit_rows
 from harness.errors import UserError
 from harness.job import Choice
+from harness.models import training, training_state
 from harness.models.digits import DigitsCnn, DigitsConfig
 from harness.models.kinds.causal_lm import next_token_loss
 from harness.patterns import Pattern, SemiStructured, Unstructured
@@ -203,3 +207,51 @@ def test_an_unknown_recovery_names_the_known_ones() -> None:
     assert not RECOVERIES.build(Choice("none")).changes_model
     with pytest.raises(UserError, match=r"unknown recovery 'lore'.*distill, lora, masked_finetune, none"):
         RECOVERIES.build(Choice("lore"))
+
+
+class Killer(Silent):
+    """Counts steps, and at one of them kills the process that it is in."""
+
+    def __init__(self, at: int | None = None) -> None:
+        self.at, self.steps = at, 0
+
+    def advance(self, parts: int = 1) -> None:
+        self.steps += parts
+        if self.steps == self.at:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("recovery", [MaskedFinetune, Lora])
+def test_a_training_that_was_killed_goes_on_and_ends_in_the_same_weights(
+    recovery: type[MaskedTraining],
+    random_tokens: Callable[..., Tensor],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Killed after seven of twelve steps, which are not computed again; a state of another training is not taken up."""
+    monkeypatch.setattr(training_state, "EVERY_S", 0.0)
+    computed: list[int] = []
+
+    def recovered(kept: Path | None, at: int | None = None, seed: int = 0) -> dict[str, Tensor]:
+        def loss(model: torch.nn.Module, batch_BL: Tensor) -> Tensor:
+            computed.append(1)
+            return next_token_loss(model, batch_BL)
+
+        monkeypatch.setattr(training, "objective_of", lambda _: loss)
+        model, rows_BL = pruned("llama-gqa"), random_tokens(6)
+        context = RecoveryContext(model, rows_BL, seed, CPU, Killer(at), 48, kept=kept)
+        recovery(steps=12, batch=2, learning_rate=1e-2).recover(context)
+        return {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+    kept = tmp_path / "state"
+    process = get_context("fork").Process(target=recovered, args=(kept, 7))
+    process.start()
+    process.join(120)
+    assert process.exitcode == -signal.SIGKILL
+    assert kept.is_file()
+    expected, other = recovered(None), recovered(None, seed=1)
+    for seed, weights, steps in ((0, expected, 12 - 7), (1, other, 12)):
+        computed.clear()
+        found = recovered(kept, seed=seed)
+        assert len(computed) == steps
+        assert all(torch.equal(found[name], weight) for name, weight in weights.items())
