@@ -7,7 +7,7 @@ from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from transformers import PreTrainedModel
 from transformers.core_model_loading import build_glob_alternation
 
-import harness.models.pruned  # noqa: F401  # transformers learns the type of pruned models
+import harness.blocks.pruned  # noqa: F401  # transformers learns the type of pruned models
 from harness.blocks.experts import split_experts
 from harness.models.kinds.base import kind_of
 

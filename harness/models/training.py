@@ -69,7 +69,8 @@ def train(
         torch.manual_seed(schedule.seed)
         learnt = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = torch.optim.Adam(learnt, lr=schedule.learning_rate)
-        state = schedule.kept and TrainingState(schedule.kept, learnt, optimizer, (schedule, rows_BL.tolist()))
+        begun = (schedule, rows_BL.tolist())
+        state = None if schedule.kept is None else TrainingState(schedule.kept, learnt, optimizer, begun)
         losses = [] if state is None else state.resumed()
         done = len(losses)
         for number, batch in zip(range(schedule.steps), _batches(rows_BL, schedule), strict=False):

@@ -237,8 +237,7 @@ def _differing(a: RunRecord, b: RunRecord) -> tuple[tuple[str, JsonValue, JsonVa
         | {"weights in": record.provenance.dtype, "ran on": record.provenance.device}
         for record in (a, b)
     ]
-    names = dict.fromkeys([*sides[0], *sides[1]])
-    values = [(name, sides[0].get(name), sides[1].get(name)) for name in names]
+    values = [(name, sides[0].get(name), sides[1].get(name)) for name in dict.fromkeys([*sides[0], *sides[1]])]
     return tuple((name, one, other) for name, one, other in values if one != other)
 
 

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 
 from harness.blocks.changes import ModelChange
 from harness.blocks.experts import experts_of_stacks, stacked_again
+from harness.blocks.pruned import KEY, Declaration, Factors, Removed, declare_in, family_of
 from harness.errors import UserError
-from harness.models.pruned import KEY, Declaration, Factors, Removed, declare_in, family_of
 from harness.surgery.configuration import made_with, shapes_of
 
 REPLACEMENTS = Factors | Removed
@@ -20,7 +20,7 @@ REPLACEMENTS = Factors | Removed
 def declare(model: PreTrainedModel, fields: Mapping[str, Any] | None = None) -> ModelChange:
     """Have the model's configuration say what became of it: by `fields` of its own where these say it all.
 
-    What they leave open is declared beside them, see `harness.models.pruned`; not where transformers loads no such
+    What they leave open is declared beside them, see `harness.blocks.pruned`; not where transformers loads no such
     model by its type, so that none could be loaded.
     """
     for name, value in (fields or {}).items():
@@ -72,7 +72,7 @@ def _can_be_stacked(model: PreTrainedModel) -> bool:
 def declared_note(model: PreTrainedModel, change: ModelChange) -> str:
     """What a record says of how the model can be loaded again."""
     if KEY in change.configuration:
-        return "no fields of the model's configuration say what became of it: declared in it for harness.models.pruned"
+        return "no fields of the model's configuration say what became of it: declared in it for harness.blocks.pruned"
     if not change.configuration:
         return f"nothing says what became of this {type(model).__name__}: it cannot be saved"
     sizes = ", ".join(f"{name}={value}" for name, value in change.configuration.items())

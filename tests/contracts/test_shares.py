@@ -12,10 +12,10 @@ from transformers import AutoModelForCausalLM
 
 from harness.blocks.layers import decoder_blocks, prunable_layers, prunable_shapes, weight_view
 from harness.blocks.offload import InMemory
+from harness.blocks.pruned import KEY
 from harness.errors import UserError
 from harness.evaluation.perplexity import TrialLoss
 from harness.job import Choice
-from harness.models.pruned import KEY
 from harness.patterns import Structured
 from harness.pruning.context import PruningOutcome
 from harness.pruning.fingerprints import weights_fingerprint

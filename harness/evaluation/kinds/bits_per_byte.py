@@ -18,7 +18,8 @@ from harness.data.places import DataRef
 from harness.data.tasks.base import GOLD_ANSWERS
 from harness.evaluation.base import EVALUATIONS, Estimate, Evaluation, EvaluationContext, Measured, MemoryNeed, Ready
 from harness.evaluation.kinds.zero_shot import TASK_LIBRARIES
-from harness.job import Count, EvaluationProtocol, Identity, RunOptions, protocol_key
+from harness.evaluation.task_protocol import TaskProtocol
+from harness.job import Count, Identity, RunOptions
 from harness.record import EvalResult
 
 if TYPE_CHECKING:
@@ -27,31 +28,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class BitsPerByteProtocol(EvaluationProtocol):
+class BitsPerByteProtocol(TaskProtocol):
     """Mean bits per byte of one set of gold answers; lower is better.
 
     Args:
-        task: name of the set.
-        version: of its prompts.
-        data: identity of the rows when they are not the published ones, else None.
         documents: only the first so many answers, None = all.
     """
 
     kind: ClassVar[str] = "bits_per_byte"
 
-    task: str
-    version: str
-    data: str | None
     documents: int | None = None
 
     @property
-    def name(self) -> str:
-        return self.task
-
-    @property
-    def key(self) -> str:
-        first = [] if self.documents is None else [f"first{self.documents}"]
-        return protocol_key([self.kind, self.task, *first, f"v{self.version}"], self.data)
+    def first(self) -> int | None:
+        return self.documents
 
 
 @EVALUATIONS.register(BitsPerByteProtocol.kind)

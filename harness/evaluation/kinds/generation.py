@@ -15,7 +15,8 @@ from harness.data.tasks.base import rows_identity
 from harness.errors import UserError
 from harness.evaluation.base import EVALUATIONS, Estimate, Evaluation, EvaluationContext, Measured, MemoryNeed, Ready
 from harness.evaluation.kinds.zero_shot import TASK_LIBRARIES
-from harness.job import Count, EvaluationProtocol, Identity, RunOptions, protocol_key
+from harness.evaluation.task_protocol import TaskProtocol
+from harness.job import Count, Identity, RunOptions
 from harness.record import EvalResult, JsonValue
 
 if TYPE_CHECKING:
@@ -23,33 +24,26 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class GenerationProtocol(EvaluationProtocol):
+class GenerationProtocol(TaskProtocol):
     """One generation task with its prompt, decoded greedily.
 
     Args:
-        task: its name.
-        version: of the definition that makes the prompts.
-        data: identity of the rows when they are not the published ones, else None.
         max_new_tokens: the most that an answer may have.
         limit: only the first so many questions, None = all.
     """
 
     kind: ClassVar[str] = "generation"
 
-    task: str
-    version: str
-    data: str | None
     max_new_tokens: int
     limit: int | None = None
 
     @property
-    def name(self) -> str:
-        return self.task
+    def first(self) -> int | None:
+        return self.limit
 
     @property
-    def key(self) -> str:
-        first = [] if self.limit is None else [f"first{self.limit}"]
-        return protocol_key([self.kind, self.task, *first, f"new{self.max_new_tokens}", f"v{self.version}"], self.data)
+    def further(self) -> tuple[str, ...]:
+        return (f"new{self.max_new_tokens}",)
 
 
 @EVALUATIONS.register(GenerationProtocol.kind)

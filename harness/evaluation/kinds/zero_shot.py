@@ -9,7 +9,8 @@ from harness.data.places import DataRef
 from harness.data.tasks.base import TASKS
 from harness.errors import UserError
 from harness.evaluation.base import EVALUATIONS, Evaluation, EvaluationContext, Measured, MemoryNeed, Ready
-from harness.job import Count, EvaluationProtocol, Identity, RunOptions, protocol_key
+from harness.evaluation.task_protocol import TaskProtocol
+from harness.job import Count, Identity, RunOptions
 from harness.record import JsonValue
 
 if TYPE_CHECKING:
@@ -22,31 +23,20 @@ NAMED_TASKS = 3
 
 
 @dataclass(frozen=True, slots=True)
-class ZeroShotProtocol(EvaluationProtocol):
+class ZeroShotProtocol(TaskProtocol):
     """One zero-shot task with its prompt.
 
     Args:
-        task: its name.
-        version: of the definition that makes the prompts.
-        data: identity of the rows when they are not the published ones, else None.
         limit: only the first so many questions (of every part, where a task has parts), None = all.
     """
 
     kind: ClassVar[str] = "zero_shot"
 
-    task: str
-    version: str
-    data: str | None
     limit: int | None = None
 
     @property
-    def name(self) -> str:
-        return self.task
-
-    @property
-    def key(self) -> str:
-        first = [] if self.limit is None else [f"first{self.limit}"]
-        return protocol_key([self.kind, self.task, *first, f"v{self.version}"], self.data)
+    def first(self) -> int | None:
+        return self.limit
 
 
 @EVALUATIONS.register(ZeroShotProtocol.kind)

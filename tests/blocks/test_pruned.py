@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GPT2LMHeadModel
 
 from harness.blocks.layers import decoder_blocks, prunable_linears, weight_view
-from harness.models.pruned import KEY, MODEL_TYPE, Factors, Removed
+from harness.blocks.pruned import KEY, MODEL_TYPE, Factors, Removed
 from harness.surgery.declaration import declare
 from tests.families import tiny_model
 
