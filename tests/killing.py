@@ -27,6 +27,8 @@ PLACES = {"open": 0, "os.mkdir": 0, "os.remove": 0, "os.rmdir": 0, "os.rename": 
 """Audit events by the argument that is the path; of a renaming the new name."""
 NO_STATE = ("results/scratch/sweeps/", "results/scratch/hydra/", "results/scratch/claims/")
 """What is kept of every sweep, killed or not, and what Hydra keeps."""
+NO_PROCESS = 2**22 + 1
+"""Linux gives no such process id."""
 OF_THE_RUN = ("provenance", "timings_s", "peak_memory_bytes")
 """Fields of a record that say how its job was run."""
 QUESTIONS = [
@@ -126,12 +128,19 @@ class Trial:
         """What is otherwise than it should be when the sweep is run again where it was killed at the moment `copy`."""
         shutil.rmtree(self._folder)
         shutil.copytree(copy, self._folder)
+        _bury_claimants(self._folder)
         try:
             run(self._folder, self._sweep.overrides)
         except AssertionError as error:
             return [str(error)]
         found = state(self._folder)
         return sorted(name for name in {*found, *self._expected} if found.get(name) != self._expected.get(name))
+
+
+def _bury_claimants(folder: Path) -> None:
+    """Who claimed a job is this process, which was not really killed."""
+    for path in folder.rglob("*.claim/*.json"):
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"pid": NO_PROCESS}))
 
 
 def run(folder: Path, overrides: tuple[str, ...]) -> None:
