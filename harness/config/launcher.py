@@ -8,12 +8,11 @@ from typing import Any, cast
 
 from hydra._internal.callbacks import Callbacks
 from hydra.core.plugins import Plugins
-from hydra.core.utils import JobStatus
 from hydra.types import HydraContext
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-Launcher = Callable[[Sequence[str]], list[Exception | None]]
-"""Runs jobs, each from its JSON; what each raised, in order."""
+Launcher = Callable[[Sequence[str]], Sequence[object]]
+"""Runs jobs, each from its JSON; what each returned, or the exception that it raised, in order."""
 
 
 class _JobConfigs:
@@ -45,13 +44,13 @@ def hydra_launcher(hydra: DictConfig, results_dir: Path, task: Callable[[str], o
         config=config,
     )
 
-    def launch(jobs: Sequence[str]) -> list[Exception | None]:
+    def launch(jobs: Sequence[str]) -> list[object]:
         outcomes = launcher.launch([[job] for job in jobs], initial_job_idx=0)
         # The public property `return_value` would raise what a failed job raised.
-        return [None if outcome.status == JobStatus.COMPLETED else outcome._return_value for outcome in outcomes]
+        return [outcome._return_value for outcome in outcomes]
 
     return launch
 
 
-def _run(task: Callable[[str], object], cfg: DictConfig) -> None:
-    task(cfg.job.decode())
+def _run(task: Callable[[str], object], cfg: DictConfig) -> object:
+    return task(cfg.job.decode())

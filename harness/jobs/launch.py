@@ -28,6 +28,9 @@ from harness.tracking.wandb.mirror import Destination, mirror
 if TYPE_CHECKING:
     from harness.answers import TaskAnswers
 
+ELSEWHERE = "elsewhere"
+"""Of a job that another process has: neither done nor failed."""
+
 console = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
@@ -87,11 +90,15 @@ def _run_all(to_run: Sequence[PlannedJob], launcher: Launcher) -> None:
     """
     in_sweep = to_run[0].request.options.in_sweep
     with _announced(to_run):
-        errors = launcher([to_json(job.request) for job in to_run])
-    failed = [(job.request.spec.job_id, error) for job, error in zip(to_run, errors, strict=True) if error is not None]
+        outcomes = launcher([to_json(job.request) for job in to_run])
+    ended = zip(to_run, outcomes, strict=True)
+    failed = [(job.request.spec.job_id, outcome) for job, outcome in ended if isinstance(outcome, Exception)]
+    elsewhere = outcomes.count(ELSEWHERE)
     user = all(isinstance(error, UserError) for _, error in failed)
     if in_sweep:
-        console.print(f"{len(to_run) - len(failed)} of {len(to_run)} jobs done, {len(failed)} failed")
+        done = len(to_run) - len(failed) - elsewhere
+        others = f", {elsewhere} left to another process that is running them" if elsewhere else ""
+        console.print(f"{done} of {len(to_run)} jobs done, {len(failed)} failed{others}")
     elif failed and user:
         raise failed[0][1]
     if failed:
@@ -124,7 +131,10 @@ def _announced(to_run: Sequence[PlannedJob]) -> Iterator[None]:
 
 
 def run_data(job: str) -> str:
-    """Run one job, handed over as JSON, in whatever process this is; leave its record, mirror it; the job id.
+    """Run one job, handed over as JSON, in whatever process this is; leave its record, mirror it.
+
+    Returns:
+        The job id, or `ELSEWHERE` where another process is running the job.
 
     Raises:
         UserError: the input is wrong; no record is left.
@@ -138,7 +148,7 @@ def run_data(job: str) -> str:
     with store.claim(job_id) as ours:
         if not ours:
             console.print(f"{job_id}: skipped, another process is running it right now")
-            return job_id
+            return ELSEWHERE
         found = with_state(request)
         finished = found.record[0] if found.record and found.state == "done" and not request.options.force else None
         if settle(request, finished):  # another process finished it after this sweep was planned, or was killed then

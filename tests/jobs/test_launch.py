@@ -33,6 +33,7 @@ from harness.jobs import launch
 from harness.jobs.plan import PlannedJob, distinct_jobs
 from harness.models.checkpoint import Checkpoint
 from harness.patterns import Channels, SemiStructured, Structured, Unstructured
+from harness.tracking.store import RecordStore
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
 COUNTS = st.integers(1, 2**40)
@@ -131,6 +132,22 @@ def test_a_bug_of_ours_is_no_mistake_of_the_user(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(launch, "distinct_jobs", broken)
     with pytest.raises(ConfigAttributeError):
         main(["run", "model=tiny-llama", "method=dense", "evaluation=none"])
+
+
+def test_a_job_that_another_process_runs_is_neither_done_nor_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A sweep beside another one on the same folder says what it did itself."""
+    job = ["model=tiny-llama", "calibration.source=embedded", "evaluation=none", f"results_dir={tmp_path}"]
+    request = one_job(job)
+    with RecordStore(tmp_path).claim(request.spec.job_id):
+        assert launch.run_data(to_json(request)) == launch.ELSEWHERE
+    outcomes = [launch.ELSEWHERE, ValueError("boom"), "a job id"]
+    monkeypatch.setattr(launch, "hydra_launcher", lambda *_: lambda jobs: outcomes)
+    with pytest.raises(launch.JobsFailedError):
+        launch.launch([*job, "sparsity=0.3,0.4,0.6"], multirun=True)
+    said = capsys.readouterr().err
+    assert "1 of 3 jobs done, 1 failed, 1 left to another process that is running them" in said
 
 
 @pytest.mark.e2e
