@@ -8,7 +8,7 @@ STAMP := .venv/.installed
 setup: $(STAMP)
 
 # The stamp makes a second `make setup` do nothing until the requirements change.  What is imported
-# is compiled then, a twelfth of what is installed, and kept, whatever the environment says.
+# is compiled then, and kept, whatever the environment says.
 unexport PYTHONDONTWRITEBYTECODE
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv

@@ -16,7 +16,7 @@ Place = tuple[int, int]
 
 
 class RandomWindows:
-    """Random windows of a corpus, one after the other from one seed (CONTRACTS C1).
+    """Random windows of a corpus, one after the other from one seed.
 
     ``documents``: draw documents until one has more than `seq_len` tokens, then a window of it; repeat.
     ``stream``: join all documents with a blank, tokenise once, draw windows.

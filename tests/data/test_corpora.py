@@ -61,7 +61,7 @@ def calibration_sequences(documents: list[str], tokenizer: Any, *, num_sequences
 
 
 def published_documents(documents: list[str], tokenizer: Any, count: int, seq_len: int, seed: int) -> list[list[int]]:
-    """CONTRACTS C1 word by word, with Python's global generator."""
+    """The published loader word by word, with Python's global generator."""
     random.seed(seed)
     drawn = []
     for _ in range(count):

@@ -22,7 +22,7 @@ def sequences() -> list[Tensor]:
 
 @pytest.mark.parametrize("batches", [[1, 1, 1, 1, 1], [5], [2, 3]])
 def test_feature_norm(sequences: list[Tensor], batches: list[int]) -> None:
-    """The square root of the mean over sequences of the sum over tokens of x², for any batching (CONTRACTS C4)."""
+    """The square root of the mean over sequences of the sum over tokens of x², for any batching."""
     statistic = FeatureNorm(IN, CPU)
     start = 0
     for size in batches:
@@ -45,7 +45,7 @@ def test_feature_norm_is_the_published_running_mean(sequences: list[Tensor]) -> 
 
 @pytest.mark.parametrize("batches", [[1, 1, 1, 1, 1], [5], [2, 3]])
 def test_input_hessian(sequences: list[Tensor], batches: list[int]) -> None:
-    """H = 2/n Σ_sequences Σ_tokens x xᵀ, n = sequences, for any batching (CONTRACTS C5)."""
+    """H = 2/n Σ_sequences Σ_tokens x xᵀ, n = sequences, for any batching."""
     statistic = InputHessian(IN, CPU)
     start = 0
     for size in batches:
@@ -127,7 +127,7 @@ def test_hessian_of_tokens_that_are_no_whole_sequences() -> None:
 
 @pytest.mark.parametrize("batches", [[1, 1, 1, 1, 1], [5], [2, 3]])
 def test_feature_moments(sequences: list[Tensor], batches: list[int]) -> None:
-    """Mean over sequences of the token sums; variances within sequences, weighted with tokens (CONTRACTS C6)."""
+    """Mean over sequences of the token sums; variances within sequences, weighted with tokens."""
     statistic = FeatureMoments(IN, CPU)
     start = 0
     for size in batches:

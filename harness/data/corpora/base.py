@@ -94,7 +94,7 @@ class Corpus(ABC):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextCorpus(Corpus):
-    """Documents, drawn from for calibration; joined to one text, tokenised whole, for perplexity (CONTRACTS C8).
+    """Documents, drawn from for calibration; joined to one text, tokenised whole, for perplexity.
 
     Args:
         cut: plain text to documents; by default one a line.

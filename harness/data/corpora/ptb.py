@@ -1,7 +1,7 @@
 """Penn Treebank as prepared by Mikolov: Wall Street Journal of 1989, a sentence a line, rare words as <unk>.
 
 Two protocols on one text: the literal <unk> is text like any other, or becomes the unknown token of tokenizers that
-have one (CONTRACTS C8).  LLM-Pruner's papers have another text: the validation split, joined by blank lines.
+have one.  LLM-Pruner's papers have another text: the validation split, joined by blank lines.
 
 Not free to redistribute: no wheel has it.
 """
